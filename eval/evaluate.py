@@ -1,0 +1,211 @@
+r"""Evaluate checkpoints on a split: oIoU, mIoU, Prec@X and the table by expression length (SPEC 10).
+
+From the repository or from inside eval/, on one process or under torchrun:
+
+    python eval/evaluate.py --data_dir data/mscoco/Gref_480_batch --restore_refseg weights/test --set val --iters 25000
+    torchrun --nproc_per_node 8 eval/evaluate.py --data_dir data/mscoco/unc_480_batch --set testA \
+        --checkpoint weights/unc/best.pth
+"""
+
+import json
+import sys
+from argparse import Namespace
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from eval.evaluator import PADS, EvalSettings, check_complete, count_rotated, evaluate, gather_scores
+from eval.find_model import check_fit, find_checkpoints, load_model, step_of
+from eval.metrics import SampleScore, format_table, overall_iou, summarise
+from eval.provenance import provenance, sha256_of
+from eval.visualise import write_prediction
+from models.restr import ReSTR
+from utils import distributed
+from utils.batches import BatchSplit
+from utils.errors import ArgumentParser, run_main
+from utils.safe_io import atomic_write, write_json
+
+
+def parse(arguments: list[str] | None) -> Namespace:
+    """The command line; dashes and underscores are the same in every flag."""
+    parser = ArgumentParser(description="Evaluate checkpoints on a split of a batch folder.")
+    _add_data_and_model(parser)
+    _add_protocol(parser.add_argument_group("protocol"))
+    _add_running(parser.add_argument_group("running and output"))
+    options = parser.parse_args(arguments)
+    if bool(options.checkpoint) == bool(options.restore_refseg):
+        parser.error("give either --restore_refseg DIR with --iters N, or --checkpoint FILE")
+    if options.checkpoint and options.iters:
+        parser.error("--iters chooses among the files of --restore_refseg; --checkpoint names one")
+    return options
+
+
+def _add(group, name: str, **options) -> None:
+    spellings = dict.fromkeys((name, "--" + name[2:].replace("_", "-"), "--" + name[2:].replace("-", "_")))
+    group.add_argument(*spellings, dest=name[2:].replace("-", "_"), **options)
+
+
+def _add_data_and_model(parser: ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    _add(data, "--data_dir", type=Path, required=True, help="batch folder, such as data/mscoco/unc_480_batch")
+    _add(data, "--set", default="test", help="split")
+    _add(
+        data, "--input-size", type=_size, help="height,width in pixels; must be the checkpoint's, which is the default"
+    )
+    _add(data, "--allow_other_dataset", action="store_true", help="evaluate a model of another data set")
+    model = parser.add_argument_group("model")
+    _add(model, "--restore_refseg", type=Path, metavar="DIR", help="folder of checkpoints")
+    _add(
+        model, "--iters", type=int, nargs="+", metavar="N", help="steps of DIR; 0: each 5000th; if not given: best.pth"
+    )
+    _add(model, "--checkpoint", type=Path, metavar="FILE", help="one file, instead of --restore_refseg and --iters")
+    _add(model, "--v_backbone", help="checked against the checkpoint, which knows what it is; so are the next four")
+    _add(model, "--l_backbone", help="see --v_backbone")
+    _add(model, "--mm_fusion", choices=["decoder_transformer"], help="see --v_backbone")
+    _add(model, "--is_shared", action="store_true", help="see --v_backbone")
+    _add(model, "--no_decoder", action="store_true", help="see --v_backbone")
+    _add(model, "--adamW", action="store_true", help="accepted because training has it; evaluation has no optimiser")
+
+
+def _add_protocol(group) -> None:
+    _add(group, "--threshold", type=float, default=1e-9, help="logit from which a pixel belongs to the object")
+    _add(group, "--eval_pad", choices=PADS, default="grey", help="canvas around the image; training pads black")
+    _add(group, "--eval_antialias", action="store_true", help="shrink images through an anti-aliasing filter")
+    _add(group, "--amp", action="store_true", help="bfloat16 autocast")
+    rotate = "control: also judge each expression against the next ref of its image; --output_dir gets that result"
+    _add(group, "--rotate_expressions", action="store_true", help=rotate)
+
+
+def _add_running(group) -> None:
+    output = "folder of metrics.json, one below it for each of several --iters; if not given: eval_* by the checkpoint"
+    _add(group, "--output_dir", type=Path, help=output)
+    _add(group, "--is_vis", action="store_true", help="write image, ground truth, soft and hard prediction to vis/")
+    _add(group, "--batch_size", type=int, default=8, help="images, and expressions, at a time; changes no result")
+    _add(group, "--num_workers", type=int, default=2, help="processes that decode images; 0: none")
+    _add(group, "--device", help="cpu, cuda, cuda:1, ...; if not given: cuda where there is one")
+    _add(group, "--seed", type=int, default=1, help="of torch; evaluation itself draws no random numbers")
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition(",")
+    return int(height), int(width or height)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Evaluate each checkpoint asked for, write its files, print one table."""
+    options = parse(arguments)
+    settings = EvalSettings(
+        options.threshold, options.eval_pad, options.eval_antialias, options.batch_size, options.amp
+    )
+    split = BatchSplit(options.data_dir, options.set)
+    paths = [options.checkpoint]
+    if options.restore_refseg:
+        paths = find_checkpoints(options.restore_refseg, options.iters, split.dataset)
+    ranks = distributed.start(options.device)
+    torch.manual_seed(options.seed)
+    rows = {}
+    for path in paths:
+        model = load_model(path, ranks.device, vars(options))
+        check_fit(model, path, split, options.input_size, options.allow_other_dataset)
+        folder = _output_folder(options, split, step_of(model, path), path, several=len(paths) > 1)
+        scores, control = _judge(model, split, settings, ranks, folder, options)
+        metrics = summarise(scores, split.dataset) | control
+        if ranks.is_main:
+            _write(folder, scores, metrics | _record(model, split, settings))
+            print(f"results: {folder}")
+        rows[f"{split.dataset} {options.set} {step_of(model, path)}"] = metrics
+    if ranks.is_main:
+        _print(rows)
+    distributed.finish()
+
+
+def _output_folder(options: Namespace, split: BatchSplit, step: str, path: Path, several: bool) -> Path:
+    """--output_dir, or beside the checkpoint a folder whose name tells the split and what is not the default."""
+    if options.output_dir:
+        folder = options.output_dir / step if several else options.output_dir
+    else:
+        marks = {
+            "rotated": options.rotate_expressions,
+            options.eval_pad: options.eval_pad != "grey",
+            "antialias": options.eval_antialias,
+            f"threshold{options.threshold:g}": options.threshold != 1e-9,
+            "amp": options.amp,
+        }
+        folder = path.parent / "_".join(["eval", split.dataset, options.set, step, *(m for m in marks if marks[m])])
+    (folder / "vis" if options.is_vis else folder).mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _judge(
+    model: ReSTR,
+    split: BatchSplit,
+    settings: EvalSettings,
+    ranks: distributed.Ranks,
+    folder: Path,
+    options: Namespace,
+) -> tuple[list[SampleScore], dict]:
+    """Scores of the whole split on every rank; for the control the rotated ones, and what it is compared with."""
+
+    def run(**more) -> list[SampleScore]:
+        own = evaluate(
+            model,
+            split,
+            settings,
+            ranks.device,
+            rank=ranks.rank,
+            world=ranks.world,
+            num_workers=options.num_workers,
+            progress=ranks.is_main,
+            **more,
+        )
+        scores = gather_scores(own)
+        check_complete(scores, split)
+        return scores
+
+    on_sample = partial(write_prediction, folder / "vis", threshold=settings.threshold) if options.is_vis else None
+    if not options.rotate_expressions:
+        return run(on_sample=on_sample), {}
+    unrotated = overall_iou(run())
+    control = {"rotated": count_rotated(split), "oIoU_unrotated": unrotated}
+    return run(on_sample=on_sample, rotate_expressions=True), {"control": control}
+
+
+def _record(model: ReSTR, split: BatchSplit, settings: EvalSettings) -> dict:
+    """What a number has to be traced by."""
+    checkpoint = {key: model.provenance[key] for key in ("file", "sha256", "step")}
+    meta = sha256_of(Path(split.folder) / "meta.json")
+    return {
+        "dataset": split.dataset,
+        "split": split.split,
+        "checkpoint": checkpoint,
+        "data": {"folder": str(Path(split.folder).resolve()), "meta_sha256": meta},
+        "settings": asdict(settings) | {"image_size": list(model.config.vision.image_size)},
+        **provenance(),
+    }
+
+
+def _write(folder: Path, scores: list[SampleScore], metrics: dict) -> None:
+    """samples.jsonl, one expression a line, and then metrics.json, whose presence says that all is there."""
+    with atomic_write(folder / "samples.jsonl") as file:
+        for score in scores:
+            file.write((json.dumps(asdict(score)) + "\n").encode())
+    write_json(folder / "metrics.json", metrics)
+
+
+def _print(rows: dict[str, dict]) -> None:
+    print(format_table(rows, by_length=len(rows) == 1))
+    for title, metrics in rows.items():
+        if "control" in metrics:
+            n, before = metrics["control"]["rotated"], metrics["control"]["oIoU_unrotated"]
+            print(
+                f"\n{title}: control, not a result. Judging {n} of {metrics['n_samples']} expressions against the next "
+                f"ref of their image: oIoU {before:.2f} -> {metrics['oIoU']:.2f}, {before - metrics['oIoU']:.2f} lost"
+            )
+
+
+if __name__ == "__main__":
+    run_main(main)

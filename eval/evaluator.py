@@ -1,0 +1,233 @@
+"""The one evaluator: validation during training and `eval/evaluate.py` both call `evaluate` (SPEC 10).
+
+The way of a sample: image at its original size -> normalised -> resized and centred on the S x S canvas -> encoded once
+for all its expressions -> logits -> resized and cropped back to the original size -> threshold -> I and U in pixels.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from tqdm import tqdm
+
+from eval.image_groups import ImageGroup, ImageGroups, load
+from eval.metrics import SampleScore, mean_iou, overall_iou
+from utils import distributed
+from utils.batches import BatchSplit
+from utils.errors import InputError
+from utils.geometry import resize_and_crop, resize_and_pad
+from utils.text import tokenize
+
+PADS = ("grey", "black")
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """What decides the numbers (threshold, pad, antialias, amp) and what decides only memory and speed (batch_size).
+
+    threshold: a pixel belongs to the object where its logit is at least this. pad: "grey" fills the canvas with zeros
+    after normalisation (the reference), "black" with normalised black (as in training). antialias: shrink images
+    through an anti-aliasing filter. batch_size: images encoded, and expressions segmented, at a time. amp: bfloat16
+    autocast. Raises InputError for a value that cannot be.
+    """
+
+    threshold: float = 1e-9
+    pad: str = "grey"
+    antialias: bool = False
+    batch_size: int = 8
+    amp: bool = False
+
+    def __post_init__(self):
+        if self.pad not in PADS:
+            raise InputError(f"--eval_pad {self.pad}: choose from {', '.join(PADS)}")
+        if self.batch_size < 1:
+            raise InputError(f"--batch_size {self.batch_size}: at least 1 is needed")
+        if not math.isfinite(self.threshold):
+            raise InputError(f"--threshold {self.threshold}: a finite number is needed")
+
+
+class Prediction(NamedTuple):
+    """What `on_sample` gets: image H x W x 3 uint8, mask H x W bool, logits H x W float32, at the original size."""
+
+    score: SampleScore
+    image: np.ndarray
+    mask: np.ndarray
+    logits: np.ndarray
+
+
+def evaluate(
+    model: nn.Module,
+    split: BatchSplit,
+    settings: EvalSettings | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    rank: int = 0,
+    world: int = 1,
+    num_workers: int = 0,
+    rotate_expressions: bool = False,
+    on_sample: Callable[[Prediction], None] | None = None,
+    progress: bool = True,
+) -> list[SampleScore]:
+    """Judge every `world`-th image of `split` from the `rank`-th on, with all its expressions; scores by index.
+
+    `model` is a ReSTR on `device` (unwrapped, where there are several processes); it runs in eval mode and is left in
+    the mode it came in. `num_workers` processes decode images ahead. `on_sample` is called with each Prediction.
+    `rotate_expressions` is a control, not a metric: each expression is judged against the mask of the next ref of its
+    image (an image of one ref stays as it is), so that a model which finds objects without reading loses nothing.
+    Give the scores of all ranks to `gather_scores`. Raises InputError for data that cannot be read, ids outside the
+    model's vocabulary, and logits that are not finite.
+    """
+    settings, device = settings or EvalSettings(), torch.device(device)
+    groups = split.image_groups()[rank::world]
+    batches = load(
+        ImageGroups(split, groups, rotate_expressions), settings.batch_size, num_workers, device.type == "cuda"
+    )
+    scores: list[SampleScore] = []
+    was_training = model.training
+    model.eval()
+    try:
+        with (
+            torch.inference_mode(),
+            tqdm(total=sum(map(len, groups)), unit="expr", leave=False, disable=not progress) as bar,
+        ):
+            for batch in batches:
+                new = _score_batch(model, split, batch, settings, device, on_sample)
+                scores += new
+                bar.set_postfix(oIoU=f"{overall_iou(scores):.2f}", mIoU=f"{mean_iou(scores):.2f}", refresh=False)
+                bar.update(len(new))
+    finally:
+        model.train(was_training)
+    return sorted(scores, key=lambda score: score.index)
+
+
+def gather_scores(scores: list[SampleScore]) -> list[SampleScore]:
+    """The scores of all processes, sorted by index, the same on each process.
+
+    A collective call: with several processes, each has to make it.
+    """
+    return sorted(distributed.gather(scores), key=lambda score: score.index)
+
+
+def check_complete(scores: list[SampleScore], split: BatchSplit) -> None:
+    """Raise InputError unless every expression of the split was judged exactly once, as many as meta.json has."""
+    judged = [score.index for score in scores]
+    if judged != list(range(len(split))):
+        raise InputError(
+            f"{len(judged)} expressions ({len(set(judged))} different) were evaluated but the split has {len(split)}"
+        )
+    splits = (split.meta or {}).get("splits", {})
+    expected = splits.get(split.split, {}).get("expressions", len(split))
+    if len(split) != expected:
+        raise InputError(
+            f"{split.folder}: {len(split)} expressions of {split.split} were found and evaluated but meta.json counts "
+            f"{expected}; run build_batches.py again with the same flags to complete the folder"
+        )
+
+
+def count_rotated(split: BatchSplit) -> int:
+    """How many expressions `rotate_expressions` sets on another ref: those of images with at least two refs."""
+    return sum(len(group) for group in split.image_groups() if len({split.ref(i) for i in group}) > 1)
+
+
+def _score_batch(
+    model: nn.Module,
+    split: BatchSplit,
+    batch: list[ImageGroup],
+    settings: EvalSettings,
+    device: torch.device,
+    on_sample: Callable[[Prediction], None] | None,
+) -> list[SampleScore]:
+    """Scores of all expressions of a few images. The device is waited for once, unless predictions are asked for."""
+    counts, kept = [], []
+    for group, rows, logits in _segment(model, batch, settings, device):
+        masks = group.masks[group.targets[rows]].to(device, non_blocking=True)  # n H W
+        counts.append(_count(logits, masks, settings.threshold))
+        if on_sample:
+            kept += logits.cpu().numpy()
+    counted = torch.cat(counts).tolist()  # of each expression: I, U, whether its logits are finite
+    scores = []
+    for group in batch:
+        for row, target in enumerate(group.targets):
+            number = len(scores)
+            scores.append(_score(split, group, row, *counted[number]))
+            if on_sample:
+                mask = group.masks[target].numpy()
+                on_sample(Prediction(scores[-1], group.image.numpy(), mask, kept[number]))
+    return scores
+
+
+def _segment(
+    model: nn.Module, batch: list[ImageGroup], settings: EvalSettings, device: torch.device
+) -> Iterator[tuple[ImageGroup, slice, Tensor]]:
+    """Logits of all expressions of a few images, in order: (image, which of its expressions, n H W at its size)."""
+    canvases = [_canvas(model, group.image.to(device, non_blocking=True), settings) for group in batch]
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.amp):
+        v = model.encode_image(torch.cat(canvases))  # images N d
+    ids = torch.cat([group.ids for group in batch])  # expressions 20
+    _check_ids(model, batch, ids)
+    ids = ids.to(device, non_blocking=True)
+    rows = [(number, row) for number, group in enumerate(batch) for row in range(len(group.indices))]
+    for start in range(0, len(rows), settings.batch_size):
+        chunk = rows[start : start + settings.batch_size]
+        image = torch.tensor([number for number, _ in chunk], device=device)
+        logits = _pixel_logits(model, v[image], ids[start : start + len(chunk)], settings.amp)
+        done = 0
+        for number, members in groupby(chunk, key=lambda row: row[0]):
+            own_rows = [row for _, row in members]
+            first, count = own_rows[0], len(own_rows)
+            height, width = batch[number].image.shape[:2]
+            own = resize_and_crop(logits[done : done + count], height, width)  # n 1 H W
+            done += count
+            yield batch[number], slice(first, first + count), own[:, 0]
+
+
+def _canvas(model: nn.Module, image: Tensor, settings: EvalSettings) -> Tensor:
+    """H x W x 3 uint8 to the model's input, 1 x 3 x S x S: normalised first, then resized and padded."""
+    image = model.normalise(image.permute(2, 0, 1)[None])  # 1 3 H W
+    fill = 0.0
+    if settings.pad == "black":
+        fill = model.normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=image.device))
+    return resize_and_pad(image, model.config.vision.image_size, antialias=settings.antialias, fill=fill)
+
+
+def _pixel_logits(model: nn.Module, v: Tensor, ids: Tensor, amp: bool) -> Tensor:
+    """n x 1 x S x S float32 logits of the expressions `ids` (n x 20) in the encoded images `v` (n x N x d)."""
+    with torch.autocast(v.device.type, torch.bfloat16, enabled=amp):
+        logits = model.segment_features(v, model.encode_text(ids), ids)[0].float()
+    size = tuple(model.config.vision.image_size)
+    if logits.shape[-2:] != size:  # no decoder: patch logits, resized as in the loss
+        logits = interpolate(logits, size=size, mode="bilinear", align_corners=True)
+    return logits
+
+
+def _count(logits: Tensor, masks: Tensor, threshold: float) -> Tensor:
+    """Per expression: pixels in intersection and union, and 1 where all logits are finite; n x 3 int64."""
+    found = logits >= threshold
+    counts = [(found & masks).sum((1, 2)), (found | masks).sum((1, 2)), logits.isfinite().all(2).all(1)]
+    return torch.stack([count.long() for count in counts], 1)
+
+
+def _score(split: BatchSplit, group: ImageGroup, row: int, intersection: int, union: int, finite: int) -> SampleScore:
+    index, sentence = group.indices[row], group.sentences[row]
+    if not finite:
+        raise InputError(
+            f"the model's logits for {split.name(index)} are not finite: its training has diverged, or the checkpoint "
+            "is damaged; take an earlier one"
+        )
+    return SampleScore(index, split.name(index), intersection, union, len(tokenize(sentence)), sentence, group.name)
+
+
+def _check_ids(model: nn.Module, batch: list[ImageGroup], ids: Tensor) -> None:
+    known = model.config.language.vocabulary_size
+    if ids.min() < 0 or ids.max() >= known:
+        images = ", ".join(group.name for group in batch[:3])
+        raise InputError(
+            f"word id {int(ids.max())} in the batches of {images} is outside the model's vocabulary of {known} words: "
+            "the batches were built with another vocabulary"
+        )

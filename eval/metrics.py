@@ -1,0 +1,122 @@
+"""oIoU, mIoU and Prec@X from intersections and unions in pixels, and the table by expression length (SPEC 10)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from utils.errors import InputError
+
+# X of Prec@X in tenths, so that I / U >= X is decided in integers.
+PRECISION_TENTHS = (5, 6, 7, 8, 9)
+
+# First and last number of tokens of each bucket, as used since Liu et al. 2017.
+_GREF_BUCKETS = ((1, 5), (6, 7), (8, 10), (11, 20))
+_UNC_BUCKETS = ((1, 2), (3, 3), (4, 5), (6, 20))
+_REFERIT_BUCKETS = ((1, 1), (2, 2), (3, 4), (5, 20))
+_BUCKETS = {"unc": _UNC_BUCKETS, "unc+": _UNC_BUCKETS, "referit": _REFERIT_BUCKETS}
+
+
+@dataclass(frozen=True)
+class SampleScore:
+    """One expression judged: pixels in the intersection and the union of prediction and ground truth.
+
+    `index` is the expression's number in its split, `length` its number of tokens before cutting to 20.
+    """
+
+    index: int
+    name: str
+    intersection: int
+    union: int
+    length: int
+    sentence: str
+    image_name: str
+
+    @property
+    def iou(self) -> float:
+        """I / U in [0, 1]; 1 where there is nothing to find and nothing was found."""
+        return self.intersection / self.union if self.union else 1.0
+
+
+def length_buckets(dataset: str) -> tuple[tuple[int, int], ...]:
+    """(first, last) token count of each bucket; RefCOCOg's sentences set those of every data set not in the paper."""
+    return _BUCKETS.get(dataset, _GREF_BUCKETS)
+
+
+def summarise(scores: Sequence[SampleScore], dataset: str) -> dict:
+    """Metrics of a split in percent (SPEC 10): `oIoU`, `mIoU`, `prec` {"0.5": ...}, `n_samples`, `by_length`.
+
+    `by_length` maps a bucket ("6-7") to {"n", "oIoU", "mIoU"}; the two are None where n is 0. An expression of no
+    token, or of more than the last bucket holds, has a row of its own ("0", ">20"), so that the rows add up to
+    `n_samples`. A sample without mask and prediction counts as IoU 1 in mIoU and Prec@X and adds 0/0 to oIoU; if all
+    are such, oIoU is 100. Raises InputError without samples.
+    """
+    if not scores:
+        raise InputError("no expression was evaluated, so there are no metrics: the split is empty")
+    prec = {f"{t / 10:.1f}": _precision(scores, t) for t in PRECISION_TENTHS}
+    return {
+        "oIoU": overall_iou(scores),
+        "mIoU": mean_iou(scores),
+        "prec": prec,
+        "n_samples": len(scores),
+        "by_length": _by_length(scores, length_buckets(dataset)),
+    }
+
+
+def overall_iou(scores: Sequence[SampleScore]) -> float:
+    """Sum of intersections over sum of unions, in percent."""
+    union = sum(s.union for s in scores)
+    return 100.0 * sum(s.intersection for s in scores) / union if union else 100.0
+
+
+def mean_iou(scores: Sequence[SampleScore]) -> float:
+    """Mean of each sample's I / U, in percent; the same to the last digit in any order of the samples."""
+    return 100.0 * math.fsum(s.iou for s in scores) / len(scores)
+
+
+def _precision(scores: Sequence[SampleScore], tenths: int) -> float:
+    hits = sum(10 * s.intersection >= tenths * s.union for s in scores)
+    return 100.0 * hits / len(scores)
+
+
+def _by_length(scores: Sequence[SampleScore], buckets: tuple[tuple[int, int], ...]) -> dict:
+    longest = buckets[-1][1]
+    rows: dict[str, list[SampleScore]] = {_label(*bucket): [] for bucket in buckets}
+    for score in scores:
+        if score.length > longest:
+            label = f">{longest}"
+        else:
+            label = next((_label(a, b) for a, b in buckets if a <= score.length <= b), "0")
+        rows.setdefault(label, []).append(score)
+    return {label: _row(members) for label, members in rows.items()}
+
+
+def _label(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _row(members: list[SampleScore]) -> dict:
+    if not members:
+        return {"n": 0, "oIoU": None, "mIoU": None}
+    return {"n": len(members), "oIoU": overall_iou(members), "mIoU": mean_iou(members)}
+
+
+def format_table(rows: dict[str, dict], by_length: bool = True) -> str:
+    """Results for the screen: title -> what `summarise` returns; one line a result, then its rows by length."""
+    width = max(len(title) for title in rows)
+    precisions = [f"Prec@{t / 10:.1f}" for t in PRECISION_TENTHS]
+    head = f"{'':{width}}  {'samples':>8}  {'oIoU':>6}  {'mIoU':>6}  " + "  ".join(precisions)
+    lines = [head]
+    for title, metrics in rows.items():
+        prec = "  ".join(f"{value:8.2f}" for value in metrics["prec"].values())
+        lines.append(
+            f"{title:{width}}  {metrics['n_samples']:8d}  {metrics['oIoU']:6.2f}  {metrics['mIoU']:6.2f}  {prec}"
+        )
+    for title, metrics in rows.items() if by_length else ():
+        lines += ["", f"{title}, by number of tokens"]
+        lines += [_length_line(label, row) for label, row in metrics["by_length"].items()]
+    return "\n".join(lines)
+
+
+def _length_line(label: str, row: dict) -> str:
+    shown = (f"{row[key]:6.2f}" if row["n"] else f"{'-':>6}" for key in ("oIoU", "mIoU"))
+    return f"  {label:>5}  {row['n']:8d}  oIoU {'  mIoU '.join(shown)}"

@@ -1,0 +1,107 @@
+"""Pictures of predictions: `evaluate.py --is_vis`.
+
+Per sample NAME_image.jpg, NAME_gt.png and NAME_pred.png (0 or 255), NAME_soft.png (probability, 0 to 255), all at the
+original size, and NAME.jpg, the four side by side under the expression.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from eval.evaluator import Prediction
+from utils.errors import one_line
+from utils.safe_io import atomic_write, safe_name
+
+GREEN, ORANGE = (60, 220, 110), (255, 128, 20)
+PANEL_SIDE = 360  # longer side of a panel of the strip, in pixels
+GAP = 8
+_PAPER, _INK, _FAINT = (250, 250, 248), (30, 30, 30), (115, 115, 115)
+# Stops of the probability's colours from 0 to 1, dark to light in even steps, so that it also reads in grey print.
+_HEAT = np.array([(8, 8, 30), (84, 15, 109), (187, 55, 84), (249, 142, 9), (252, 250, 160)], dtype=float)
+
+
+def probability(logits: np.ndarray) -> np.ndarray:
+    """Sigmoid of float logits of any shape, without overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * logits))
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], strength: float = 0.5) -> np.ndarray:
+    """`image` (H x W x 3 uint8) with the region of `mask` (H x W bool) tinted and outlined in `colour`."""
+    shown = image.astype(np.float32)
+    shown[mask] += strength * (np.array(colour, np.float32) - shown[mask])
+    grey = Image.fromarray(mask.astype(np.uint8) * 255)
+    width = 3 if min(mask.shape) < 400 else 5
+    edge = np.asarray(grey.filter(ImageFilter.MaxFilter(width))) != np.asarray(grey.filter(ImageFilter.MinFilter(3)))
+    shown[edge] = colour
+    return shown.astype(np.uint8)
+
+
+def heat(image: np.ndarray, soft: np.ndarray) -> np.ndarray:
+    """The probability `soft` (H x W in [0, 1]) in colours over a darkened grey `image` (H x W x 3 uint8)."""
+    place = soft * (len(_HEAT) - 1)
+    stops = np.arange(len(_HEAT))
+    colours = np.stack([np.interp(place, stops, channel) for channel in _HEAT.T], -1)  # H W 3
+    grey = image.mean(-1, keepdims=True)
+    return (0.25 * grey + 0.75 * colours).astype(np.uint8)
+
+
+def strip(prediction: Prediction, threshold: float) -> Image.Image:
+    """Image, ground truth, probability and prediction side by side, with the expression and the IoU above."""
+    score, image, mask, logits = prediction
+    panels = {
+        "image": image,
+        "ground truth": overlay(image, mask, GREEN),
+        "probability": heat(image, probability(logits)),
+        f"prediction  IoU {score.iou:.2f}": overlay(image, logits >= threshold, ORANGE),
+    }
+    scale = PANEL_SIDE / max(image.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    column = max(width, 170)  # room for the titles of a narrow image
+    top = 66
+    page = Image.new("RGB", (GAP + len(panels) * (column + GAP), top + height + GAP), _PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((GAP, 8), _fit(score.sentence, _font(20), page.width - 2 * GAP), _INK, _font(20))
+    for number, (title, panel) in enumerate(panels.items()):
+        left = GAP + number * (column + GAP)
+        draw.text((left, 42), title, _FAINT, _font(15))
+        sampling = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+        page.paste(Image.fromarray(panel).resize((width, height), sampling), (left + (column - width) // 2, top))
+    return page
+
+
+def write_prediction(folder: Path, prediction: Prediction, threshold: float) -> None:
+    """Write the five files of a sample into `folder`, which must exist; their names come from the sample's name only.
+
+    Raises InputError for a sample name that is not a plain file name.
+    """
+    name = safe_name(prediction.score.name, "the name of a sample")
+    soft = np.rint(255 * probability(prediction.logits)).astype(np.uint8)
+    hard = prediction.logits >= threshold
+    _save(folder / f"{name}_image.jpg", Image.fromarray(prediction.image))
+    _save(folder / f"{name}_gt.png", Image.fromarray(prediction.mask.astype(np.uint8) * 255))
+    _save(folder / f"{name}_soft.png", Image.fromarray(soft))
+    _save(folder / f"{name}_pred.png", Image.fromarray(hard.astype(np.uint8) * 255))
+    _save(folder / f"{name}.jpg", strip(prediction, threshold))
+
+
+def _save(path: Path, picture: Image.Image) -> None:
+    with atomic_write(path) as file:
+        if path.suffix == ".jpg":
+            picture.save(file, "JPEG", quality=92)
+        else:
+            picture.save(file, "PNG")
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _fit(sentence: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The sentence as one printable line, cut to `width` pixels; what the font cannot draw stays a box."""
+    line = one_line(sentence, 300)
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(line + " ...") > width:
+        line = line[:-1]
+    return line + " ..."

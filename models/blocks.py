@@ -1,0 +1,58 @@
+"""Transformer blocks that language and fusion share; attention, MLP and the pre-norm block are timm's."""
+
+from functools import partial
+
+import torch
+from timm.layers import Attention, Mlp, calculate_drop_path_rates
+from timm.models.vision_transformer import Block
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-5)  # SPEC section 6: every LayerNorm
+
+
+class PostNormBlock(nn.Module):
+    """x = LN(x + attention(x)); x = LN(x + mlp(x)). Tokens B T d in and out; no mask, no drop path."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float):
+        super().__init__()
+        self.attn = Attention(width, heads, qkv_bias=True)
+        self.norm1 = LayerNorm(width)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.norm2 = LayerNorm(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm1(x + self.attn(x))
+        return self.norm2(x + self.mlp(x))
+
+
+class PreNormEncoder(nn.Module):
+    """`layers` pre-norm blocks over tokens B T d, or, if `shared`, one block applied `layers` times."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, layers: int, shared: bool, drop_path: float):
+        super().__init__()
+        rates = calculate_drop_path_rates(drop_path, 1 if shared else layers)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=LayerNorm) for rate in rates
+        )
+        self.repeats = layers if shared else 1
+        self.grad_checkpointing = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in [*self.blocks] * self.repeats:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+def init_weights(module: nn.Module) -> None:
+    """Linear: truncated normal of std 0.02, bias 0. LayerNorm: 1 and 0. For `Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,133 @@
+"""Self-describing checkpoints. SPEC section 7."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from models.config import ReSTRConfig
+from models.reference import from_reference, reference_config
+from models.restr import ReSTR, build_restr
+from utils.errors import InputError, one_line
+from utils.safe_io import atomic_write
+
+FORMAT, VERSION = "restr-checkpoint", 1
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds. `training` (optimiser, random state, ...) is only in `last.pth`."""
+
+    weights: dict[str, torch.Tensor]
+    config: ReSTRConfig
+    vocabulary: list[str] | None  # None: not known (a raw reference file)
+    data: dict = field(default_factory=dict)  # "dataset", "image_size", "vocabulary_sha256", ...
+    step: int = 0
+    metrics: dict = field(default_factory=dict)
+    training: dict | None = None
+
+    def build(self, file: Path | str) -> ReSTR:
+        """The model, in eval mode. Raises InputError, naming `file`, if the weights do not fit the configuration."""
+        model = build_restr(self.config)
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise InputError(f"{file}: the weights do not fit its configuration ({one_line(error, 200)})") from None
+        return model.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint`, for `torch.load(weights_only=True)`, under a temporary name, flush it and rename it."""
+    values = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": checkpoint.weights,
+        "config": checkpoint.config.to_dict(),
+        "vocabulary": checkpoint.vocabulary,
+        "data": checkpoint.data,
+        "step": checkpoint.step,
+        "metrics": checkpoint.metrics,
+    }
+    if checkpoint.training is not None:
+        values["training"] = checkpoint.training
+    with atomic_write(path, durable=True) as file:
+        torch.save(values, file)
+
+
+def read_checkpoint(path: Path, reference: dict | None = None) -> Checkpoint:
+    """Read a checkpoint of ours or of the reference; code in the file is never run.
+
+    Args: reference, the reference's configuration dict for a raw reference file; None: its default size at 480 x 480.
+    Raises InputError if the file is missing, damaged or neither of the two.
+    """
+    values = load_tensors(path)
+    if values.get("format") != FORMAT:
+        return _read_reference(path, values, reference)
+    if values.get("version") != VERSION:
+        raise InputError(f"{path}: written by another version of this code (format {values.get('version')!r})")
+    try:
+        return Checkpoint(
+            values["model"],
+            ReSTRConfig.from_dict(values["config"]),
+            values["vocabulary"],
+            values["data"],
+            values["step"],
+            values["metrics"],
+            values.get("training"),
+        )
+    except KeyError as error:
+        raise InputError(f"{path}: {error} is missing: the checkpoint is damaged") from None
+
+
+def load_tensors(path: Path) -> dict:
+    """A dict from a file of `torch.save`, on the CPU, with `weights_only=True`. Raises InputError."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
+        raise InputError(f"{path}: damaged, or not a checkpoint ({one_line(error, 120)})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: not a checkpoint: it holds a {type(values).__name__}")
+    return values
+
+
+def load_restr(path: Path | str, device: str = "cpu", reference: dict | None = None) -> ReSTR:
+    """The model of a checkpoint file, in eval mode on `device`, with `vocabulary` (words or None) and `provenance`.
+
+    `provenance` is a dict of the file's name, its sha256, `data`, `step` and `metrics`. Raises InputError.
+    """
+    checkpoint = read_checkpoint(Path(path), reference)
+    model = checkpoint.build(path).to(device)
+    model.vocabulary = checkpoint.vocabulary
+    model.provenance = {
+        "file": str(path),
+        "sha256": file_sha256(path),
+        "data": checkpoint.data,
+        "step": checkpoint.step,
+        "metrics": checkpoint.metrics,
+    }
+    return model
+
+
+def file_sha256(path: Path | str) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_reference(path: Path, values: dict, config: dict | None) -> Checkpoint:
+    state = reference_state(path, values)
+    model = from_reference(state, config or reference_config(state))
+    return Checkpoint(model.state_dict(), model.config, vocabulary=None, data={"image_size": list(model.image_size)})
+
+
+def reference_state(path: Path, values: dict) -> dict[str, torch.Tensor]:
+    """The reference state dict in a loaded file: bare, or under "model" or "state_dict". Raises InputError."""
+    for state in (values, values.get("model"), values.get("state_dict")):
+        if isinstance(state, dict) and any(
+            str(name).removeprefix("module.").startswith("encoder_l.") for name in state
+        ):
+            return {str(name).removeprefix("module."): value for name, value in state.items()}
+    raise InputError(f"{path}: neither a checkpoint of this code nor one of the reference")

@@ -1,0 +1,53 @@
+"""A reference checkpoint to a self-describing one.
+
+    python -m models.convert REF.pth --config CONFIG.json --vocabulary FILE --out weights/X/unc_25000.pth
+
+CONFIG.json holds the reference's `v_backbone`, `l_backbone` and `mm_fusion` dicts; without it the default size at
+480 x 480 is taken.
+"""
+
+import re
+from pathlib import Path
+
+from models.checkpoint import Checkpoint, load_tensors, reference_state, save_checkpoint
+from models.reference import from_reference, reference_config
+from utils.errors import ArgumentParser, InputError, run_main
+from utils.safe_io import read_json
+from utils.text import Vocabulary
+
+
+def parse_args():
+    """The command line."""
+    parser = ArgumentParser(prog="python -m models.convert", description="Reference checkpoint to self-describing one.")
+    parser.add_argument("reference", type=Path, help="checkpoint written by the authors' code")
+    parser.add_argument("--config", type=Path, help="its configuration as JSON (default: the reference's defaults)")
+    parser.add_argument("--vocabulary", type=Path, required=True, help="vocabulary file that it was trained with")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, e.g. weights/X/unc_25000.pth")
+    parser.add_argument("--dataset", help="data set that it was trained on (default: from the name of --out)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Convert one file."""
+    args = parse_args()
+    vocabulary = Vocabulary.load(args.vocabulary)
+    state = reference_state(args.reference, load_tensors(args.reference))
+    config = read_json(args.config, "the reference's configuration") if args.config else reference_config(state)
+    model = from_reference(state, config)
+    size = model.config.language.vocabulary_size
+    if len(vocabulary) != size:
+        raise InputError(f"{args.vocabulary} has {len(vocabulary)} words, but {args.reference} was trained with {size}")
+    named = re.fullmatch(r"(.+)_(\d+)", args.out.stem)
+    data = {
+        "dataset": args.dataset or (named and named[1]),
+        "image_size": list(model.image_size),
+        "vocabulary_sha256": vocabulary.sha256,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    step = int(named[2]) if named else 0
+    save_checkpoint(args.out, Checkpoint(model.state_dict(), model.config, vocabulary.words, data, step))
+    print(f"{args.out}: {sum(p.numel() for p in model.parameters()):,} parameters, step {step}")
+
+
+if __name__ == "__main__":
+    run_main(main)

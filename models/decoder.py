@@ -1,0 +1,38 @@
+"""The coarse-to-fine decoder: paper section 3.3, SPEC section 6."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class CoarseToFineDecoder(nn.Module):
+    """Patch features to pixel logits.
+
+    Args of forward: v float B x N x d as it enters the fusion encoders; p float B x N x d; patch_logits float B x N.
+    Returns pixel logits B x 1 x H x W of `image_size`.
+
+    The patch logit itself (no sigmoid) multiplies p. Each step doubles the grid; the last one resizes to the image,
+    which is the same for a patch size that is a power of two. A 1 x 1 convolution without bias and a bilinear resize
+    commute, so the convolution goes first, on a quarter of the pixels.
+    """
+
+    def __init__(self, width: int, patch_size: int, grid: tuple[int, int], image_size: tuple[int, int]):
+        super().__init__()
+        steps = math.ceil(math.log2(patch_size))
+        channels = [2 * width // 2**i for i in range(steps + 1)]  # 1536 768 384 192 96
+        self.sizes = [(grid[0] * 2**i, grid[1] * 2**i) for i in range(1, steps)] + [tuple(image_size)]
+        self.grid = grid
+        self.up = nn.ModuleList(nn.Conv2d(a, b, 1, bias=False) for a, b in zip(channels, channels[1:], strict=False))
+        self.head = nn.Conv2d(channels[-1], 1, 1, bias=False)
+        for layer in [*self.up, self.head]:
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, v: torch.Tensor, p: torch.Tensor, patch_logits: torch.Tensor) -> torch.Tensor:
+        m = patch_logits.unsqueeze(-1) * p  # B 900 768
+        x = torch.cat([v, m], -1).transpose(1, 2).unflatten(2, self.grid)  # B 1536 30 30
+        for conv, size in zip(self.up, self.sizes, strict=True):
+            x = F.interpolate(conv(x), size=size, mode="bilinear", align_corners=True)
+            x = F.leaky_relu(x, 0.01, inplace=True)
+        return self.head(x)  # B 1 480 480

@@ -1,0 +1,124 @@
+"""The authors' tensor names and configuration <-> ours. SPEC section 7."""
+
+import re
+
+import torch
+
+from models.config import DecoderConfig, FusionConfig, LanguageConfig, ReSTRConfig, VisionConfig
+from models.restr import ReSTR
+from utils.errors import InputError
+
+HEAD = (
+    "encoder_v.head.weight",
+    "encoder_v.head.bias",
+)  # an ImageNet classifier that the reference keeps and never uses
+HEAD_CLASSES = 1000
+
+# (pattern of a reference name, our name); a decoder step is decoder.N.up.1, the last layer decoder.N
+_NAMES = (
+    (r"encoder_v\.", "vision.backbone."),
+    (r"encoder_l\.proj_lang\.", "language.proj."),
+    (r"encoder_l\.lang_norm\.", "language.norm."),
+    (r"encoder_l\.", "language."),
+    (r"fusion_module\.seed_emb$", "fusion.class_seed"),
+    (r"fusion_module\.proj_cls$", "fusion.proj_classifier"),
+    (r"fusion_module\.blocks_vl\.", "fusion.visual_linguistic.blocks."),
+    (r"fusion_module\.blocks_ls\.", "fusion.linguistic_seed.blocks."),
+    (r"fusion_module\.decoder\.(\d+)\.up\.1\.weight$", r"decoder.up.\1.weight"),
+    (r"fusion_module\.decoder\.\d+\.weight$", "decoder.head.weight"),
+    (r"fusion_module\.", "fusion."),
+)
+
+
+def our_name(reference_name: str) -> str:
+    """Our name of a reference tensor. Raises InputError for a name that a reference checkpoint does not have."""
+    for pattern, name in _NAMES:
+        new, count = re.subn("^" + pattern, name, reference_name)
+        if count:
+            return new
+    raise InputError(f"{reference_name!r} is not a tensor of a reference ReSTR checkpoint")
+
+
+def reference_config(names, image_size=(480, 480), layers: int = 2, shared: bool = False) -> dict:
+    """The reference's configuration at its default size; whether there is a decoder is read from the tensor `names`."""
+    vision = {"backbone": "vit_base_patch16_384", "image_size": list(image_size), "patch_size": 16}
+    return {
+        "v_backbone": {**vision, "d_model": 768, "n_heads": 12, "n_layers": 12, "drop_path_rate": 0.1},
+        "l_backbone": {"d_lang": 300, "n_layers": 6, "n_heads": 12},
+        "mm_fusion": {
+            "n_layers": layers,
+            "n_heads": 12,
+            "drop_path_rate": 0.1,
+            "is_shared": shared,
+            "is_decoder": any(name.startswith("fusion_module.decoder.") for name in names),
+        },
+    }
+
+
+def config_from_reference(config: dict, vocabulary_size: int) -> ReSTRConfig:
+    """Our configuration from the reference's dict of `v_backbone`, `l_backbone` and `mm_fusion`.
+
+    Raises InputError if a key is missing.
+    """
+    try:
+        v, l, m = config["v_backbone"], config["l_backbone"], config["mm_fusion"]
+        return ReSTRConfig(
+            VisionConfig(
+                backbone=v["backbone"],
+                image_size=tuple(v["image_size"]),
+                patch_size=v["patch_size"],
+                width=v["d_model"],
+                depth=v["n_layers"],
+                heads=v["n_heads"],
+                norm_eps=1e-5,
+                drop_path=v["drop_path_rate"],
+            ),
+            LanguageConfig(vocabulary_size, width=l["d_lang"], depth=l["n_layers"], heads=l["n_heads"]),
+            FusionConfig(
+                layers=m["n_layers"], heads=m["n_heads"], shared=m["is_shared"], drop_path=m["drop_path_rate"]
+            ),
+            DecoderConfig(m["is_decoder"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"not a reference configuration: {error} is missing or of a wrong kind") from None
+
+
+def from_reference(state_dict: dict[str, torch.Tensor], config: dict) -> ReSTR:
+    """Our model, in eval mode, with the weights of a reference `state_dict` and the reference's own `config` dict.
+
+    Raises InputError if a tensor is missing, left over (but for the unused ViT head) or of another shape.
+    """
+    state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}  # saved under DataParallel
+    if "encoder_l.embedding.weight" not in state_dict:
+        raise InputError("not a reference ReSTR checkpoint: encoder_l.embedding.weight is missing")
+    model = ReSTR(config_from_reference(config, len(state_dict["encoder_l.embedding.weight"])))
+    ours = {our_name(name): value for name, value in state_dict.items() if name not in HEAD}
+    try:
+        model.load_state_dict(ours)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()[:40])
+        raise InputError(f"the reference checkpoint does not fit its configuration: {reason}") from None
+    return model.eval()
+
+
+def to_reference(model: ReSTR) -> dict[str, torch.Tensor]:
+    """A reference state dict with the weights of `model` (fusion `indirect` only); the unused ViT head is zero.
+
+    The order of the names is ours. Raises InputError for a fusion variant that the reference's model does not have.
+    """
+    if model.config.fusion.variant != "indirect":
+        raise InputError(f"the reference's model has no place for --fusion {model.config.fusion.variant}")
+    steps = len(model.decoder.up) if model.decoder is not None else 0
+    state = {_reference_name(name, steps): value for name, value in model.state_dict().items()}
+    width = model.vision.width
+    return state | {HEAD[0]: torch.zeros(HEAD_CLASSES, width), HEAD[1]: torch.zeros(HEAD_CLASSES)}
+
+
+def _reference_name(name: str, steps: int) -> str:
+    if name == "decoder.head.weight":
+        return f"fusion_module.decoder.{steps}.weight"
+    name = re.sub(r"^decoder\.up\.(\d+)\.weight$", r"fusion_module.decoder.\1.up.1.weight", name)
+    for pattern, ours in _NAMES:
+        if "decoder" not in pattern and name.startswith(ours):
+            return re.sub(r"\\\.", ".", pattern).rstrip("$") + name.removeprefix(ours)
+    return name

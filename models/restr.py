@@ -1,0 +1,82 @@
+"""ReSTR assembled: paper section 3, SPEC section 6."""
+
+import torch
+from torch import nn
+
+from models.config import ReSTRConfig
+from models.decoder import CoarseToFineDecoder
+from models.fusion import MultimodalFusion
+from models.language import LanguageEncoder
+from models.vision import VisionEncoder
+
+
+class ReSTR(nn.Module):
+    """An image and an expression to the logits of the referred region.
+
+    `encode_image` does not depend on the expression: encode an image once and segment many expressions in it.
+    """
+
+    def __init__(self, config: ReSTRConfig):
+        super().__init__()
+        self.config = config
+        self.vision = VisionEncoder(config.vision)
+        self.image_size = config.vision.image_size  # (height, width) in pixels
+        self.patch_size, self.grid, width = self.vision.patch_size, self.vision.grid, self.vision.width
+        self.language = LanguageEncoder(config.language, width)
+        self.fusion = MultimodalFusion(config.fusion, width, self.vision.heads)
+        self.decoder = None
+        if config.decoder.enabled:
+            self.decoder = CoarseToFineDecoder(width, self.patch_size, self.grid, self.image_size)
+
+    def normalise(self, image: torch.Tensor) -> torch.Tensor:
+        """uint8 B x 3 x H x W (any H, W), 0..255, to the float32 that `encode_image` takes."""
+        return self.vision.normalise(image)
+
+    def encode_image(self, image: torch.Tensor) -> torch.Tensor:
+        """Normalised float B x 3 x H x W of the configured size to v: B x N x d."""
+        return self.vision(image)
+
+    def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
+        """Word ids, int64 B x 20 (0: padding), to l: B x 20 x d."""
+        return self.language(ids)
+
+    def segment_features(self, v: torch.Tensor, l: torch.Tensor, ids: torch.Tensor):
+        """Logits from encoded images and expressions.
+
+        Args: v float B x N x d; l float B x 20 x d; ids int64 B x 20.
+        Returns pixel logits B x 1 x H x W and patch logits B x 1 x rows x columns; without a decoder both are the
+        patch logits.
+        """
+        v, p, patch_logits = self.fusion(v, l, ids)
+        patch_map = patch_logits.unflatten(1, self.grid).unsqueeze(1)  # B 1 30 30
+        if self.decoder is None:
+            return patch_map, patch_map
+        return self.decoder(v, p, patch_logits), patch_map
+
+    def forward(self, image: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixel and patch logits (see `segment_features`) of images and ids.
+
+        Args: image B x 3 x H x W, uint8 or already normalised float; ids int64 B x 20.
+        """
+        if image.dtype == torch.uint8:
+            image = self.normalise(image)
+        return self.segment_features(self.encode_image(image), self.encode_text(ids), ids)
+
+    def parameter_groups(self, lr: float, vision_lr_scale: float) -> list[dict]:
+        """Optimiser groups: the vision encoder at `vision_lr_scale` times `lr` (paper: 0.1), the rest at `lr`."""
+        vision = list(self.vision.parameters())
+        ours = {id(parameter) for parameter in vision}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in ours]
+        return [{"params": rest, "lr": lr}, {"params": vision, "lr": lr * vision_lr_scale}]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the blocks' activations in the backward pass: less memory, about a third more time."""
+        self.vision.backbone.set_grad_checkpointing(enable)
+        for module in self.fusion.children():
+            if hasattr(module, "grad_checkpointing"):
+                module.grad_checkpointing = enable
+
+
+def build_restr(config: ReSTRConfig) -> ReSTR:
+    """A ReSTR with random weights (SPEC section 6, initialisation); `model.vision.load_pretrained` fills its ViT."""
+    return ReSTR(config)

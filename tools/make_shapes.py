@@ -1,0 +1,74 @@
+"""Make a small synthetic referring data set of coloured shapes, in the real input formats (SPEC section 3).
+
+    python tools/make_shapes.py --root shapes
+    python build_batches.py --root shapes -d unc -t train --img-size 64
+
+The same arguments give the same bytes, whatever the number of workers.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, from wherever this is run
+
+from tools.shapes.dataset import Plan, write_dataset  # noqa: E402
+from tools.shapes.record import claim, finish  # noqa: E402
+from tools.shapes.scenes import LEVELS  # noqa: E402
+from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
+
+IMAGE_SIZES = (64, 2048)
+
+
+def parser() -> ArgumentParser:
+    """The command line."""
+    result = ArgumentParser(prog="make_shapes.py", description=__doc__.partition("\n")[0])
+    where = result.add_argument_group("where")
+    where.add_argument(
+        "--root", type=Path, required=True, help="folder to write data/ and external/ in; made if need be"
+    )
+    where.add_argument("--overwrite", action="store_true", help="replace other shapes that --root holds")
+    what = result.add_argument_group("what (these decide every byte)")
+    what.add_argument(
+        "--level", choices=LEVELS, default="easy",
+        help="easy: 2-4 shapes of different colours, named by colour and more; "
+        "full: 3-7 shapes, some alike, told apart by place and relation too",
+    )  # fmt: skip
+    what.add_argument("--images", type=int, default=1000, help="train images, of about 9 RefCOCO expressions each")
+    what.add_argument("--val_images", type=int, default=None, help="val images (default: a tenth of --images)")
+    what.add_argument(
+        "--test_images", type=int, default=None, help="testA images, and as many testB (default: a twentieth)"
+    )
+    what.add_argument("--image_size", type=int, default=128, help="longer side of the images, pixels")
+    what.add_argument("--seed", type=int, default=1, help="of scenes, expressions and splits, from 0")
+    how = result.add_argument_group("how")
+    how.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    return result
+
+
+def main() -> None:
+    """Parse, check, write, say what was written."""
+    options = parser().parse_args()
+    low, high = IMAGE_SIZES
+    if not low <= options.image_size <= high:
+        raise InputError(f"--image_size {options.image_size}: give {low} to {high} pixels")
+    for name, least in (("images", 1), ("val_images", 1), ("test_images", 1), ("seed", 0), ("workers", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name} {value}: give at least {least}")
+    val = options.val_images or max(1, options.images // 10)
+    test = options.test_images or max(1, options.images // 20)
+    images = {"train": options.images, "val": val, "testA": test, "testB": test}
+    plan = Plan(options.level, images, options.image_size, options.seed)
+    if not claim(plan, options.root, options.overwrite):
+        print(f"{options.root}: these shapes are there already, nothing to do")
+        return
+    written = write_dataset(plan, options.root, options.workers)
+    finish(plan, options.root)
+    print(f"{options.root}: {plan.count} images; expressions:")
+    for name, counts in written.items():
+        print(f"  {name:24}", "  ".join(f"{split} {count:,}" for split, count in sorted(counts.items())))
+
+
+if __name__ == "__main__":
+    run_main(main)

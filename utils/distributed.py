@@ -1,0 +1,81 @@
+"""One process or many: torchrun's environment, and the few collective calls that are needed."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all, and its device."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+
+def start(device: str | None = None) -> Ranks:
+    """Join the group that torchrun describes in the environment (NCCL on CUDA, gloo on CPU), or be alone.
+
+    Args: device, "cpu", "cuda", "cuda:1", ...; None: CUDA where there is one. Raises InputError for a device that is
+    not there.
+    """
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: this PyTorch sees no CUDA device; use --device cpu")
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name}: not a device; use cpu, cuda or cuda:N") from None
+    if world > 1:
+        if chosen.type == "cuda":
+            chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(chosen)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return Ranks(chosen, rank, world)
+
+
+def finish() -> None:
+    """Leave the group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def gather(items: list) -> list:
+    """The `items` of all ranks, in the order of the ranks, on every rank."""
+    if not dist.is_initialized():
+        return items
+    parts: list = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
+def mean(values: dict[str, float]) -> dict[str, float]:
+    """Each value averaged over the ranks."""
+    every = gather([values])
+    return {key: sum(each[key] for each in every) / len(every) for key in values}
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set on any rank."""
+    if not dist.is_initialized():
+        return flag
+    value = torch.tensor(float(flag), device=device)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    if dist.is_initialized():
+        dist.barrier()

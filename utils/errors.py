@@ -1,0 +1,51 @@
+"""How every script says that something is wrong: one line, exit code 2."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+EXIT_USER_ERROR = 2
+
+
+class InputError(Exception):
+    """A file, folder or flag that the user can mend. The message is one line: what is wrong, where, and the remedy."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with defaults in `--help` and errors of one line."""
+
+    def __init__(self, **options):
+        options.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def one_line(text: object, limit: int = 500) -> str:
+    """`text` with control characters and line breaks escaped, cut to `limit` characters: safe on any terminal."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[: limit + 1])
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def run_main(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's `main`; turn an InputError or an operating-system error into one line and exit code 2."""
+    try:
+        code = main() or 0
+    except InputError as error:
+        code = _complain(error)
+    except OSError as error:  # a full disk, a read-only folder, a vanished mount
+        name = f"{error.filename}: " if error.filename else ""
+        code = _complain(f"{name}{error.strerror or error}")
+    except KeyboardInterrupt:
+        code = _complain("interrupted", code=130)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _complain(message: object, code: int = EXIT_USER_ERROR) -> int:
+    program = os.path.basename(sys.argv[0]) or "restr"  # noqa: PTH119
+    print(f"{program}: error: {one_line(message)}", file=sys.stderr)
+    return code

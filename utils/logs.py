@@ -1,0 +1,65 @@
+"""What a run tells while it runs: log.jsonl, TensorBoard, and one line at a time on the terminal."""
+
+import json
+import os
+from pathlib import Path
+
+
+class RunLog:
+    """`log.jsonl` (only what a repeated run repeats: no times) and TensorBoard scalars, in `folder`.
+
+    A resumed run passes the number of bytes of log.jsonl that its checkpoint knows; what was logged after it is
+    dropped, and comes again. TensorBoard drops its events after `step` by itself.
+    """
+
+    def __init__(self, folder: Path, step: int = 0, known_bytes: int = 0):
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only here
+
+        path = folder / "log.jsonl"
+        self.file = path.open("ab")
+        self.file.truncate(min(known_bytes, path.stat().st_size))
+        self.file.seek(0, os.SEEK_END)
+        self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def position(self) -> int:
+        """Bytes of log.jsonl so far, on disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return self.file.tell()
+
+    def record(self, kind: str, step: int, values: dict) -> None:
+        """One line {"kind", "step", ...values} of log.jsonl, and its numbers as TensorBoard scalars `kind/name`."""
+        self.file.write(json.dumps({"kind": kind, "step": step, **values}).encode() + b"\n")
+        self.file.flush()
+        self.scalars(kind, step, values)
+
+    def scalars(self, kind: str, step: int, values: dict) -> None:
+        """Numbers for TensorBoard alone, such as samples/s."""
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    def picture(self, name: str, step: int, image) -> None:
+        """A picture for TensorBoard: uint8 H x W x 3."""
+        self.board.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write everything out."""
+        self.file.close()
+        self.board.close()
+
+
+class NoLog:
+    """The log of a rank that writes nothing."""
+
+    def position(self) -> int:
+        """Nothing was written."""
+        return 0
+
+    def record(self, kind, step, values) -> None:
+        """Nothing."""
+
+    scalars = picture = record
+
+    def close(self) -> None:
+        """Nothing."""

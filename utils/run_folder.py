@@ -1,0 +1,81 @@
+"""`weights/EXP/`: one run's checkpoints, safe from a second run, a full disk and a kill at any moment."""
+
+import fcntl
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from utils.errors import InputError
+
+
+class RunFolder:
+    """The folder of one run, locked against a second process until this one ends.
+
+    `last.pth` is the whole state, `last.prev.pth` the one before it; `best.pth` and DATASET_STEP.pth hold weights only.
+    Raises InputError if another process trains into it.
+    """
+
+    def __init__(self, path: Path, dataset: str, lock: bool):
+        self.path, self.dataset = path, dataset
+        if not lock:  # of many ranks only the one that writes
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = (path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{path}: another run is training into it: choose another --exp_name") from None
+
+    @property
+    def _states(self) -> list[Path]:
+        """Files of whole states, newest first; last.new.pth exists only between the two renames of `save_last`."""
+        return [self.path / name for name in ("last.new.pth", "last.pth", "last.prev.pth")]
+
+    def check_fresh(self) -> None:
+        """Raise InputError if a run has left its checkpoints here."""
+        if self._found() or list(self.path.glob("*.pth")):
+            raise InputError(f"{self.path} already holds a run: continue it with --resume or choose another --exp_name")
+
+    def newest(self, read: Callable[[Path], object]) -> object | None:
+        """What `read` gives for the newest whole state; None if nothing was saved. Raises InputError if none is whole."""
+        reasons = []
+        for file in self._found():
+            try:
+                state = read(file)
+            except InputError as error:
+                reasons.append(str(error))
+                continue
+            for reason in reasons:
+                print(f"{reason}; falling back to {file}", file=sys.stderr)
+            return state
+        if reasons:
+            raise InputError(reasons[0])
+        return None
+
+    def _found(self) -> list[Path]:
+        return [file for file in self._states if file.exists()]
+
+    def save_last(self, write: Callable[[Path], None]) -> None:
+        """Let `write` write the whole state; the one before it is kept."""
+        new, last, previous = self._states
+        write(new)
+        if last.exists():
+            last.replace(previous)
+        new.replace(last)
+
+    def numbered(self, step: int) -> Path:
+        """The name of the checkpoint of a step, as in the reference."""
+        return self.path / f"{self.dataset}_{step}.pth"
+
+    @property
+    def best(self) -> Path:
+        """The name of the checkpoint with the best validation oIoU."""
+        return self.path / "best.pth"
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the newest `keep` numbered checkpoints; 0 keeps all."""
+        pattern = re.compile(re.escape(self.dataset) + r"_(\d+)\.pth")
+        found = sorted((int(match[1]), file) for file in self.path.iterdir() if (match := pattern.fullmatch(file.name)))
+        for _, file in found[: len(found) - keep] if keep else []:
+            file.unlink()

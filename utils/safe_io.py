@@ -1,0 +1,235 @@
+"""Atomic writes, and guarded reading of files that strangers made.
+
+Every reader raises InputError with one line that names the file and the remedy; none runs code from a file, and none
+allocates what a header merely claims.
+"""
+
+import contextlib
+import io
+import json
+import math
+import os
+import secrets
+import stat
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from .errors import InputError, one_line
+
+MEBIBYTE = 2**20
+MAX_JSON_BYTES = 64 * MEBIBYTE
+MAX_JSON_CONTAINERS = 8_000_000  # instances.json of RefCOCO: 197 thousand annotations, about 1 million lists and dicts
+MAX_NPZ_BYTES = 512 * MEBIBYTE  # of one array too, unpacked
+MAX_IMAGE_BYTES = 256 * MEBIBYTE
+MAX_IMAGE_SIDE = 20_000  # pixels
+MAX_IMAGE_PIXELS = 80_000_000  # 240 MB as RGB
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # none that starts another program
+MAX_NAME_BYTES = 200  # leaves room for what is added to it; file systems stop at 255
+TEMPORARY_PREFIX = ".writing-"  # a killed process leaves such files behind; they can be removed
+
+_NPZ_REMEDY = "build the batches again with build_batches.py"
+_IMAGE_REMEDY = "download it again"
+
+# Pillow warns of what is refused here anyway, and of damaged metadata, which nothing here reads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike, durable: bool = False) -> Iterator[IO[bytes]]:
+    """Yield a binary file that becomes `path` only when the block ends without an exception.
+
+    The temporary stands in the same folder under a hidden name of its own and is removed on failure. `durable` also
+    waits until the disk has it. Raises OSError as writing does.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    if durable:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: str | os.PathLike, value: Any, durable: bool = False) -> None:
+    """Write `value` as indented JSON, atomically. NaN and infinity are not JSON: ValueError."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    with atomic_write(path, durable) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def refusing(name: object, what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever goes wrong while reading `name` as `what` into an InputError that ends with `remedy`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{name}: no such file; {remedy}") from error
+    except OSError as error:
+        # Image and archive decoders also report damaged content as OSError, then without an error number.
+        fault = error.strerror if error.errno else "is truncated or damaged"
+        raise InputError(f"{name}: {fault}; {remedy}") from error
+    except (
+        Exception
+    ) as error:  # decoders of broken files raise nearly anything, RecursionError and MemoryError included
+        fault = one_line(f"{type(error).__name__}: {error}", 100)
+        raise InputError(f"{name}: is not a readable {what} ({fault}); {remedy}") from error
+
+
+def read_bytes(path: str | os.PathLike, limit: int, what: str, remedy: str) -> bytes:
+    """Content of a regular file of at most `limit` bytes. Raises InputError: missing, a pipe or folder, larger."""
+    with refusing(path, what, remedy):
+        status = os.stat(path)  # noqa: PTH116
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: is not a regular file; {remedy}")
+        if status.st_size > limit:
+            raise InputError(f"{path}: {status.st_size:,} bytes, but a {what} has at most {limit:,}; {remedy}")
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read(limit)
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
+
+
+def read_json(
+    path: str | os.PathLike,
+    what: str = "JSON file",
+    remedy: str = "make or download it again",
+    limit: int = MAX_JSON_BYTES,
+) -> Any:
+    """The value in a UTF-8 JSON file of at most `limit` bytes. NaN and Infinity are refused. Raises InputError."""
+    data = read_bytes(path, limit, what, remedy)
+    if data.count(b"[") + data.count(b"{") > MAX_JSON_CONTAINERS:
+        raise InputError(f"{path}: has more lists than any {what} needs; {remedy}")
+    with refusing(path, what, remedy):
+        return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
+
+
+def safe_name(name: object, where: str) -> str:
+    """`name` if it is a plain file name, which cannot leave its folder, hide, or garble a terminal.
+
+    Raises InputError that starts with `where` (the file, and the entry in it, which gave the name).
+    """
+    if not isinstance(name, str):
+        raise InputError(f"{where}: a file name is a {type(name).__name__}, not a string")
+    plain = name.isprintable() and not any(c in '/\\:*?"<>|' for c in name)
+    if not plain or not name or name != name.strip() or name.startswith((".", "~", "-")):
+        raise InputError(f'{where}: "{one_line(name, 80)}" is not a plain file name, which it must be')
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise InputError(f"{where}: the file name {name[:40]}... is longer than {MAX_NAME_BYTES} bytes")
+    return name
+
+
+def read_npz(
+    path: str | os.PathLike, required_keys: tuple[str, ...], remedy: str = _NPZ_REMEDY
+) -> dict[str, np.ndarray]:
+    """The arrays `required_keys` of an npz file, in C order and native byte order; others are not even unpacked.
+
+    Raises InputError for a missing file or key, pickled objects, and sizes that do not fit what the file holds.
+    """
+    data = read_bytes(path, MAX_NPZ_BYTES, "npz file", remedy)
+    with refusing(path, "npz file", remedy), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = set(archive.namelist())
+        for key in required_keys:
+            if f"{key}.npy" not in members:
+                raise InputError(f"{path}: holds no {key}; {remedy}")
+        return {key: _unpacked(archive, f"{key}.npy") for key in required_keys}
+
+
+def _unpacked(archive: zipfile.ZipFile, member: str) -> np.ndarray:
+    declared = archive.getinfo(member).file_size
+    if declared > MAX_NPZ_BYTES:
+        raise ValueError(f"{member} unpacks to {declared:,} bytes")
+    return _array_of(archive.read(member), member)  # reads no more than was declared
+
+
+def read_npy(path: str | os.PathLike, remedy: str) -> np.ndarray:
+    """The array of an npy file, in C order and native byte order. Raises InputError as `read_npz` does."""
+    data = read_bytes(path, MAX_NPZ_BYTES, "npy file", remedy)
+    with refusing(path, "npy file", remedy):
+        return _array_of(data, "it")
+
+
+def _array_of(data: bytes, member: str) -> np.ndarray:
+    header = io.BytesIO(data)
+    version = np.lib.format.read_magic(header)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, in_columns, dtype = readers[version](header)
+    start = header.tell()
+    if dtype.kind not in "biufU" or not dtype.itemsize or min(shape, default=0) < 0:
+        raise ValueError(f"{member} holds {dtype} of shape {shape}")
+    if math.prod(shape) * dtype.itemsize != len(data) - start:
+        raise ValueError(f"{member} is not as long as its header says")
+    array = np.ndarray(shape, dtype, data, start, order="F" if in_columns else "C")
+    return _whole_values(array.astype(dtype.newbyteorder("="), order="C"))
+
+
+def _whole_values(array: np.ndarray) -> np.ndarray:
+    """Booleans as 0 or 1 whatever their bytes were; strings only if every character exists."""
+    if array.dtype.kind == "b":
+        return array.view(np.uint8) != 0
+    if array.dtype.kind == "U":
+        codes = np.atleast_1d(array).view(np.uint32)
+        if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
+            raise ValueError("a string holds what is no character")
+    return array
+
+
+def read_image(source: str | os.PathLike | bytes, name: object = None, remedy: str = _IMAGE_REMEDY) -> np.ndarray:
+    """An image file, or its bytes, as uint8 H x W x 3, RGB in 0..255.
+
+    Gray becomes three equal channels, 16 bits become 8, alpha is dropped, and of an animation the first picture counts.
+    The EXIF orientation is ignored: COCO's masks are in the coordinates of the pixels as stored.
+    Raises InputError, naming `name` (default: the path), for what is no image, is damaged, empty or beyond MAX_IMAGE_*.
+    """
+    with _opened_image(source, name, remedy) as image:
+        if image.mode.startswith("I"):
+            gray = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+            return np.repeat(((gray + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
+        if image.mode == "F":
+            raise ValueError("its pixels are floating-point numbers")
+        return np.array(image.convert("RGB"))
+
+
+def read_mask_png(path: str | os.PathLike, remedy: str = _NPZ_REMEDY) -> np.ndarray:
+    """A mask file (1 bit, or gray where 0 is outside) as bool H x W. Raises InputError as `read_image` does."""
+    with _opened_image(path, None, remedy) as image:
+        return np.array(image if image.mode == "1" else image.convert("L")).astype(bool)
+
+
+@contextlib.contextmanager
+def _opened_image(source: str | os.PathLike | bytes, name: object, remedy: str) -> Iterator[Image.Image]:
+    """The image with its size checked, from memory, so that nothing but its own bytes can be read."""
+    if name is None:
+        name = "image" if isinstance(source, bytes) else source
+    data = source if isinstance(source, bytes) else read_bytes(source, MAX_IMAGE_BYTES, "image", remedy)
+    with refusing(name, "image", remedy), Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+        width, height = image.size
+        if not (0 < width <= MAX_IMAGE_SIDE and 0 < height <= MAX_IMAGE_SIDE and width * height <= MAX_IMAGE_PIXELS):
+            limit = f"at most {MAX_IMAGE_SIDE:,} a side and {MAX_IMAGE_PIXELS:,} in all are read"
+            raise InputError(f"{name}: {width} x {height} pixels, but {limit}; scale it down")
+        yield image

@@ -1,0 +1,146 @@
+"""Segmentations as annotation files give them -- polygons, run lengths, .mat files -- checked, and drawn as masks."""
+
+import io
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError
+from .safe_io import MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE, MEBIBYTE, read_bytes, refusing
+
+MAX_POLYGONS = 5_000
+MAX_OUTLINE = 2_000_000  # pixels of all outlines of a ref together: drawing takes time and memory in proportion
+MAX_RUN_CHARACTERS = 1_000_000
+MAX_MAT_BYTES = 32 * MEBIBYTE
+MAX_MAT_UNPACKED = 512 * MEBIBYTE
+MAT_VARIABLE = "segimg_t"
+
+_REMEDY = "mend or leave out the annotation"
+_MAT_HEADER = 128  # bytes, before the elements of a version 5 file
+_MAT_COMPRESSED = 15
+
+
+def checked_size(height: Any, width: Any, where: str) -> tuple[int, int]:
+    """(height, width) in pixels if they are an image's. Raises InputError beginning with `where`."""
+    sides = [side if type(side) is int else 0 for side in (height, width)]
+    if not all(0 < side <= MAX_IMAGE_SIDE for side in sides) or math.prod(sides) > MAX_IMAGE_PIXELS:
+        raise InputError(f"{where}: the height and width given are not those of an image; {_REMEDY}")
+    return sides[0], sides[1]
+
+
+def checked_segmentation(segmentation: Any, size: tuple[int, int], where: str) -> list | dict:
+    """A COCO segmentation that is safe to draw at `size`: polygons as they are, run lengths as a list of counts.
+
+    Raises InputError beginning with `where`. SPEC section 3.
+    """
+    try:
+        if isinstance(segmentation, dict):
+            return {"size": list(size), "counts": _checked_runs(segmentation, size)}
+        _check_polygons(segmentation, size)
+        return segmentation
+    except ValueError as error:
+        raise InputError(f"{where}: {error}; {_REMEDY}") from error
+
+
+def _check_polygons(polygons: Any, size: tuple[int, int]) -> None:
+    if not isinstance(polygons, list) or not 0 < len(polygons) <= MAX_POLYGONS:
+        raise ValueError("the segmentation is neither polygons nor run lengths")
+    outline = 0.0
+    for polygon in polygons:
+        if not isinstance(polygon, list) or not all(type(value) in (int, float) for value in polygon):
+            raise ValueError("a polygon is not a list of numbers")
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"a polygon has {len(polygon)} numbers; it takes x, y of three points or more")
+        if not all(-MAX_IMAGE_SIDE <= value <= 2 * MAX_IMAGE_SIDE for value in polygon):
+            raise ValueError("a polygon has a coordinate that is infinite, not a number or far too large")
+        points = np.array(polygon, np.float64).reshape(-1, 2)  # N 2 (x, y)
+        side = np.array(size[::-1])
+        if (points < -side).any() or (points > 2 * side).any():
+            raise ValueError(f"a polygon reaches far outside of the image, which is {size[1]} x {size[0]}")
+        outline += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+    if outline > MAX_OUTLINE:
+        raise ValueError("the polygons' outlines are too long to be an object's")
+
+
+def _checked_runs(rle: dict, size: tuple[int, int]) -> list[int]:
+    if rle.get("size") != list(size):
+        raise ValueError(f"the run lengths are not for the image's height and width, {size[0]} and {size[1]}")
+    counts = rle.get("counts")
+    if isinstance(counts, str):
+        counts = _unpacked_counts(counts)
+    if not isinstance(counts, list) or not all(type(run) is int and run >= 0 for run in counts):
+        raise ValueError("the run lengths are not whole numbers of pixels")
+    if sum(counts) != size[0] * size[1]:
+        raise ValueError("the run lengths do not add up to the image")
+    return counts
+
+
+def _unpacked_counts(text: str) -> list[int]:
+    """Counts of COCO's compressed form: 5 bits a character, lowest first; from the fourth on, less the last but one."""
+    if len(text) > MAX_RUN_CHARACTERS:
+        raise ValueError("the compressed run lengths are too long")
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            raise ValueError("the compressed run lengths are damaged")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:  # the number goes on
+            continue
+        if bits & 16:  # negative
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError("the compressed run lengths are cut off")
+    return counts
+
+
+def draw(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
+    """What `checked_segmentation` returned, as bool H x W: the union of polygons, or the odd runs. SPEC section 3."""
+    if isinstance(segmentation, dict):
+        counts = segmentation["counts"]
+        inside = np.arange(len(counts)) % 2 == 1
+        return np.repeat(inside, counts).reshape(size[::-1]).T.copy()  # runs go down the columns
+    from pycocotools import mask as coco
+
+    return coco.decode(coco.merge(coco.frPyObjects(segmentation, *size))).astype(bool)
+
+
+def read_mat_mask(path: Path) -> np.ndarray:
+    """ReferIt's mask: where `segimg_t` of the .mat file is 0, as bool H x W. Raises InputError. SPEC section 3."""
+    import scipy.io
+
+    remedy = "get ReferIt's masks again (data/README.md)"
+    data = read_bytes(path, MAX_MAT_BYTES, "MATLAB file", remedy)
+    with refusing(path, "MATLAB file", remedy):
+        _check_unpacked_size(data)
+        for name, shape, _ in scipy.io.whosmat(io.BytesIO(data)):
+            if name == MAT_VARIABLE and len(shape) == 2:
+                checked_size(*map(int, shape), f"{path}: {MAT_VARIABLE}")
+                break
+        else:
+            raise InputError(f"{path}: holds no image {MAT_VARIABLE}; {remedy}")
+        image = scipy.io.loadmat(io.BytesIO(data), variable_names=[MAT_VARIABLE])[MAT_VARIABLE]
+        if not isinstance(image, np.ndarray) or image.dtype.kind not in "biuf" or image.shape != shape:
+            raise ValueError(f"{MAT_VARIABLE} is not an image")
+        return image == 0
+
+
+def _check_unpacked_size(data: bytes) -> None:
+    """Version 5 files hold zlib streams, which can unpack to a thousand times their length."""
+    position, room = _MAT_HEADER, MAX_MAT_UNPACKED
+    order = "big" if data[126:128] == b"MI" else "little"
+    while position + 8 <= len(data):
+        kind, length = (int.from_bytes(data[at : at + 4], order) for at in (position, position + 4))
+        if kind == _MAT_COMPRESSED:
+            stream = zlib.decompressobj()
+            room -= len(stream.decompress(data[position + 8 : position + 8 + length], room))
+            if stream.unconsumed_tail or room <= 0:
+                raise ValueError(f"it unpacks to more than {MAX_MAT_UNPACKED:,} bytes")
+        position += 8 + length

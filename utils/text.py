@@ -1,0 +1,91 @@
+"""Expressions to ids (SPEC section 5): the reference's splitting, look-up, cutting and padding at the front."""
+
+import hashlib
+import os
+import re
+import warnings
+
+import numpy as np
+
+from .errors import InputError, one_line
+from .safe_io import MEBIBYTE, read_bytes, refusing
+
+TEXT_LENGTH = 20
+SPECIAL_WORDS = ("<pad>", "<go>", "<eos>", "<unk>")
+PAD, UNKNOWN = SPECIAL_WORDS.index("<pad>"), SPECIAL_WORDS.index("<unk>")
+
+MAX_EXPRESSION = 10_000  # characters; the longest of the public data sets has a few hundred
+MAX_VOCABULARY_BYTES = 64 * MEBIBYTE
+MAX_WORDS = 2_000_000
+MAX_WORD = 1_000  # characters
+
+_SEPARATORS = re.compile(r"(\W+)")
+_VOCABULARY_REMEDY = "make one with build_vocab.py (one word a line, UTF-8, first <pad> <go> <eos> <unk>)"
+
+
+def tokenize(sentence: str) -> list[str]:
+    """Lower-case pieces of an expression: words, and the separators between them as they stand (", " with its space).
+
+    A last piece that is exactly "." is dropped. Empty for an expression that is blank or a lone ".".
+    Raises InputError for an expression of more than MAX_EXPRESSION characters. SPEC section 5.
+    """
+    if len(sentence) > MAX_EXPRESSION:
+        shown = one_line(sentence, 40)
+        raise InputError(f"an expression has {len(sentence):,} characters, more than {MAX_EXPRESSION:,}: {shown!r}")
+    pieces = [piece.lower() for piece in _SEPARATORS.split(sentence.strip()) if piece.strip()]
+    return pieces[:-1] if pieces[-1:] == ["."] else pieces
+
+
+class Vocabulary:
+    """Words by id. `words[0:4]` are SPECIAL_WORDS; of equal words the last gives the id.
+
+    Raises InputError if `words` is anything else; `name` (a file) begins the message.
+    """
+
+    def __init__(self, words: list[str], name: object = "vocabulary"):
+        if not all(isinstance(word, str) for word in words):
+            raise InputError(f"{name}: holds something that is not a word; {_VOCABULARY_REMEDY}")
+        if tuple(words[: len(SPECIAL_WORDS)]) != SPECIAL_WORDS:
+            raise InputError(f"{name}: does not begin with {' '.join(SPECIAL_WORDS)}; {_VOCABULARY_REMEDY}")
+        if len(words) > MAX_WORDS or max(map(len, words)) > MAX_WORD:
+            limit = f"at most {MAX_WORDS:,} words of {MAX_WORD:,} characters"
+            raise InputError(f"{name}: a vocabulary has {limit}; {_VOCABULARY_REMEDY}")
+        self.words = list(words)
+        self._ids = {word: i for i, word in enumerate(self.words)}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Vocabulary":
+        """Read a vocabulary file: UTF-8, one word a line, the line number is the id. Raises InputError."""
+        data = read_bytes(path, MAX_VOCABULARY_BYTES, "vocabulary", _VOCABULARY_REMEDY)
+        with refusing(path, "vocabulary", _VOCABULARY_REMEDY):
+            lines = re.split("\r\n|\r|\n", data.decode("utf-8-sig"))
+        if not lines[-1]:
+            lines.pop()
+        return cls([line.strip() for line in lines], path)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the words joined by line feeds, in UTF-8."""
+        return hashlib.sha256("\n".join(self.words).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def ids(self, sentence: str, where: str = "expression") -> np.ndarray:
+        """The first TEXT_LENGTH pieces as ids, int64 [20], padded with 0 at the front. SPEC section 5.
+
+        Raises InputError, which begins with `where`, for an empty expression. A lone "." gives 20 pads and a warning.
+        """
+        if not sentence.strip():
+            raise InputError(f"{where}: the expression is empty; describe the object in a word or more")
+        pieces = tokenize(sentence)[:TEXT_LENGTH]
+        if not pieces:
+            warnings.warn(f"{where}: the expression is a lone '.', which has no words", stacklevel=2)
+        ids = np.full(TEXT_LENGTH, PAD, np.int64)
+        for position, piece in enumerate(pieces, TEXT_LENGTH - len(pieces)):
+            ids[position] = self._ids.get(piece, UNKNOWN)
+        return ids
+
+    def unknown(self, sentence: str) -> list[str]:
+        """The pieces of the expression that the vocabulary lacks, in order of appearance."""
+        return [piece for piece in tokenize(sentence) if piece not in self._ids]

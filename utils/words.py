@@ -1,0 +1,52 @@
+"""The vocabulary of a batch folder, and the word embeddings that a model starts from. SPEC section 3."""
+
+from pathlib import Path
+
+import numpy as np
+
+from utils.batches import BatchSplit
+from utils.errors import InputError
+from utils.safe_io import read_npy
+from utils.text import Vocabulary
+
+_REMEDY = "make it with build_vocab.py --glove FILE"
+
+
+def vocabulary_of(split: BatchSplit, file: Path | None = None) -> Vocabulary:
+    """The vocabulary that the batches were built with.
+
+    Args: file, only for a folder made by the reference, which does not say; None: DATA/vocabulary_NAME.txt.
+    Raises InputError if there is none, or if `file` is not the one that the folder was built with.
+    """
+    if split.meta is None:
+        return Vocabulary.load(file or _data(split) / f"vocabulary_{_name(split)}.txt")
+    own = Vocabulary.load(split.folder / split.meta["vocabulary"]["file"])
+    if own.sha256 != split.meta["vocabulary"]["sha256"]:
+        raise InputError(f"{split.folder}: vocabulary.txt is not the one in meta.json: build the batches again")
+    if file is not None and Vocabulary.load(file).sha256 != own.sha256:
+        raise InputError(f"--vocabulary {file} is not the one that {split.folder} was built with: leave the flag out")
+    return own
+
+
+def embeddings_file(split: BatchSplit) -> Path:
+    """Where build_vocab.py puts the table: DATA/NAME_emb.npy, beside DATA/vocabulary_NAME.txt."""
+    return _data(split) / f"{_name(split)}_emb.npy"
+
+
+def read_embeddings(path: Path, words: int, width: int) -> np.ndarray:
+    """A `*_emb.npy` table: float32, words x width. Raises InputError if it is missing, damaged or of another shape."""
+    table = read_npy(path, remedy=f"{_REMEDY}, or pass --random_embeddings")
+    if table.shape != (words, width):
+        shape = " x ".join(map(str, table.shape))
+        raise InputError(f"{path}: {shape}, but vocabulary and --l_backbone need {words} x {width}: {_REMEDY}")
+    return table.astype(np.float32)
+
+
+def _data(split: BatchSplit) -> Path:
+    return split.folder.resolve().parent.parent  # data/mscoco/unc_480_batch -> data
+
+
+def _name(split: BatchSplit) -> str:
+    if split.meta is None:
+        return "referit" if split.dataset == "referit" else "Gref"
+    return split.meta["vocabulary"]["source"].removeprefix("vocabulary_").removesuffix(".txt")
