@@ -64,9 +64,8 @@ def make_embeddings(path: Path, vocabulary: Vocabulary, glove_file: Path, seed: 
         np.save(file, table)
     words = len(vocabulary) - len(SPECIAL_WORDS)
     found = len(glove.vectors.keys() - set(SPECIAL_WORDS))
-    print(
-        f"{path}: {table.shape[0]:,} x {table.shape[1]}; {found:,} of {words:,} words are in {glove_file}, the others random"
-    )
+    rows, width = table.shape
+    print(f"{path}: {rows:,} x {width}; {found:,} of {words:,} words are in {glove_file}, the others random")
 
 
 def parse_arguments():

@@ -112,7 +112,7 @@ class Experiment:
             self.folder.save_last(lambda file: save_checkpoint(file, self.checkpoint(training)))
 
     def validate(self) -> None:
-        """Metrics on the validation split, the numbered and perhaps the best checkpoint, and the state that knows of them."""
+        """Evaluate; write the numbered and perhaps the best checkpoint, and the state that knows of them."""
         metrics, trainer = self.validation(self.model, self.trainer.step), self.trainer
         best = trainer.best is None or metrics["oIoU"] > trainer.best
         trainer.best, trainer.validated = metrics["oIoU"] if best else trainer.best, trainer.step

@@ -1,7 +1,5 @@
 """The language encoder: paper section 3.1, SPEC section 6."""
 
-import math
-
 import torch
 from torch import nn
 
@@ -12,12 +10,12 @@ from utils.text import TEXT_LENGTH
 
 def sinusoids(length: int, width: int) -> torch.Tensor:
     """Fixed position embedding, `length` x `width` float32: sine on even channels, cosine on odd ones, base 10000."""
-    position = torch.arange(length).unsqueeze(1)
-    frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
-    table = torch.zeros(length, width)
-    table[:, 0::2] = torch.sin(position * frequency)
-    table[:, 1::2] = torch.cos(position * frequency)[:, : width // 2]
-    return table
+    position = torch.arange(length, dtype=torch.float64).unsqueeze(1)
+    angle = position * 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    table = torch.zeros(length, width, dtype=torch.float64)
+    table[:, 0::2] = torch.sin(angle)
+    table[:, 1::2] = torch.cos(angle)[:, : width // 2]
+    return table.float()
 
 
 class LanguageEncoder(nn.Module):

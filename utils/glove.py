@@ -1,5 +1,6 @@
 """Word vectors from a GloVe text file, read line by line: the largest has 5 GB and few of its words are wanted."""
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .errors import InputError
-from .safe_io import refusing
+from .safe_io import refusing, regular_file_size
 
 MAX_LINE = 100_000  # bytes; a line of 300 numbers has about 3,000
 MAX_WIDTH = 4_096
@@ -61,9 +62,11 @@ def embedding_table(words: list[str], glove: Glove, seed: int) -> np.ndarray:
 def _rows(path: Path) -> Iterator[tuple[bytes, np.ndarray]]:
     """(word, float32 [D]) of every line; D is what the first line has. A word2vec header line is skipped."""
     width = None
-    bar = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, leave=False, disable=None)
+    bar = tqdm(
+        total=regular_file_size(path, _REMEDY), unit="B", unit_scale=True, desc=path.name, leave=False, disable=None
+    )
     with path.open("rb") as file, bar:
-        for number in range(1, 2**40):
+        for number in itertools.count(1):
             line = file.readline(MAX_LINE)
             if not line:
                 return
@@ -72,7 +75,7 @@ def _rows(path: Path) -> Iterator[tuple[bytes, np.ndarray]]:
             if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
                 continue
             width = width or len(fields) - 1
-            if not 0 < width <= min(MAX_WIDTH, len(fields)) or len(line) == MAX_LINE:
+            if not 0 < width <= min(MAX_WIDTH, len(fields) - 1) or len(line) == MAX_LINE:
                 raise InputError(f"{path}: line {number} is not a word and {width or 'its'} numbers; {_REMEDY}")
             yield b" ".join(fields[:-width]), _vector(fields[-width:], f"{path}: line {number}")
 

@@ -99,14 +99,20 @@ def refusing(name: object, what: str, remedy: str) -> Iterator[None]:
         raise InputError(f"{name}: is not a readable {what} ({fault}); {remedy}") from error
 
 
+def regular_file_size(path: str | os.PathLike, remedy: str) -> int:
+    """Bytes of a regular file. Raises InputError for a pipe, a device or a folder, OSError for a missing file."""
+    status = os.stat(path)  # noqa: PTH116
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: is not a regular file; {remedy}")
+    return status.st_size
+
+
 def read_bytes(path: str | os.PathLike, limit: int, what: str, remedy: str) -> bytes:
-    """Content of a regular file of at most `limit` bytes. Raises InputError: missing, a pipe or folder, larger."""
+    """Content of a regular file of at most `limit` bytes. Raises InputError: missing, no file, larger."""
     with refusing(path, what, remedy):
-        status = os.stat(path)  # noqa: PTH116
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path}: is not a regular file; {remedy}")
-        if status.st_size > limit:
-            raise InputError(f"{path}: {status.st_size:,} bytes, but a {what} has at most {limit:,}; {remedy}")
+        size = regular_file_size(path, remedy)
+        if size > limit:
+            raise InputError(f"{path}: {size:,} bytes, but a {what} has at most {limit:,}; {remedy}")
         with open(path, "rb") as file:  # noqa: PTH123
             return file.read(limit)
 

@@ -27,10 +27,10 @@ SENTENCE = {
     "closest": ("{the} that is closest to the {anchor}", "{a} which lies closest to the {anchor}"),
 }
 # How often each kind is proposed. Easy scenes are told apart by colour, so the place is said now and then only.
-EASY = (("described", "on_side", "beside"), (75, 15, 10))
-FULL = (("described", "on_side", "extreme", "second", "beside", "closest"), (30, 15, 20, 5, 25, 5))
+EASY = (("described", "on_side", "beside"), (70, 20, 10))
+FULL = (("described", "on_side", "extreme", "second", "beside", "closest"), (15, 20, 15, 5, 40, 5))
 ATTRIBUTES_ONLY = (("described",), (100,))
-ATTEMPTS = 8  # for each expression wanted
+ATTEMPTS = 24  # for each expression wanted
 
 
 def expressions(
@@ -72,8 +72,9 @@ def _phrase(rng: Random, view: View, index: int, level: str, everything=False) -
 
 def _propose(rng: Random, view: View, target: int, phrase: Phrase, kind: str, ways: dict) -> str | None:
     """An expression of the given kind about `phrase`; None if it does not mean `target` alone."""
-    side = rng.choice(SIDES)
-    anchor = _phrase(rng, view, rng.randrange(len(view.things)), "easy")
+    start = rng.randrange(len(view.things))
+    anchor = _phrase(rng, view, start, "easy", everything=rng.random() < 0.5)
+    side = _side_from(view, start, target) if kind == "beside" else rng.choice(SIDES)
     truth = {
         "described": lambda: meanings.described(view, phrase),
         "on_side": lambda: meanings.on_side(view, phrase, side),
@@ -90,3 +91,11 @@ def _propose(rng: Random, view: View, target: int, phrase: Phrase, kind: str, wa
         phrase=phrase, a=f"{article} {phrase}", the=f"the {phrase}", the_most=f"the {MOST[side]} {phrase}",
         most=MOST[side], place=PLACE[side], side=side, beside=BESIDE[side], anchor=anchor,
     )  # fmt: skip
+
+
+def _side_from(view: View, start: int, target: int) -> str:
+    """The side of thing `start` on which `target` lies: the only one worth a proposal."""
+    x, y = (getattr(view.things[target], axis) - getattr(view.things[start], axis) for axis in "xy")
+    if abs(x) > abs(y):
+        return "right" if x > 0 else "left"
+    return "bottom" if y > 0 else "top"

@@ -44,8 +44,9 @@ class Phrase:
         return " ".join([*self.adjectives, self.noun])
 
     def fits(self, thing: Thing) -> bool:
-        said = ((self.size, thing.size), (self.colour, thing.colour), (self.kind, thing.kind))
-        return all(wanted in (None, actual) for wanted, actual in said)
+        return (
+            self.size in (None, thing.size) and self.colour in (None, thing.colour) and self.kind in (None, thing.kind)
+        )
 
 
 def meant(truth: Truth) -> int | None:
