@@ -28,6 +28,7 @@ from utils import distributed
 from utils.batches import BatchSplit
 from utils.errors import ArgumentParser, run_main
 from utils.safe_io import atomic_write, write_json
+from utils.train_options import size
 
 
 def parse(arguments: list[str] | None) -> Namespace:
@@ -53,9 +54,7 @@ def _add_data_and_model(parser: ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     _add(data, "--data_dir", type=Path, required=True, help="batch folder, such as data/mscoco/unc_480_batch")
     _add(data, "--set", default="test", help="split")
-    _add(
-        data, "--input-size", type=_size, help="height,width in pixels; must be the checkpoint's, which is the default"
-    )
+    _add(data, "--input-size", type=size, help="height,width in pixels; must be the checkpoint's, which is the default")
     _add(data, "--allow_other_dataset", action="store_true", help="evaluate a model of another data set")
     model = parser.add_argument_group("model")
     _add(model, "--restore_refseg", type=Path, metavar="DIR", help="folder of checkpoints")
@@ -90,11 +89,6 @@ def _add_running(group) -> None:
     _add(group, "--seed", type=int, default=1, help="of torch; evaluation itself draws no random numbers")
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition(",")
-    return int(height), int(width or height)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Evaluate each checkpoint asked for, write its files, print one table."""
     options = parse(arguments)
@@ -115,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         scores, control = _judge(model, split, settings, ranks, folder, options)
         metrics = summarise(scores, split.dataset) | control
         if ranks.is_main:
-            _write(folder, scores, metrics | _record(model, split, settings))
+            _write(folder, scores, metrics | _record(model, split, settings, ranks.device))
             print(f"results: {folder}")
         rows[f"{split.dataset} {options.set} {step_of(model, path)}"] = metrics
     if ranks.is_main:
@@ -174,7 +168,7 @@ def _judge(
     return run(on_sample=on_sample, rotate_expressions=True), {"control": control}
 
 
-def _record(model: ReSTR, split: BatchSplit, settings: EvalSettings) -> dict:
+def _record(model: ReSTR, split: BatchSplit, settings: EvalSettings, device: torch.device) -> dict:
     """What a number has to be traced by."""
     checkpoint = {key: model.provenance[key] for key in ("file", "sha256", "step")}
     meta = sha256_of(Path(split.folder) / "meta.json")
@@ -184,6 +178,7 @@ def _record(model: ReSTR, split: BatchSplit, settings: EvalSettings) -> dict:
         "checkpoint": checkpoint,
         "data": {"folder": str(Path(split.folder).resolve()), "meta_sha256": meta},
         "settings": asdict(settings) | {"image_size": list(model.config.vision.image_size)},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         **provenance(),
     }
 

@@ -5,7 +5,7 @@ for all its expressions -> logits -> resized and cropped back to the original si
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from eval.image_groups import ImageGroup, ImageGroups, load
-from eval.metrics import SampleScore, mean_iou, overall_iou
+from eval.metrics import RunningIoU, SampleScore
 from utils import distributed
 from utils.batches import BatchSplit
 from utils.errors import InputError
@@ -72,23 +72,29 @@ def evaluate(
     num_workers: int = 0,
     rotate_expressions: bool = False,
     on_sample: Callable[[Prediction], None] | None = None,
+    shown: Collection[int] | None = None,
     progress: bool = True,
 ) -> list[SampleScore]:
     """Judge every `world`-th image of `split` from the `rank`-th on, with all its expressions; scores by index.
 
     `model` is a ReSTR on `device` (unwrapped, where there are several processes); it runs in eval mode and is left in
-    the mode it came in. `num_workers` processes decode images ahead. `on_sample` is called with each Prediction.
+    the mode it came in. `num_workers` processes decode images ahead. `on_sample` is called with the Prediction of
+    each expression, or of those whose index is in `shown`.
     `rotate_expressions` is a control, not a metric: each expression is judged against the mask of the next ref of its
     image (an image of one ref stays as it is), so that a model which finds objects without reading loses nothing.
     Give the scores of all ranks to `gather_scores`. Raises InputError for data that cannot be read, ids outside the
     model's vocabulary, and logits that are not finite.
     """
     settings, device = settings or EvalSettings(), torch.device(device)
+    wanted: Collection[int] = ()
+    if on_sample:
+        wanted = range(len(split)) if shown is None else shown
     groups = split.image_groups()[rank::world]
     batches = load(
         ImageGroups(split, groups, rotate_expressions), settings.batch_size, num_workers, device.type == "cuda"
     )
     scores: list[SampleScore] = []
+    running = RunningIoU()
     was_training = model.training
     model.eval()
     try:
@@ -97,9 +103,12 @@ def evaluate(
             tqdm(total=sum(map(len, groups)), unit="expr", leave=False, disable=not progress) as bar,
         ):
             for batch in batches:
-                new = _score_batch(model, split, batch, settings, device, on_sample)
+                new, predictions = _score_batch(model, split, batch, settings, device, wanted)
                 scores += new
-                bar.set_postfix(oIoU=f"{overall_iou(scores):.2f}", mIoU=f"{mean_iou(scores):.2f}", refresh=False)
+                for prediction in predictions:
+                    on_sample(prediction)
+                running.add(new)
+                bar.set_postfix_str(str(running), refresh=False)
                 bar.update(len(new))
     finally:
         model.train(was_training)
@@ -141,25 +150,25 @@ def _score_batch(
     batch: list[ImageGroup],
     settings: EvalSettings,
     device: torch.device,
-    on_sample: Callable[[Prediction], None] | None,
-) -> list[SampleScore]:
-    """Scores of all expressions of a few images. The device is waited for once, unless predictions are asked for."""
-    counts, kept = [], []
+    wanted: Collection[int],
+) -> tuple[list[SampleScore], list[Prediction]]:
+    """Scores of all expressions of a few images, and the Predictions wanted; without any, one wait for the device."""
+    counts, logits_of = [], {}
     for group, rows, logits in _segment(model, batch, settings, device):
         masks = group.masks[group.targets[rows]].to(device, non_blocking=True)  # n H W
         counts.append(_count(logits, masks, settings.threshold))
-        if on_sample:
-            kept += logits.cpu().numpy()
-    counted = torch.cat(counts).tolist()  # of each expression: I, U, whether its logits are finite
-    scores = []
+        for index, own in zip(group.indices[rows], logits, strict=True):
+            if index in wanted:
+                logits_of[index] = own.cpu().numpy()
+    counted = iter(torch.cat(counts).tolist())  # of each expression: I, U, whether its logits are finite
+    scores, predictions = [], []
     for group in batch:
-        for row, target in enumerate(group.targets):
-            number = len(scores)
-            scores.append(_score(split, group, row, *counted[number]))
-            if on_sample:
-                mask = group.masks[target].numpy()
-                on_sample(Prediction(scores[-1], group.image.numpy(), mask, kept[number]))
-    return scores
+        for row, index in enumerate(group.indices):
+            scores.append(_score(split, group, row, *next(counted)))
+            if index in logits_of:
+                mask = group.masks[group.targets[row]].numpy()
+                predictions.append(Prediction(scores[-1], group.image.numpy(), mask, logits_of[index]))
+    return scores, predictions
 
 
 def _segment(
@@ -177,14 +186,11 @@ def _segment(
         chunk = rows[start : start + settings.batch_size]
         image = torch.tensor([number for number, _ in chunk], device=device)
         logits = _pixel_logits(model, v[image], ids[start : start + len(chunk)], settings.amp)
-        done = 0
-        for number, members in groupby(chunk, key=lambda row: row[0]):
-            own_rows = [row for _, row in members]
-            first, count = own_rows[0], len(own_rows)
-            height, width = batch[number].image.shape[:2]
-            own = resize_and_crop(logits[done : done + count], height, width)  # n 1 H W
-            done += count
-            yield batch[number], slice(first, first + count), own[:, 0]
+        for number, members in groupby(range(len(chunk)), key=lambda place: chunk[place][0]):
+            places = list(members)  # of one image's expressions in the chunk
+            first, height, width = chunk[places[0]][1], *batch[number].image.shape[:2]
+            own = resize_and_crop(logits[places[0] : places[-1] + 1], height, width)[:, 0]  # n H W
+            yield batch[number], slice(first, first + len(places)), own
 
 
 def _canvas(model: nn.Module, image: Tensor, settings: EvalSettings) -> Tensor:

@@ -73,6 +73,24 @@ def mean_iou(scores: Sequence[SampleScore]) -> float:
     return 100.0 * math.fsum(s.iou for s in scores) / len(scores)
 
 
+class RunningIoU:
+    """oIoU and mIoU of the samples so far, for a progress bar."""
+
+    def __init__(self):
+        self.intersection, self.union, self.ious, self.count = 0, 0, 0.0, 0
+
+    def add(self, scores: Sequence[SampleScore]) -> None:
+        """Count more samples."""
+        self.intersection += sum(s.intersection for s in scores)
+        self.union += sum(s.union for s in scores)
+        self.ious += sum(s.iou for s in scores)
+        self.count += len(scores)
+
+    def __str__(self) -> str:
+        overall = self.intersection / self.union if self.union else 1.0
+        return f"oIoU {100 * overall:.2f}, mIoU {100 * self.ious / max(self.count, 1):.2f}"
+
+
 def _precision(scores: Sequence[SampleScore], tenths: int) -> float:
     hits = sum(10 * s.intersection >= tenths * s.union for s in scores)
     return 100.0 * hits / len(scores)

@@ -10,8 +10,10 @@ import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
+_LIBRARIES = ("torchvision", "timm", "numpy", "pillow")
 
 
 def provenance() -> dict:
@@ -21,7 +23,7 @@ def provenance() -> dict:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": code_version(),
         "python": platform.python_version(),
-        "libraries": {name: _installed(name) for name in _LIBRARIES},
+        "libraries": {"torch": torch.__version__} | {name: _installed(name) for name in _LIBRARIES},
     }
 
 

@@ -31,8 +31,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], s
     shown = image.astype(np.float32)
     shown[mask] += strength * (np.array(colour, np.float32) - shown[mask])
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
-    width = 3 if min(mask.shape) < 400 else 5
-    edge = np.asarray(grey.filter(ImageFilter.MaxFilter(width))) != np.asarray(grey.filter(ImageFilter.MinFilter(3)))
+    edge = np.asarray(grey.filter(ImageFilter.MaxFilter(3))) != np.asarray(grey.filter(ImageFilter.MinFilter(3)))
     shown[edge] = colour
     return shown.astype(np.uint8)
 
@@ -48,15 +47,21 @@ def heat(image: np.ndarray, soft: np.ndarray) -> np.ndarray:
 
 def strip(prediction: Prediction, threshold: float) -> Image.Image:
     """Image, ground truth, probability and prediction side by side, with the expression and the IoU above."""
-    score, image, mask, logits = prediction
+    score = prediction.score
+    scale = PANEL_SIDE / max(prediction.mask.shape)
+    height, width = (max(1, round(side * scale)) for side in prediction.mask.shape)
+    nearest, smooth = Image.Resampling.NEAREST, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+    image = np.asarray(Image.fromarray(prediction.image).resize((width, height), smooth))
+    mask, hard, soft = (
+        np.asarray(Image.fromarray(array).resize((width, height), nearest))
+        for array in (prediction.mask, prediction.logits >= threshold, probability(prediction.logits))
+    )
     panels = {
         "image": image,
         "ground truth": overlay(image, mask, GREEN),
-        "probability": heat(image, probability(logits)),
-        f"prediction  IoU {score.iou:.2f}": overlay(image, logits >= threshold, ORANGE),
+        "probability": heat(image, soft),
+        f"prediction  IoU {score.iou:.2f}": overlay(image, hard, ORANGE),
     }
-    scale = PANEL_SIDE / max(image.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     column = max(width, 170)  # room for the titles of a narrow image
     top = 66
     page = Image.new("RGB", (GAP + len(panels) * (column + GAP), top + height + GAP), _PAPER)
@@ -65,8 +70,7 @@ def strip(prediction: Prediction, threshold: float) -> Image.Image:
     for number, (title, panel) in enumerate(panels.items()):
         left = GAP + number * (column + GAP)
         draw.text((left, 42), title, _FAINT, _font(15))
-        sampling = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
-        page.paste(Image.fromarray(panel).resize((width, height), sampling), (left + (column - width) // 2, top))
+        page.paste(Image.fromarray(panel), (left + (column - width) // 2, top))
     return page
 
 

@@ -8,11 +8,21 @@ import torch
 
 from models.config import ReSTRConfig
 from models.reference import from_reference, reference_config
-from models.restr import ReSTR, build_restr
+from models.restr import ReSTR
+from models.weights import model_with
 from utils.errors import InputError, one_line
 from utils.safe_io import atomic_write
 
 FORMAT, VERSION = "restr-checkpoint", 1
+KINDS = {
+    "model": dict,
+    "config": dict,
+    "vocabulary": list | None,
+    "data": dict,
+    "step": int,
+    "metrics": dict,
+    "training": dict | None,
+}
 
 
 @dataclass
@@ -29,12 +39,10 @@ class Checkpoint:
 
     def build(self, file: Path | str) -> ReSTR:
         """The model, in eval mode. Raises InputError, naming `file`, if the weights do not fit the configuration."""
-        model = build_restr(self.config)
         try:
-            model.load_state_dict(self.weights)
-        except RuntimeError as error:
-            raise InputError(f"{file}: the weights do not fit its configuration ({one_line(error, 200)})") from None
-        return model.eval()
+            return model_with(self.config, self.weights)
+        except InputError as error:
+            raise InputError(f"{file}: the weights do not fit its configuration: {error}") from None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -65,19 +73,27 @@ def read_checkpoint(path: Path, reference: dict | None = None) -> Checkpoint:
     if values.get("format") != FORMAT:
         return _read_reference(path, values, reference)
     if values.get("version") != VERSION:
-        raise InputError(f"{path}: written by another version of this code (format {values.get('version')!r})")
+        version = one_line(repr(values.get("version")), 40)
+        raise InputError(f"{path}: written by another version of this code (format {version})")
+    for name, kind in KINDS.items():
+        if not isinstance(values.get(name), kind):
+            raise InputError(f"{path}: '{name}' is missing or of a wrong kind: the checkpoint is damaged")
     try:
-        return Checkpoint(
-            values["model"],
-            ReSTRConfig.from_dict(values["config"]),
-            values["vocabulary"],
-            values["data"],
-            values["step"],
-            values["metrics"],
-            values.get("training"),
-        )
-    except KeyError as error:
-        raise InputError(f"{path}: {error} is missing: the checkpoint is damaged") from None
+        config = ReSTRConfig.from_dict(values["config"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    words, size = values["vocabulary"], config.language.vocabulary_size
+    if words is not None and (len(words) != size or not all(isinstance(word, str) for word in words)):
+        raise InputError(f"{path}: its vocabulary is not the {size} words of its model: the checkpoint is damaged")
+    return Checkpoint(
+        values["model"],
+        config,
+        words,
+        values["data"],
+        values["step"],
+        values["metrics"],
+        values.get("training"),
+    )
 
 
 def load_tensors(path: Path) -> dict:

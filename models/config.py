@@ -1,10 +1,27 @@
 """The numbers of a ReSTR: paper section 4.1, SPEC section 6. Every default is the paper's."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 FUSION_VARIANTS = ("indirect", "independent", "vanilla")  # paper, table 4
+
+# The largest value of each number, far above any use: a configuration may come from a stranger's file. Whole numbers
+# start at 1, fractions at 0.
+LARGEST = {
+    "image_size": 8_192,
+    "patch_size": 256,
+    "width": 16_384,
+    "depth": 1_000,
+    "layers": 1_000,
+    "heads": 1_000,
+    "vocabulary_size": 10_000_000,
+    "mlp_ratio": 64.0,
+    "drop_path": 0.9,
+    "norm_eps": 0.1,
+}
+FLAGS = {"layers": "--tr_n_layers", "image_size": "--input_size"}
 
 
 @dataclass(frozen=True)
@@ -61,10 +78,15 @@ class ReSTRConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
     def __post_init__(self):
+        for part in (self.vision, self.language, self.fusion, self.decoder):
+            for item in fields(part):
+                value = getattr(part, item.name)
+                if not (value is None and item.default is None) and not _is_valid(item.name, value):
+                    raise InputError(
+                        f"{FLAGS.get(item.name, item.name)} {one_line(repr(value), 60)} is out of range or no such kind"
+                    )
         if self.fusion.variant not in FUSION_VARIANTS:
             raise InputError(f"unknown fusion {self.fusion.variant!r}: choose from {', '.join(FUSION_VARIANTS)}")
-        if self.fusion.layers < 1:
-            raise InputError(f"--tr_n_layers {self.fusion.layers}: the fusion encoders need at least one block")
 
     def to_dict(self) -> dict:
         """Plain dicts and numbers, for a checkpoint."""
@@ -72,14 +94,38 @@ class ReSTRConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "ReSTRConfig":
-        """The inverse of `to_dict`. Raises InputError for an unknown or a missing part."""
+        """The inverse of `to_dict`. Raises InputError for an unknown or a missing part or number."""
         try:
-            parts = {part.name: part.default_factory(**values[part.name]) for part in fields(cls)}
-            vision = parts["vision"]
-            parts["vision"] = VisionConfig(**{**asdict(vision), "image_size": tuple(vision.image_size)})
-            return cls(**parts)
+            kinds = {part.name: part.default_factory for part in fields(cls)}
+            _same_names(values, kinds)
+            for name, kind in kinds.items():
+                _same_names(values[name], [item.name for item in fields(kind)])
+            vision = {**values["vision"], "image_size": tuple(values["vision"]["image_size"])}
+            return cls(**{name: kind(**{**values, "vision": vision}[name]) for name, kind in kinds.items()})
         except (KeyError, TypeError) as error:
-            raise InputError(f"not a ReSTR configuration ({error}): was it written by another version?") from None
+            raise InputError(
+                f"not a ReSTR configuration ({one_line(error, 80)}): was it written by another version?"
+            ) from None
+
+
+def _is_valid(name: str, value: object) -> bool:
+    if name == "image_size":
+        return isinstance(value, tuple) and len(value) == 2 and all(_in_range(name, side) for side in value)
+    if name in LARGEST:
+        return _in_range(name, value)
+    return isinstance(value, bool if name in ("shared", "enabled") else str)
+
+
+def _in_range(name: str, value: object) -> bool:
+    if isinstance(LARGEST[name], int):
+        return type(value) is int and 1 <= value <= LARGEST[name]
+    return type(value) in (int, float) and 0 <= value <= LARGEST[name]
+
+
+def _same_names(values: dict, names: Iterable[str]) -> None:
+    differing = set(values) ^ set(names)
+    if differing:
+        raise KeyError(min(map(str, differing)))
 
 
 # --v_backbone: these names, or any plain ViT of timm. The reference's ViT has LayerNorm's default eps, timm's has 1e-6.

@@ -6,6 +6,7 @@ import torch
 
 from models.config import DecoderConfig, FusionConfig, LanguageConfig, ReSTRConfig, VisionConfig
 from models.restr import ReSTR
+from models.weights import model_with
 from utils.errors import InputError
 
 HEAD = (
@@ -89,16 +90,14 @@ def from_reference(state_dict: dict[str, torch.Tensor], config: dict) -> ReSTR:
     Raises InputError if a tensor is missing, left over (but for the unused ViT head) or of another shape.
     """
     state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}  # saved under DataParallel
-    if "encoder_l.embedding.weight" not in state_dict:
-        raise InputError("not a reference ReSTR checkpoint: encoder_l.embedding.weight is missing")
-    model = ReSTR(config_from_reference(config, len(state_dict["encoder_l.embedding.weight"])))
+    embedding = state_dict.get("encoder_l.embedding.weight")
+    if getattr(embedding, "ndim", 0) != 2:
+        raise InputError("not a reference ReSTR checkpoint: encoder_l.embedding.weight is missing or no matrix")
     ours = {our_name(name): value for name, value in state_dict.items() if name not in HEAD}
     try:
-        model.load_state_dict(ours)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split()[:40])
-        raise InputError(f"the reference checkpoint does not fit its configuration: {reason}") from None
-    return model.eval()
+        return model_with(config_from_reference(config, len(embedding)), ours)
+    except InputError as error:
+        raise InputError(f"the reference checkpoint does not fit its configuration: {error}") from None
 
 
 def to_reference(model: ReSTR) -> dict[str, torch.Tensor]:

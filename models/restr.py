@@ -1,11 +1,13 @@
 """ReSTR assembled: paper section 3, SPEC section 6."""
 
+import numpy as np
 import torch
 from torch import nn
 
 from models.config import ReSTRConfig
 from models.decoder import CoarseToFineDecoder
 from models.fusion import MultimodalFusion
+from models.inference import segment
 from models.language import LanguageEncoder
 from models.vision import VisionEncoder
 
@@ -20,6 +22,7 @@ class ReSTR(nn.Module):
         super().__init__()
         self.config = config
         self.vision = VisionEncoder(config.vision)
+        self.vocabulary: list[str] | None = None  # set by load_restr
         self.image_size = config.vision.image_size  # (height, width) in pixels
         self.patch_size, self.grid, width = self.vision.patch_size, self.vision.grid, self.vision.width
         self.language = LanguageEncoder(config.language, width)
@@ -61,6 +64,14 @@ class ReSTR(nn.Module):
         if image.dtype == torch.uint8:
             image = self.normalise(image)
         return self.segment_features(self.encode_image(image), self.encode_text(ids), ids)
+
+    def segment(self, image, text: str, threshold: float = 1e-9) -> np.ndarray:
+        """The mask, bool H x W, of what `text` means in an image: a file's path, a PIL image, or uint8 H x W x 3, RGB.
+
+        For models from `load_restr`, which know their vocabulary; see `models.inference.segment` for several
+        expressions, probabilities and errors.
+        """
+        return segment(self, image, [text], threshold)[0].mask
 
     def parameter_groups(self, lr: float, vision_lr_scale: float) -> list[dict]:
         """Optimiser groups: the vision encoder at `vision_lr_scale` times `lr` (paper: 0.1), the rest at `lr`."""

@@ -23,7 +23,9 @@ def slow_metrics(scores: list[SampleScore]) -> tuple[Fraction, Fraction, dict]:
     """oIoU, mIoU and Prec@X in exact fractions."""
     ratios = [Fraction(s.intersection, s.union) if s.union else Fraction(1) for s in scores]
     overall = Fraction(sum(s.intersection for s in scores), sum(s.union for s in scores))
-    prec = {x: Fraction(sum(r >= Fraction(x) for r in ratios), len(scores)) for x in ("0.5", "0.6", "0.7", "0.8", "0.9")}
+    prec = {
+        x: Fraction(sum(r >= Fraction(x) for r in ratios), len(scores)) for x in ("0.5", "0.6", "0.7", "0.8", "0.9")
+    }
     return overall, sum(ratios) / len(scores), prec
 
 

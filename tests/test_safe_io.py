@@ -199,15 +199,17 @@ def test_image_modes_become_rgb():
     palette = Image.fromarray(colour // 200 * 200).convert("P", palette=Image.Palette.ADAPTIVE)
     np.testing.assert_array_equal(read_image(encoded(palette)), np.array(palette.convert("RGB")))
     np.testing.assert_array_equal(read_image(encoded(Image.fromarray(gray > 99)))[..., 1], (gray > 99) * 255)
-    cmyk = Image.fromarray(colour).convert("CMYK")
-    np.testing.assert_array_equal(read_image(encoded(cmyk, "TIFF")), colour)
+    cmyk = Image.fromarray(np.full((8, 8, 3), (200, 100, 50), np.uint8)).convert("CMYK")
+    np.testing.assert_allclose(
+        read_image(encoded(cmyk, "JPEG", quality=100)), np.full((8, 8, 3), (200, 100, 50)), atol=3
+    )
 
 
 def test_16_bits_become_8():
     expected = np.round(GRAY16 / 65535 * 255).astype(np.uint8)
-    for image in (Image.fromarray(GRAY16), Image.fromarray(GRAY16.astype(np.int32))):
-        np.testing.assert_array_equal(read_image(encoded(image, "TIFF"))[..., 2], expected)
-    np.testing.assert_array_equal(read_image(encoded(Image.fromarray(GRAY16)))[..., 0], expected)
+    ppm = b"P5 3 2 65535\n" + GRAY16.astype(">u2").tobytes()
+    for data in (encoded(Image.fromarray(GRAY16)), ppm):
+        np.testing.assert_array_equal(read_image(data), np.stack([expected] * 3, axis=2))
 
 
 def test_exif_orientation_is_ignored():
@@ -238,6 +240,8 @@ def test_damaged_images_are_refused(tmp_path):
     assert refused(read_image, path) == f"{path}: is truncated or damaged; download it again"
     for data in (b"", b"not an image", whole[:3], encoded(Image.fromarray(pixels(9, 9)))[:-30]):
         assert "x.jpg" in refused(read_image, data, "x.jpg")
+    for options in ({}, {"compression": "tiff_lzw"}):  # libtiff prints what it dislikes
+        refused(read_image, encoded(Image.fromarray(pixels(9, 9)), "TIFF", **options))
     refused(read_image, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")  # would be handed to another program
 
 
@@ -264,7 +268,7 @@ def test_mutated_npz(tmp_path, data):
 @FUZZ
 @given(st.data())
 def test_mutated_images(tmp_path, data):
-    kind = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM"]))
+    kind = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP", "PPM"]))
     survives(read_image, mutated(data, encoded(Image.fromarray(pixels(12, 9, 3)), kind)), "x")
 
 

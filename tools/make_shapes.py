@@ -8,6 +8,7 @@ The same arguments give the same bytes, whatever the number of workers.
 
 import os
 import sys
+from argparse import SUPPRESS
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, from wherever this is run
@@ -25,7 +26,11 @@ def parser() -> ArgumentParser:
     result = ArgumentParser(prog="make_shapes.py", description=__doc__.partition("\n")[0])
     where = result.add_argument_group("where")
     where.add_argument(
-        "--root", type=Path, required=True, help="folder to write data/ and external/ in; made if need be"
+        "--root",
+        type=Path,
+        required=True,
+        default=SUPPRESS,
+        help="folder to write data/ and external/ in; made if need be",
     )
     where.add_argument("--overwrite", action="store_true", help="replace other shapes that --root holds")
     what = result.add_argument_group("what (these decide every byte)")
@@ -35,9 +40,9 @@ def parser() -> ArgumentParser:
         "full: 3-7 shapes, some alike, told apart by place and relation too",
     )  # fmt: skip
     what.add_argument("--images", type=int, default=1000, help="train images, of about 9 RefCOCO expressions each")
-    what.add_argument("--val_images", type=int, default=None, help="val images (default: a tenth of --images)")
+    what.add_argument("--val_images", type=int, default=SUPPRESS, help="val images (default: a tenth of --images)")
     what.add_argument(
-        "--test_images", type=int, default=None, help="testA images, and as many testB (default: a twentieth)"
+        "--test_images", type=int, default=SUPPRESS, help="testA images, and as many testB (default: a twentieth)"
     )
     what.add_argument("--image_size", type=int, default=128, help="longer side of the images, pixels")
     what.add_argument("--seed", type=int, default=1, help="of scenes, expressions and splits, from 0")
@@ -53,11 +58,10 @@ def main() -> None:
     if not low <= options.image_size <= high:
         raise InputError(f"--image_size {options.image_size}: give {low} to {high} pixels")
     for name, least in (("images", 1), ("val_images", 1), ("test_images", 1), ("seed", 0), ("workers", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name} {value}: give at least {least}")
-    val = options.val_images or max(1, options.images // 10)
-    test = options.test_images or max(1, options.images // 20)
+        if getattr(options, name, least) < least:
+            raise InputError(f"--{name} {getattr(options, name)}: give at least {least}")
+    val = getattr(options, "val_images", max(1, options.images // 10))
+    test = getattr(options, "test_images", max(1, options.images // 20))
     images = {"train": options.images, "val": val, "testA": test, "testB": test}
     plan = Plan(options.level, images, options.image_size, options.seed)
     if not claim(plan, options.root, options.overwrite):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils import resample
+from . import resample
 
 if TYPE_CHECKING:  # preparation uses this module in many worker processes, which have no need of torch
     from torch import Tensor
@@ -31,7 +31,7 @@ class Fit:
 def fit_inside(height: int, width: int, size: tuple[int, int]) -> Fit:
     """The largest placement of a `height` x `width` image within a canvas of `size` that keeps its aspect ratio.
 
-    scale = min(H/height, W/width); the sides are rounded half to even, never below one pixel; centred, offsets rounded down.
+    scale = min(H/height, W/width); sides are rounded half to even, but never below one pixel; offsets are rounded down.
     """
     scale = min(size[0] / height, size[1] / width)
     new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
@@ -44,12 +44,12 @@ def centre(inner: tuple[int, int], outer: tuple[int, int]) -> tuple[int, int]:
 
 
 def resize_image(image: np.ndarray, fit: Fit) -> np.ndarray:
-    """uint8 H x W x 3 -> uint8 `fit.height` x `fit.width` x 3, equal to `img_as_ubyte(skimage.transform.resize(...))`."""
+    """uint8 H x W x 3 -> uint8 of the fit's size, equal to `img_as_ubyte(skimage.transform.resize(...))`."""
     return resample.resize_image(image, (fit.height, fit.width))
 
 
 def resize_mask(mask: np.ndarray, fit: Fit) -> np.ndarray:
-    """bool H x W -> bool `fit.height` x `fit.width`, equal to `skimage.transform.resize(mask as float32) > 0`."""
+    """bool H x W -> bool of the fit's size, equal to `skimage.transform.resize(mask as float32) > 0`."""
     return resample.resize_mask(mask, (fit.height, fit.width))
 
 
@@ -61,9 +61,7 @@ def pad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return canvas
 
 
-def resize_and_pad(
-    image: Tensor, size: tuple[int, int], antialias: bool = False, fill: float | Tensor = 0.0
-) -> Tensor:
+def resize_and_pad(image: Tensor, size: tuple[int, int], antialias: bool = False, fill: float | Tensor = 0.0) -> Tensor:
     """An evaluation image onto the network's canvas: float B x C x h x w -> B x C x H x W (SPEC section 10).
 
     Bilinear with half-pixel centres. `fill` is the canvas's colour after normalisation: 0.0 is mid-grey for mean 0.5,

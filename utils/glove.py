@@ -82,7 +82,8 @@ def _rows(path: Path) -> Iterator[tuple[bytes, np.ndarray]]:
 
 def _vector(fields: list[bytes], where: str) -> np.ndarray:
     try:
-        vector = np.array([float(field) for field in fields], np.float32)
+        with np.errstate(over="ignore"):  # too large for float32: infinite, and refused below
+            vector = np.array([float(field) for field in fields], np.float32)
     except ValueError as error:
         raise InputError(f"{where} holds something that is not a number; {_REMEDY}") from error
     if not np.isfinite(vector).all():

@@ -77,7 +77,7 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @lru_cache(maxsize=512)
 def axis(n: int, m: int) -> Axis:
-    """The taps of a resize from n to m pixels: skimage's Gaussian (cut at 4 sigma) and linear weights, edges mirrored."""
+    """The taps of a resize from n to m pixels: skimage's Gaussian (cut at 4 sigma), linear weights, mirrored edges."""
     sigma = max(0.0, (n / m - 1) / 2)
     radius = int(4.0 * sigma + 0.5)
     kernel = np.ones(1)
@@ -138,9 +138,9 @@ def _products(image: np.ndarray, size: tuple[int, int], above: float | None) -> 
 
 
 def _exact_values(image: np.ndarray, rows: Axis, columns: Axis, where: np.ndarray) -> np.ndarray:
-    """The uint8 values of skimage's resize at the flat output indices `where` (K), by its own operations in its order.
+    """The uint8 values of skimage's resize at the flat output indices `where` (K), by its operations in its order.
 
-    SciPy filters rows first, each sum from the centre tap, then the pairs from the outermost inwards, then interpolates.
+    SciPy filters rows first, summing the centre tap, then the pairs from the outermost inwards; then it interpolates.
     """
     size = len(rows.fraction), len(columns.fraction), image.shape[2]
     row, column, channel = np.unravel_index(where, size)

@@ -29,7 +29,7 @@ MAX_NPZ_BYTES = 512 * MEBIBYTE  # of one array too, unpacked
 MAX_IMAGE_BYTES = 256 * MEBIBYTE
 MAX_IMAGE_SIDE = 20_000  # pixels
 MAX_IMAGE_PIXELS = 80_000_000  # 240 MB as RGB
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # none that starts another program
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM")  # none that starts another program or prints by itself
 MAX_NAME_BYTES = 200  # leaves room for what is added to it; file systems stop at 255
 TEMPORARY_PREFIX = ".writing-"  # a killed process leaves such files behind; they can be removed
 

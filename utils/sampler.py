@@ -5,8 +5,14 @@ So a run may stop anywhere and go on with another number of processes: step s re
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
+
+
+def mixed_seed(*numbers: int) -> int:
+    """One seed of 32 bits, all that PyTorch's CPU generator reads, from several non-negative numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 class StepSampler(Sampler[list[int]]):
@@ -40,5 +46,5 @@ class StepSampler(Sampler[list[int]]):
                 yield mine[micro * size : (micro + 1) * size]
 
     def _permutation(self, epoch: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed((self.seed << 32) + epoch)
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
         return torch.randperm(self.samples, generator=generator)

@@ -1,26 +1,20 @@
 """Segmentations as annotation files give them -- polygons, run lengths, .mat files -- checked, and drawn as masks."""
 
-import io
 import math
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .errors import InputError
-from .safe_io import MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE, MEBIBYTE, read_bytes, refusing
+from .mat_file import read_mat
+from .safe_io import MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE
 
 MAX_POLYGONS = 5_000
 MAX_OUTLINE = 2_000_000  # pixels of all outlines of a ref together: drawing takes time and memory in proportion
 MAX_RUN_CHARACTERS = 1_000_000
-MAX_MAT_BYTES = 32 * MEBIBYTE
-MAX_MAT_UNPACKED = 512 * MEBIBYTE
-MAT_VARIABLE = "segimg_t"
 
 _REMEDY = "mend or leave out the annotation"
-_MAT_HEADER = 128  # bytes, before the elements of a version 5 file
-_MAT_COMPRESSED = 15
 
 
 def checked_size(height: Any, width: Any, where: str) -> tuple[int, int]:
@@ -114,33 +108,6 @@ def draw(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
 
 def read_mat_mask(path: Path) -> np.ndarray:
     """ReferIt's mask: where `segimg_t` of the .mat file is 0, as bool H x W. Raises InputError. SPEC section 3."""
-    import scipy.io
-
-    remedy = "get ReferIt's masks again (data/README.md)"
-    data = read_bytes(path, MAX_MAT_BYTES, "MATLAB file", remedy)
-    with refusing(path, "MATLAB file", remedy):
-        _check_unpacked_size(data)
-        for name, shape, _ in scipy.io.whosmat(io.BytesIO(data)):
-            if name == MAT_VARIABLE and len(shape) == 2:
-                checked_size(*map(int, shape), f"{path}: {MAT_VARIABLE}")
-                break
-        else:
-            raise InputError(f"{path}: holds no image {MAT_VARIABLE}; {remedy}")
-        image = scipy.io.loadmat(io.BytesIO(data), variable_names=[MAT_VARIABLE])[MAT_VARIABLE]
-        if not isinstance(image, np.ndarray) or image.dtype.kind not in "biuf" or image.shape != shape:
-            raise ValueError(f"{MAT_VARIABLE} is not an image")
-        return image == 0
-
-
-def _check_unpacked_size(data: bytes) -> None:
-    """Version 5 files hold zlib streams, which can unpack to a thousand times their length."""
-    position, room = _MAT_HEADER, MAX_MAT_UNPACKED
-    order = "big" if data[126:128] == b"MI" else "little"
-    while position + 8 <= len(data):
-        kind, length = (int.from_bytes(data[at : at + 4], order) for at in (position, position + 4))
-        if kind == _MAT_COMPRESSED:
-            stream = zlib.decompressobj()
-            room -= len(stream.decompress(data[position + 8 : position + 8 + length], room))
-            if stream.unconsumed_tail or room <= 0:
-                raise ValueError(f"it unpacks to more than {MAX_MAT_UNPACKED:,} bytes")
-        position += 8 + length
+    mask = read_mat(path, "segimg_t", "get ReferIt's masks again (data/README.md)") == 0
+    checked_size(*mask.shape, str(path))
+    return mask

@@ -31,6 +31,8 @@ def parse_args(description: str) -> Namespace:
     args = parser.parse_args()
     if args.warm_iter is None:
         args.warm_iter = args.num_steps // 10
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: must not be negative")
     for name in ("batch_size", "num_steps", "log_every", "save_every", "accum", "max_bad_steps"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: must be at least 1")

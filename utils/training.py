@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from utils import distributed
 from utils.errors import InputError
+from utils.sampler import mixed_seed
 from utils.schedule import Schedule
 
 EXIT_RESUME = 75  # sysexits.h, EX_TEMPFAIL: stopped by a signal, saved, start again with --resume
@@ -111,7 +112,7 @@ class Trainer:
         return values
 
     def _seed(self) -> None:
-        torch.manual_seed(((self.options.seed << 32) + self.step) * self.ranks.world + self.ranks.rank)
+        torch.manual_seed(mixed_seed(self.options.seed, self.step, self.ranks.rank))
 
     def _sync_gradients(self, now: bool):
         return nullcontext() if now or not hasattr(self.model, "no_sync") else self.model.no_sync()

@@ -28,7 +28,7 @@ SENTENCE = {
 }
 # How often each kind is proposed. Easy scenes are told apart by colour, so the place is said now and then only.
 EASY = (("described", "on_side", "beside"), (70, 20, 10))
-FULL = (("described", "on_side", "extreme", "second", "beside", "closest"), (15, 20, 15, 5, 40, 5))
+FULL = (("described", "on_side", "extreme", "second", "beside", "closest"), (15, 20, 10, 4, 45, 6))
 ATTRIBUTES_ONLY = (("described",), (100,))
 ATTEMPTS = 24  # for each expression wanted
 

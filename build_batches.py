@@ -1,0 +1,82 @@
+"""Make the batches of one split from annotations and images (SPEC sections 2 to 5).
+
+    python build_batches.py -d unc -t train --img-size 480
+    python build_batches.py -d unc -t val --img-size 480
+
+reads data/ and external/ below --root and writes data/mscoco/unc_480_batch/. An interrupted build goes on where it
+stopped when the same command is run again. On a cluster, `--shard i/n` for i = 1 .. n builds the parts of a split.
+"""
+
+import argparse
+import os
+import signal
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker process fills one core; set before NumPy is loaded
+
+from utils.build import BuildOptions, build
+from utils.errors import ArgumentParser, one_line, run_main
+from utils.refer import DATASETS
+from utils.safe_io import MAX_IMAGE_SIDE
+
+
+def main() -> None:
+    options = parse()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop in the same orderly way as on Ctrl-C
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {one_line(message)}")
+    done = build(options)
+    size = f"{done.bytes / 2**20:,.1f} MiB, {done.bytes / done.expressions / 1e3:,.1f} kB an expression"
+    print(
+        f"{done.folder}: {options.split} has {done.refs:,} refs, {done.expressions:,} expressions, "
+        f"{done.images:,} images; {size}; {done.seconds:,.1f} s"
+    )
+    if done.missing:
+        print(f"not complete yet: {done.missing:,} expressions belong to other shards")
+
+
+def parse() -> BuildOptions:
+    parser = ArgumentParser(description="Make the batches of one split of a data set.")
+    parser.add_argument("-d", "--dataset", required=True, choices=DATASETS, help="data set")
+    parser.add_argument("-t", "--split", required=True, help="train, val, testA, testB, trainval or test")
+    parser.add_argument(
+        "--img-size", "--img_size", type=image_size, default="480", help="side of the canvas, or HEIGHT,WIDTH"
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(__file__).resolve().parent,
+        help="the folder that holds data/ and external/",
+    )
+    parser.add_argument("--workers", type=at_least_one, default=os.cpu_count(), help="processes")
+    parser.add_argument("--shard", type=shard, default="1/1", help="I/N: only the I-th of N parts, I from 1 to N")
+    parser.add_argument("--self_contained", action="store_true", help="write the reference's large npz files")
+    parser.add_argument("--skip_empty", action="store_true", help="leave out empty expressions")
+    parser.add_argument("--vocabulary", type=Path, help="default: ROOT/data/vocabulary_{Gref,referit}.txt")
+    flags = vars(parser.parse_args())
+    return BuildOptions(size=flags.pop("img_size"), **flags)
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """ "480" -> (480, 480); "480,640" -> (480, 640)."""
+    sides = [int(side) for side in text.split(",")]
+    if len(sides) > 2 or not all(1 <= side <= MAX_IMAGE_SIDE for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a side or HEIGHT,WIDTH in pixels")
+    return sides[0], sides[-1]
+
+
+def shard(text: str) -> tuple[int, int]:
+    number, count = (int(part) for part in text.split("/"))
+    if not 1 <= number <= count:
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N")
+    return number, count
+
+
+def at_least_one(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    run_main(main)

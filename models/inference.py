@@ -1,0 +1,82 @@
+"""From an image's pixels to a mask at the image's own size: SPEC section 10. The evaluator and predict.py use it."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.errors import InputError
+from utils.geometry import resize_and_crop, resize_and_pad
+from utils.safe_io import read_image
+from utils.text import Vocabulary
+
+
+class Segmentation(NamedTuple):
+    """What `segment` finds for one expression in an H x W image.
+
+    mask: bool H x W. probability: float32 H x W in 0..1. patches: float32 rows x columns, the patch logits
+    over the padded canvas. unknown: the words that the vocabulary lacks.
+    """
+
+    mask: np.ndarray
+    probability: np.ndarray
+    patches: np.ndarray
+    unknown: list[str]
+
+
+def to_canvas(model: nn.Module, image: Tensor, pad: str = "grey", antialias: bool = False) -> Tensor:
+    """H x W x 3 uint8 to the model's input, 1 x 3 x S x S: normalised first, then resized and padded.
+
+    pad: "grey" fills with zeros after normalisation (the reference), "black" with normalised black (as in training).
+    """
+    image = model.normalise(image.permute(2, 0, 1)[None])  # 1 3 H W
+    fill = 0.0
+    if pad == "black":
+        fill = model.normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=image.device))
+    return resize_and_pad(image, model.image_size, antialias=antialias, fill=fill)
+
+
+def canvas_logits(model: nn.Module, v: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Float32 pixel logits n x 1 x S x S, and patch logits, of expressions `ids` n x 20 in images `v` n x N x d."""
+    pixel, patch = model.segment_features(v, model.encode_text(ids), ids)
+    pixel = pixel.float()
+    if pixel.shape[-2:] != model.image_size:  # no decoder: patch logits, resized as in the loss
+        pixel = F.interpolate(pixel, size=model.image_size, mode="bilinear", align_corners=True)
+    return pixel, patch.float()
+
+
+@torch.inference_mode()
+def segment(model: nn.Module, image, texts: list[str], threshold: float = 1e-9) -> list[Segmentation]:
+    """Segment each of `texts` in one image, which is encoded once.
+
+    Args: image, a file's path, a PIL image or a uint8 H x W x 3 array, RGB; threshold, the logit
+    from which a pixel belongs to the object.
+    Raises InputError for an unreadable image, an empty expression, or a model that does not know its vocabulary.
+    """
+    if model.vocabulary is None:
+        raise InputError("the model does not know its vocabulary: convert the checkpoint with python -m models.convert")
+    vocabulary = Vocabulary(model.vocabulary)
+    ids = torch.from_numpy(np.stack([vocabulary.ids(text) for text in texts]))
+    pixels = _pixels(image)
+    device = next(model.parameters()).device
+    v = model.encode_image(to_canvas(model, torch.from_numpy(pixels).to(device)))
+    found = []
+    for text, row in zip(texts, ids.to(device), strict=True):  # one at a time: the logits of 480 x 480 pixels are large
+        pixel, patch = canvas_logits(model, v, row[None])
+        logits = resize_and_crop(pixel, *pixels.shape[:2])[0, 0]
+        mask, probability = (logits >= threshold).cpu().numpy(), logits.sigmoid().cpu().numpy()
+        found.append(Segmentation(mask, probability, patch[0, 0].cpu().numpy(), vocabulary.unknown(text)))
+    return found
+
+
+def _pixels(image) -> np.ndarray:
+    """A path, a PIL image or an array as uint8 H x W x 3."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise InputError(f"an image array must be uint8 H x W x 3, not {image.dtype} {image.shape}")
+        return np.ascontiguousarray(image)
+    if hasattr(image, "convert"):
+        return np.array(image.convert("RGB"))
+    return read_image(image)

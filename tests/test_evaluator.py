@@ -1,0 +1,296 @@
+"""eval/evaluator.py against a slow float64 form that takes one expression at a time; SPEC section 10."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from eval.evaluator import EvalSettings, check_complete, count_rotated, evaluate, gather_scores
+from eval.metrics import SampleScore
+from models import ReSTRConfig, build_restr
+from models.config import DecoderConfig, FusionConfig, LanguageConfig, VisionConfig
+from utils.errors import InputError
+
+WORDS = 30
+SIZE = (32, 48)
+IMAGE_SIZES = [(40, 61), (57, 33), (32, 48), (20, 25), (16, 90)]  # larger, smaller, equal; wide and tall
+REFS = [(2, 1, 3), (1, 1), (2,), (1, 2), (1,)]  # expressions of each ref of each image
+
+
+class MemorySplit:
+    """What the evaluator uses of a BatchSplit, from arrays made at random. The refs of an image are interleaved."""
+
+    folder, split, dataset, meta = "unc_32x48_batch", "val", "unc", None
+
+    def __init__(self, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        self.images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in IMAGE_SIZES]
+        self.masks, rows = {}, []
+        for image, (size, refs) in enumerate(zip(IMAGE_SIZES, REFS, strict=True)):
+            for ref, count in enumerate(refs):
+                self.masks[f"{image}_{ref}"] = rng.random(size) < 0.3
+                rows += [(image, f"{image}_{ref}", rng.integers(1, 6), rng.integers(1, WORDS, 20))] * count
+        self.rows = [rows[i] for i in rng.permutation(len(rows))]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def name(self, i):
+        return f"unc_val_{i}"
+
+    def text(self, i):
+        image, _, length, ids = self.rows[i]
+        ids = np.where(np.arange(20) < 20 - length, 0, 1 + (ids + i) % (WORDS - 1)).astype(np.int64)
+        return ids, " ".join(f"w{word}" for word in ids[20 - length :]), f"image{image}"
+
+    def ref(self, i):
+        return self.rows[i][1]
+
+    def image(self, i):
+        return self.images[self.rows[i][0]]
+
+    def mask(self, i):
+        return self.masks[self.rows[i][1]]
+
+    def image_groups(self):
+        groups = {}
+        for i, row in enumerate(self.rows):
+            groups.setdefault(row[0], []).append(i)
+        return list(groups.values())
+
+
+def tiny_config(**parts) -> ReSTRConfig:
+    vision = VisionConfig("vit_tiny_patch16_224", SIZE, patch_size=8, width=24, depth=1, heads=2)
+    return ReSTRConfig(vision, LanguageConfig(WORDS, width=12, depth=1, heads=2), **{"fusion": FusionConfig(), **parts})
+
+
+def tiny_model(**parts) -> torch.nn.Module:
+    """Random weights; the decoder's logits are spread to about 0.4, far above float32's noise."""
+    torch.manual_seed(3)
+    model = build_restr(tiny_config(**parts)).eval()
+    if model.decoder is not None:
+        model.decoder.head.weight.data *= 100
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def split():
+    return MemorySplit()
+
+
+def slow_logits(model, image: np.ndarray, ids: np.ndarray, pad: str = "grey", antialias: bool = False) -> np.ndarray:
+    """SPEC 10 in float64, for one expression: H x W logits."""
+    (height, width), (canvas_h, canvas_w) = image.shape[:2], SIZE
+    scale = min(canvas_h / height, canvas_w / width)
+    new_h, new_w = round(height * scale), round(width * scale)
+    x = torch.from_numpy(image).double().permute(2, 0, 1)[None] / 255 * 2 - 1
+    x = functional.interpolate(x, (new_h, new_w), mode="bilinear", align_corners=False, antialias=antialias)
+    canvas = torch.full((1, 3, canvas_h, canvas_w), -1.0 if pad == "black" else 0.0, dtype=torch.float64)
+    top, left = (canvas_h - new_h) // 2, (canvas_w - new_w) // 2
+    canvas[..., top : top + new_h, left : left + new_w] = x
+    logits = model(canvas, torch.from_numpy(ids)[None])[0]
+    if logits.shape[-2:] != SIZE:
+        logits = functional.interpolate(logits, SIZE, mode="bilinear", align_corners=True)
+    scale = max(height / canvas_h, width / canvas_w)
+    new_h, new_w = round(canvas_h * scale), round(canvas_w * scale)
+    logits = functional.interpolate(logits, (new_h, new_w), mode="bilinear", align_corners=False)
+    top, left = (new_h - height) // 2, (new_w - width) // 2
+    return logits[0, 0, top : top + height, left : left + width].detach().numpy()
+
+
+def counts(scores: list[SampleScore]) -> list[tuple[int, int, int]]:
+    return [(s.index, s.intersection, s.union) for s in scores]
+
+
+@pytest.mark.parametrize(
+    ("parts", "options"),
+    [
+        ({}, {}),
+        ({}, {"pad": "black"}),
+        ({}, {"antialias": True}),
+        ({}, {"pad": "black", "antialias": True, "threshold": 0.2}),
+        ({"decoder": DecoderConfig(False)}, {}),
+    ],
+    ids=["default", "black", "antialias", "all", "no_decoder"],
+)
+def test_scores_equal_the_slow_form(split, parts, options):
+    scores = evaluate(tiny_model(**parts), split, EvalSettings(**options), progress=False)
+    slow = tiny_model(**parts).double()
+    threshold, protocol = options.pop("threshold", 1e-9), options
+    noise = 1e-6  # float32's on these logits; pixels that near the threshold may fall on either side
+    near = 0
+    for i, score in enumerate(scores):
+        logits, mask = slow_logits(slow, split.image(i), split.text(i)[0], **protocol), split.mask(i)
+        sure, maybe = logits >= threshold + noise, logits >= threshold - noise
+        assert (sure & mask).sum() <= score.intersection <= (maybe & mask).sum()
+        assert (sure | mask).sum() <= score.union <= (maybe | mask).sum()
+        assert 0.005 < sure.mean() < 0.995, "the test needs masks that are neither empty nor full"
+        near += (maybe & ~sure).sum()
+        assert (score.index, score.name, score.image_name) == (i, f"unc_val_{i}", split.text(i)[2])
+        assert (score.length, score.sentence) == (np.count_nonzero(split.text(i)[0]), split.text(i)[1])
+    assert near < 5
+
+
+@pytest.mark.parametrize("changed", [{"pad": "black"}, {"antialias": True}, {"threshold": 0.2}])
+def test_each_setting_changes_the_result(model, split, changed):
+    plain = evaluate(model, split, EvalSettings(), progress=False)
+    assert counts(evaluate(model, split, EvalSettings(**changed), progress=False)) != counts(plain)
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(2, 0), (3, 2), (64, 0)])
+def test_batched_equals_one_by_one(model, split, batch_size, workers):
+    one = evaluate(model, split, EvalSettings(batch_size=1), progress=False)
+    assert [score.index for score in one] == list(range(len(split)))
+    assert evaluate(model, split, EvalSettings(batch_size=batch_size), num_workers=workers, progress=False) == one
+
+
+def test_an_image_is_encoded_once(model, split, monkeypatch):
+    encoded, sentences = [], []
+    encode_image, encode_text = model.encode_image, model.encode_text
+    monkeypatch.setattr(model, "encode_image", lambda x: encoded.append(len(x)) or encode_image(x))
+    monkeypatch.setattr(model, "encode_text", lambda ids: sentences.append(len(ids)) or encode_text(ids))
+    evaluate(model, split, EvalSettings(batch_size=4), progress=False)
+    assert encoded == [4, 1]
+    assert sum(sentences) == len(split) and max(sentences) == 4
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_ranks_share_the_split_without_overlap(model, split, world):
+    parts = [evaluate(model, split, rank=rank, world=world, progress=False) for rank in range(world)]
+    together = sorted((score for part in parts for score in part), key=lambda score: score.index)
+    assert together == evaluate(model, split, progress=False)
+    assert gather_scores(together) == together  # one process: nothing to gather
+
+
+def test_amp_is_near_float32(model, split):
+    plain = evaluate(model, split, progress=False)
+    amp = evaluate(model, split, EvalSettings(amp=True), progress=False)
+    assert counts(amp) != counts(plain)
+    assert np.mean([abs(a.iou - b.iou) for a, b in zip(amp, plain, strict=True)]) < 0.02
+
+
+class Oracle(torch.nn.Module):
+    """Finds the mask that the expression's first id names, so it answers perfectly; the canvas is the image."""
+
+    def __init__(self, masks: list[np.ndarray]):
+        super().__init__()
+        self.config = tiny_config()
+        self.masks = torch.from_numpy(np.stack(masks)).float()[:, None] - 0.5
+
+    def normalise(self, image):
+        return image.float()
+
+    def encode_image(self, image):
+        return image
+
+    def encode_text(self, ids):
+        return ids
+
+    def segment_features(self, v, l, ids):
+        return self.masks[ids[:, 0]], None
+
+
+class OracleSplit(MemorySplit):
+    """Images of the canvas's size; each expression's first id is the number of its ref."""
+
+    def __init__(self):
+        masks = np.zeros((4, *SIZE), bool)
+        for i in range(4):
+            masks[i, :, 12 * i : 12 * i + 12] = True  # apart, so that another ref's mask gives I = 0
+        refs = [(0, 0), (0, 1), (0, 0), (1, 2), (0, 3), (1, 2)]
+        self.images = [np.zeros((*SIZE, 3), np.uint8)] * 2
+        self.masks = dict(enumerate(masks))
+        self.rows = [(image, ref, 1, np.full(20, ref)) for image, ref in refs]
+
+    def text(self, i):
+        return np.full(20, self.rows[i][1]), "thing", f"image{self.rows[i][0]}"
+
+
+def test_rotated_expressions_are_judged_against_the_next_ref_of_the_image():
+    split = OracleSplit()
+    oracle = Oracle(list(split.masks.values()))
+    assert [s.iou for s in evaluate(oracle, split, progress=False)] == [1.0] * 6
+    seen = {}
+    rotated = evaluate(
+        oracle,
+        split,
+        rotate_expressions=True,
+        on_sample=lambda p: seen.update({p.score.index: p.mask}),
+        progress=False,
+    )
+    assert [s.iou for s in rotated] == [0, 0, 0, 1, 0, 1]  # the second image has one ref only
+    assert count_rotated(split) == 4
+    following = {0: 1, 1: 3, 3: 0, 2: 2}  # refs 0, 1, 3 of the first image in order of appearance, then around
+    for index, (_, ref, *_) in enumerate(split.rows):
+        assert np.array_equal(seen[index], split.masks[following[ref]])
+
+
+def test_predictions_agree_with_the_scores(model, split):
+    seen = {}
+    settings = EvalSettings(batch_size=3)
+    scores = evaluate(model, split, settings, on_sample=lambda p: seen.update({p.score.index: p}), progress=False)
+    assert sorted(seen) == list(range(len(split)))
+    for i, (score, image, mask, logits) in seen.items():
+        assert score == scores[i]
+        assert np.array_equal(image, split.image(i)) and np.array_equal(mask, split.mask(i))
+        assert logits.dtype == np.float32 and ((logits >= 1e-9) & mask).sum() == score.intersection
+    few = []
+    evaluate(model, split, on_sample=few.append, shown={4, 1}, progress=False)
+    assert sorted(prediction.score.index for prediction in few) == [1, 4]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_in_its_mode(split, training):
+    model = tiny_model(fusion=FusionConfig(drop_path=0.9)).train(training)
+    first = evaluate(model, split, progress=False)
+    assert model.training is training
+    assert evaluate(model, split, progress=False) == first  # stochastic depth was off
+
+
+def test_logits_that_are_not_finite_are_an_error(split):
+    model = tiny_model()
+    with torch.no_grad():
+        model.decoder.head.weight.fill_(float("nan"))
+    with pytest.raises(InputError, match=r"unc_val_\d+ are not finite"):
+        evaluate(model, split, progress=False)
+
+
+def test_ids_outside_the_vocabulary_are_an_error(model):
+    split = MemorySplit()
+    split.text = lambda i: (np.full(20, WORDS), "word", "image0")
+    with pytest.raises(InputError, match="word id 30 .* vocabulary of 30 words"):
+        evaluate(model, split, progress=False)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mask_of_another_size_is_one_line(model, workers):
+    split = MemorySplit()
+    split.masks = {key: mask[:, 1:] for key, mask in split.masks.items()}
+    with pytest.raises(InputError, match=r"^unc_val_\d+: the mask is 57 x 32 and the image 57 x 33") as caught:
+        evaluate(model, split, num_workers=workers, progress=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_check_complete(model):
+    split = MemorySplit()
+    scores = evaluate(model, split, progress=False)
+    check_complete(scores, split)
+    for wrong in (scores[:-1], [*scores, scores[-1]], [*scores[:-1], scores[-2]]):
+        with pytest.raises(InputError, match="were evaluated but the split has"):
+            check_complete(wrong, split)
+    split.meta = {"splits": {"val": {"expressions": len(split)}}}
+    check_complete(scores, split)
+    split.meta["splits"]["val"]["expressions"] += 1
+    with pytest.raises(InputError, match="meta.json counts"):
+        check_complete(scores, split)
+
+
+@pytest.mark.parametrize("wrong", [{"pad": "white"}, {"batch_size": 0}, {"threshold": float("nan")}])
+def test_settings_that_cannot_be(wrong):
+    with pytest.raises(InputError, match="--"):
+        EvalSettings(**wrong)

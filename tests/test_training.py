@@ -1,0 +1,123 @@
+"""The training step: accumulation, non-finite steps, schedule, state."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from utils.distributed import Ranks
+from utils.errors import InputError
+from utils.schedule import Schedule
+from utils.training import Trainer, TrainOptions
+
+
+class Linear(nn.Module):
+    """The smallest thing that a trainer takes for a model."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, image, ids):
+        return image.flatten(1) @ self.weight.T + ids.sum(1, keepdim=True), None
+
+
+def squares(pixel, patch, mask):
+    return {"loss": ((pixel - mask) ** 2).mean(), "pixel": pixel.mean()}
+
+
+def batch(size, seed=0, value=1.0):
+    torch.manual_seed(seed)
+    return {
+        "image": value * torch.randn(size, 4),
+        "mask": torch.randn(size, 3),
+        "ids": torch.ones(size, 2),
+        "name": [f"unc_train_{i}" for i in range(size)],
+    }
+
+
+def part(whole, start, stop):
+    return {key: value[start:stop] for key, value in whole.items()}
+
+
+def trainer(**options):
+    model = Linear()
+    groups = [{"params": [model.weight], "lr": 0.1}]
+    schedule = Schedule(0.1, 0.0, steps=10, warmup=2)
+    return Trainer(
+        model, torch.optim.AdamW(groups), squares, schedule, TrainOptions(10, 8, **options), Ranks(torch.device("cpu"))
+    )
+
+
+def test_micro_batches_give_the_step_of_the_large_batch():
+    whole = batch(8)
+    one, four = trainer(), trainer(accum=4)
+    for _ in range(5):
+        a = one.train_step([whole])
+        b = four.train_step([part(whole, i, i + 2) for i in range(0, 8, 2)])
+        assert a == pytest.approx(b, rel=1e-5)
+    torch.testing.assert_close(one.model.weight, four.model.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_clipping_and_reported_norm():
+    small, plain = trainer(grad_clip=1e-3), trainer()
+    norm = small.train_step([batch(8)])["grad_norm"]
+    model = Linear()
+    pixel, _ = model(*(batch(8)[key] for key in ("image", "ids")))
+    squares(pixel, None, batch(8)["mask"])["loss"].backward()
+    assert norm == pytest.approx(model.weight.grad.norm().item(), rel=1e-5)
+    assert plain.train_step([batch(8)])["grad_norm"] == pytest.approx(norm)
+
+
+def test_the_learning_rate_follows_the_schedule():
+    run = trainer()
+    rates = []
+    for _ in range(10):
+        run.train_step([batch(8)])
+        rates.append(run.optimizer.param_groups[0]["lr"])
+    expected = [0.0, 0.05] + [0.1 * (1 - (step - 2) / 8) ** 0.9 for step in range(2, 10)]
+    assert rates == pytest.approx(expected)
+
+
+def test_cosine_schedule():
+    schedule = Schedule(1.0, 0.1, steps=110, warmup=10, cosine=True)
+    values = [schedule.factor(step) for step in range(111)]
+    assert values[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert values[60] == pytest.approx(0.55)
+    assert values[110] == pytest.approx(0.1)
+    assert values[10:] == sorted(values[10:], reverse=True)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_named(capsys):
+    run = trainer(max_bad_steps=3)
+    run.step = 5  # past the warm-up
+    before = run.model.weight.detach().clone()
+    run.train_step([batch(8, value=math.inf)])
+    assert torch.equal(run.model.weight, before)
+    assert "unc_train_0" in capsys.readouterr().err
+    run.train_step([batch(8)])
+    assert not torch.equal(run.model.weight, before)
+    assert run.bad_steps == 0
+    run.train_step([batch(8, value=math.nan)])
+    run.train_step([batch(8, value=math.nan)])
+    with pytest.raises(InputError, match="3 steps in a row.*unc_train_0"):
+        run.train_step([batch(8, value=math.nan)])
+    assert torch.isfinite(run.model.weight).all()
+
+
+def test_a_restored_run_repeats_the_rest_bit_for_bit():
+    first = trainer()
+    for seed in range(4):
+        first.train_step([batch(8, seed)])
+    second = trainer()
+    second.model.load_state_dict(first.model.state_dict())
+    second.restore(copy.deepcopy(first.state()))
+    for run in (first, second):
+        for seed in range(4, 9):
+            run.train_step([batch(8, seed)])
+    assert torch.equal(first.model.weight, second.model.weight)
+    assert first.window == second.window
+    assert first.step == second.step == 9

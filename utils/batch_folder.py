@@ -1,0 +1,221 @@
+"""The layout of a batch folder on disk, and its meta.json (SPEC section 4); the writer and the reader share it."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError, one_line
+from .refer import DATASETS
+from .safe_io import MAX_IMAGE_SIDE, TEMPORARY_PREFIX, atomic_write, read_json, safe_name, write_json
+from .text import TEXT_LENGTH, Vocabulary
+
+FORMAT, VERSION = "restr-batches", 1
+META, VOCABULARY, LOCK = "meta.json", "vocabulary.txt", ".lock"
+TEXT_KEYS = ("text_batch", "sent_batch", "im_name_batch")
+FILE_KEYS = ("image_file", "label_file")  # beside the texts, in the compact form
+ARRAY_KEYS = ("im_batch", "mask_batch")  # beside the texts, in the reference's form
+_REMEDY = "move the folder away and build the batches again with build_batches.py"
+
+
+def is_train(split: str) -> bool:
+    """Splits named so are resized when batches are made; the others keep the original resolution (SPEC section 5)."""
+    return "train" in split
+
+
+def size_name(size: tuple[int, int]) -> str:
+    """(480, 480) -> "480"; (480, 640) -> "480x640"."""
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
+
+
+def folder_path(root: Path, dataset: str, size: tuple[int, int]) -> Path:
+    """Where build_batches.py puts the batches of a data set: data/mscoco/unc_480_batch below `root`."""
+    return Path(root) / "data" / DATASETS[dataset].family / f"{dataset}_{size_name(size)}_batch"
+
+
+def build_command(meta: dict, split: str) -> str:
+    """What to type to build or complete a split of this folder."""
+    size = ",".join(map(str, meta["image_size"][: 1 if len(set(meta["image_size"])) == 1 else 2]))
+    flag = " --self_contained" if meta["self_contained"] else ""
+    return f"python build_batches.py -d {meta['dataset']} -t {split} --img-size {size}{flag}"
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """Paths of one split's files."""
+
+    folder: Path
+    dataset: str
+    split: str
+
+    @property
+    def batches(self) -> Path:
+        return self.folder / f"{self.split}_batch"
+
+    @property
+    def images(self) -> Path:
+        return self.folder / f"{self.split}_image"
+
+    @property
+    def labels(self) -> Path:
+        return self.folder / f"{self.split}_label"
+
+    def name(self, number: int) -> str:
+        """The name of an expression: "unc_val_17"."""
+        return f"{self.dataset}_{self.split}_{number}"
+
+    def npz(self, number: int) -> Path:
+        return self.batches / f"{self.name(number)}.npz"
+
+
+def read_meta(folder: Path | str) -> dict | None:
+    """The checked content of a batch folder's meta.json; None for a folder without, which the reference made.
+
+    Raises InputError for a missing folder, and for a file that is damaged or of another version.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of batches; make it with build_batches.py")
+    path = folder / META
+    if not path.exists():
+        return None
+    meta = read_json(path, "description of a batch folder", _REMEDY)
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise InputError(f"{path}: does not describe a batch folder; {_REMEDY}")
+    if meta.get("version") != VERSION:
+        version = one_line(meta.get("version"), 20)
+        raise InputError(f"{path}: is of version {version}, this program reads {VERSION}; {_REMEDY}")
+    fault = _fault(meta)
+    if fault:
+        raise InputError(f"{path}: has no valid {fault}; {_REMEDY}")
+    return meta
+
+
+def _is_count(value: Any, least: int = 0) -> bool:
+    return type(value) is int and value >= least
+
+
+def _fault(meta: dict) -> str | None:
+    """The first entry that is not as it must be."""
+    size, vocabulary, splits = meta.get("image_size"), meta.get("vocabulary"), meta.get("splits")
+    if meta.get("dataset") not in DATASETS:
+        return "dataset"
+    if not isinstance(size, list) or len(size) != 2 or not all(_is_count(n, 1) and n <= MAX_IMAGE_SIDE for n in size):
+        return "image_size"
+    if meta.get("text_length") != TEXT_LENGTH:
+        return f"text_length, which is {TEXT_LENGTH}"
+    if type(meta.get("self_contained")) is not bool:
+        return "self_contained"
+    if not isinstance(vocabulary, dict) or not _is_count(vocabulary.get("size"), 1):
+        return "vocabulary"
+    if vocabulary.get("file") != VOCABULARY or not isinstance(vocabulary.get("sha256"), str):
+        return "vocabulary"
+    if not isinstance(splits, dict):
+        return "splits"
+    for split, entry in splits.items():
+        counts = [entry.get(key) for key in ("refs", "expressions", "images")] if isinstance(entry, dict) else [None]
+        if not all(map(_is_count, counts)) or type(entry.get("complete")) is not bool:
+            return f"split {one_line(split, 40)}"
+    return None
+
+
+def new_meta(dataset: str, size: tuple[int, int], vocabulary: Vocabulary, source: str, self_contained: bool) -> dict:
+    """meta.json of a folder without splits."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "dataset": dataset,
+        "image_size": list(size),
+        "text_length": TEXT_LENGTH,
+        "vocabulary": {
+            "file": VOCABULARY,
+            "source": source,
+            "size": len(vocabulary),
+            "sha256": vocabulary.sha256,
+        },
+        "self_contained": self_contained,
+        "splits": {},
+    }
+
+
+def claim(folder: Path, wanted: dict, vocabulary: Vocabulary) -> None:
+    """Make the folder with its meta.json and vocabulary, or see that an existing one was made with the same parameters.
+
+    Raises InputError that says what differs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        there = read_meta(folder)
+        if there is None:
+            if any(folder.glob("*_batch")):
+                raise InputError(f"{folder}: holds batches of another program (no {META}); move them away")
+            write_json(folder / META, wanted)
+        else:
+            _require_same(folder, there, wanted)
+        if not (folder / VOCABULARY).exists():
+            with atomic_write(folder / VOCABULARY) as file:
+                file.write("".join(f"{word}\n" for word in vocabulary.words).encode())
+
+
+def _require_same(folder: Path, there: dict, wanted: dict) -> None:
+    """The source of the vocabulary may differ in name, not in content."""
+
+    def facts(meta: dict) -> dict:
+        return {
+            "data set": meta["dataset"],
+            "image size": size_name(tuple(meta["image_size"])),
+            "vocabulary (SHA-256)": meta["vocabulary"]["sha256"][:16],
+            "--self_contained": meta["self_contained"],
+        }
+
+    old, new = facts(there), facts(wanted)
+    differing = [f"{key} {old[key]}, now {new[key]}" for key in old if old[key] != new[key]]
+    if differing:
+        raise InputError(
+            f"{folder}: was built with {'; '.join(differing)}; use the same, or move the folder away to build anew"
+        )
+
+
+def record_split(files: SplitFiles, entry: dict) -> None:
+    """Set a split's entry in meta.json. Several builds may do so at once; the result does not depend on their order.
+
+    Raises InputError where the split was begun from other expressions.
+    """
+    with _locked(files.folder):
+        meta = read_meta(files.folder)
+        if meta is None:
+            raise InputError(f"{files.folder / META}: was removed while batches were built; run the same command again")
+        old = meta["splits"].get(files.split, entry)
+        folders = (files.batches, files.images, files.labels)
+        if {**old, "complete": True} != {**entry, "complete": True} and any(path.exists() for path in folders):
+            names = ", ".join(path.name for path in folders)
+            raise InputError(
+                f"{files.folder}: its split {files.split} was built from other expressions than the annotations hold "
+                f"({old['expressions']:,} then, {entry['expressions']:,} now); remove {names} there and run again"
+            )
+        meta["splits"] = dict(sorted({**meta["splits"], files.split: entry}.items()))
+        write_json(files.folder / META, meta)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: an empty hidden file, which stays. Whatever was half-written under it is removed."""
+    with (folder / LOCK).open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for stale in folder.glob(f"{TEMPORARY_PREFIX}*"):
+            stale.unlink(missing_ok=True)
+        yield
+
+
+def reference_dataset(folder: Path, split: str) -> tuple[str, int]:
+    """(data set, number of expressions) of a split in a folder without meta.json. Raises InputError."""
+    batches = folder / f"{safe_name(split, 'split')}_batch"
+    if not batches.is_dir():
+        raise InputError(f"{batches}: no such folder of batches; make it with build_batches.py")
+    names = {path.stem for path in batches.glob(f"*_{split}_*.npz")}
+    dataset = min(names, default="").rpartition(f"_{split}_")[0]
+    if not names or any(f"{dataset}_{split}_{i}" not in names for i in range(len(names))):
+        raise InputError(f"{batches}: its npz files are not numbered from 0 without a gap; {_REMEDY}")
+    return dataset, len(names)

@@ -1,0 +1,205 @@
+"""The reader of batch folders: ours, compact or self-contained, and the reference's (SPEC section 4).
+
+Images that belong to a train split come on the canvas, others at their original resolution, as the reference has them.
+Training needs neither a listing nor an index of the folder: sample i is read from the files that carry its number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, default_collate
+
+from .batch_folder import (
+    ARRAY_KEYS,
+    FILE_KEYS,
+    META,
+    TEXT_KEYS,
+    SplitFiles,
+    build_command,
+    is_train,
+    read_meta,
+    reference_dataset,
+)
+from .errors import InputError, one_line
+from .geometry import pad
+from .safe_io import read_image, read_mask_png, read_npz, safe_name
+from .text import TEXT_LENGTH
+
+__all__ = ["BatchSplit", "TrainDataset", "collate", "read_meta"]
+
+_REMEDY = "delete it and run build_batches.py again with the same flags"
+
+
+class BatchSplit:
+    """The expressions of one split of a batch folder, by index, in the order of the annotations.
+
+    `folder` Path, `split`, `dataset`, and `meta`: the content of meta.json, None for a folder made by the reference.
+    Raises InputError: no such folder or split, or one whose build has not come to its end.
+    """
+
+    def __init__(self, folder: Path | str, split: str):
+        self.folder, self.split = Path(folder), safe_name(split, "split")
+        self.meta = read_meta(self.folder)
+        if self.meta is None:
+            self.dataset, self._length = reference_dataset(self.folder, split)
+        else:
+            self.dataset, self._length = self.meta["dataset"], self._complete_split()["expressions"]
+        self._self_contained = self.meta is None or self.meta["self_contained"]
+        self._files = SplitFiles(self.folder, self.dataset, split)
+        self._last: tuple[int, dict] = (-1, {})  # the compact entry read last: it is asked for text, image and mask
+
+    def _complete_split(self) -> dict:
+        entry = self.meta["splits"].get(self.split)
+        if entry and entry["complete"]:
+            return entry
+        state = "is only half built" if entry else "has not been built"
+        command = build_command(self.meta, self.split)
+        raise InputError(f"{self.folder}: its split {self.split} {state}; run: {command} (with the --root it is in)")
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(height, width) of the canvas that train splits are on; None if a split of the reference does not tell."""
+        if self.meta is not None:
+            return tuple(self.meta["image_size"])
+        return self.image(0).shape[:2] if is_train(self.split) else None
+
+    def name(self, i: int) -> str:
+        """The name of expression i: "unc_val_17"."""
+        return self._files.name(i)
+
+    def text(self, i: int) -> tuple[np.ndarray, str, str]:
+        """(ids int64 [20], sentence, image name) of expression i. Raises InputError for a missing or damaged file."""
+        entry = self._entry(i)
+        ids, sentences = entry["text_batch"], entry["sent_batch"]
+        words = self.meta["vocabulary"]["size"] if self.meta else None
+        whole = ids.shape == (TEXT_LENGTH,) and ids.dtype.kind in "iu" and ids.min() >= 0
+        if not whole or (words is not None and ids.max() >= words):
+            raise self._broken(i, f"text_batch is not {TEXT_LENGTH} ids of words of the vocabulary")
+        if sentences.shape != (1,) or sentences.dtype.kind != "U":
+            raise self._broken(i, "sent_batch is not one sentence")
+        return ids.astype(np.int64), str(sentences[0]), self._string(i, entry, "im_name_batch")
+
+    def image(self, i: int) -> np.ndarray:
+        """uint8 H x W x 3, RGB in 0..255: on the canvas for train splits, else at the original resolution."""
+        return self._placed(self._raw_image(i), i)
+
+    def mask(self, i: int) -> np.ndarray:
+        """bool H x W, as large as the image."""
+        return self._placed(self._raw_mask(i), i)
+
+    def sample(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """(image, mask) of expression i. Raises InputError also where their sizes disagree."""
+        image, mask = self._raw_image(i), self._raw_mask(i)
+        if image.shape[:2] != mask.shape:
+            raise self._broken(i, f"the image is {_shown(image)} but the mask {_shown(mask)} (height x width)")
+        return self._placed(image, i), self._placed(mask, i)
+
+    def ref(self, i: int) -> str:
+        """What the expressions for one object of one image have in common: a key, of no meaning beyond that."""
+        if not self._self_contained:
+            return self._string(i, self._entry(i), "label_file")
+        return f"{self.text(i)[2]} {hashlib.sha256(self._raw_mask(i)).hexdigest()}"
+
+    def image_groups(self) -> list[list[int]]:
+        """Indices of the expressions of each image, in order of first appearance. Reads every npz file."""
+        groups: dict[str, list[int]] = {}
+        for i in range(len(self)):
+            groups.setdefault(self.text(i)[2], []).append(i)
+        return list(groups.values())
+
+    def _entry(self, i: int) -> dict[str, np.ndarray]:
+        """What the npz of expression i holds, but for pictures."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"{self.folder}: {self.split} has {len(self)} expressions, not {i}")
+        if self._last[0] != i:
+            keys = TEXT_KEYS if self._self_contained else TEXT_KEYS + FILE_KEYS
+            self._last = i, read_npz(self._files.npz(i), keys)
+        return self._last[1]
+
+    def _string(self, i: int, entry: dict[str, np.ndarray], key: str) -> str:
+        if entry[key].size != 1 or entry[key].dtype.kind != "U":
+            raise self._broken(i, f"{key} is not a name")
+        return safe_name(entry[key].item(), f"{self._files.npz(i)}: {key}")
+
+    def _raw_image(self, i: int) -> np.ndarray:
+        if self._self_contained:
+            image = read_npz(self._files.npz(i), ARRAY_KEYS[:1])["im_batch"]
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise self._broken(i, "im_batch is not an image")
+            return image
+        return read_image(self._files.images / self._string(i, self._entry(i), "image_file"), remedy=_REMEDY)
+
+    def _raw_mask(self, i: int) -> np.ndarray:
+        if self._self_contained:
+            mask = read_npz(self._files.npz(i), ARRAY_KEYS[1:])["mask_batch"]
+            if mask.dtype != bool or mask.ndim != 2:
+                raise self._broken(i, "mask_batch is not a mask")
+            return mask
+        mask = read_mask_png(self._files.labels / self._string(i, self._entry(i), "label_file"), remedy=_REMEDY)
+        return mask.view(np.uint8) != 0  # Pillow's 1-bit pixels are 0 and 255, as whose bytes True is not 1
+
+    def _placed(self, array: np.ndarray, i: int) -> np.ndarray:
+        """Centred on the canvas, if this is a train split."""
+        if self.meta is None or not is_train(self.split) or array.shape[:2] == self.image_size:
+            return array
+        if self._self_contained or any(n > m for n, m in zip(array.shape, self.image_size, strict=False)):
+            raise self._broken(i, f"an image or mask is {_shown(array)}, which {META} does not allow")
+        return pad(array, self.image_size)
+
+    def _broken(self, i: int, fault: str) -> InputError:
+        return InputError(f"{self._files.npz(i)}: {one_line(fault)}; build the batches of this split again")
+
+
+def _shown(array: np.ndarray) -> str:
+    return f"{array.shape[0]} x {array.shape[1]}"
+
+
+class TrainDataset(Dataset):
+    """Training samples: dicts of `image` uint8 3 x H x W, `mask` bool 1 x H x W, `ids` int64 [20], `name`, `index`.
+
+    A sample that cannot be read comes as the InputError that says why: one that is raised in a loader's worker process
+    would arrive as a traceback. Use with `collate`.
+    """
+
+    def __init__(self, split: BatchSplit):
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> dict | InputError:
+        try:
+            image, mask = self.split.sample(index)
+            ids, _, _ = self.split.text(index)
+        except InputError as error:
+            return error
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),  # 3 H W
+            "mask": torch.from_numpy(mask)[None],  # 1 H W
+            "ids": torch.from_numpy(ids),
+            "name": self.split.name(index),
+            "index": index,
+        }
+
+
+class UnreadableBatch:
+    """Stands for a batch of which a sample could not be read; whoever looks into it gets the sample's InputError."""
+
+    def __init__(self, error: InputError):
+        self.error = error
+
+    def __getitem__(self, key: str) -> None:
+        raise self.error
+
+
+def collate(samples: list[dict | InputError]) -> dict | UnreadableBatch:
+    """Samples of TrainDataset as one batch: tensors stacked, `name` a list, `index` a tensor."""
+    errors = [sample for sample in samples if isinstance(sample, InputError)]
+    return UnreadableBatch(errors[0]) if errors else default_collate(samples)

@@ -1,0 +1,252 @@
+"""The writer of batch folders (SPEC sections 4 and 5): work is split by image, and can stop and go on at any point.
+
+Every file gets its name only when whole, its content follows from the annotations alone, and expressions are numbered
+before the work is shared out: so the folder is the same, byte for byte, however often it was interrupted, over however
+many processes and shards.
+"""
+
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from .batch_folder import SplitFiles, claim, folder_path, is_train, new_meta, record_split
+from .errors import InputError
+from .geometry import fit_inside, pad, resize_image, resize_mask
+from .png import encode_png
+from .refer import DATASETS, Ref, read_refs
+from .safe_io import MAX_IMAGE_BYTES, TEMPORARY_PREFIX, atomic_write, read_bytes, read_image
+from .text import Vocabulary, tokenize
+from .workers import run_all
+
+_IMAGE_REMEDY = "download it again (data/README.md)"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What `build_batches.py` was asked for."""
+
+    root: Path
+    dataset: str
+    split: str
+    size: tuple[int, int]  # of the canvas
+    workers: int
+    shard: tuple[int, int] = (1, 1)  # (i, n): the i-th of n parts, counted from 1
+    self_contained: bool = False
+    skip_empty: bool = False
+    vocabulary: Path | None = None  # default: the data set's own, data/vocabulary_NAME.txt
+
+
+@dataclass(frozen=True)
+class Job:
+    """The unit of work: an image with its refs of the split, each with its numbered expressions."""
+
+    refs: tuple[tuple[Ref, tuple[tuple[int, str], ...]], ...]
+
+    @property
+    def image(self) -> Path:
+        return self.refs[0][0].image_path
+
+    def expressions(self) -> int:
+        return sum(len(sentences) for _, sentences in self.refs)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run leaves behind."""
+
+    folder: Path
+    refs: int
+    expressions: int
+    images: int
+    bytes: int
+    seconds: float
+    missing: int  # expressions that other shards have still to build
+
+
+def build(options: BuildOptions) -> Summary:
+    """Build one split, or one shard of it, or what is missing of it.
+
+    Raises InputError for whatever the user can mend, OSError for a full or read-only disk.
+    """
+    started = time.monotonic()
+    dataset = DATASETS[options.dataset]
+    vocabulary_path = options.vocabulary or dataset.vocabulary_path(options.root)
+    vocabulary = Vocabulary.load(vocabulary_path)
+    refs_path = dataset.refs_path(options.root, options.split)
+    refs = read_refs(options.root, options.dataset, options.split)
+    jobs = plan(refs, refs_path, options.skip_empty)
+    folder = folder_path(options.root, options.dataset, options.size)
+    files = SplitFiles(folder, options.dataset, options.split)
+    meta = new_meta(options.dataset, options.size, vocabulary, vocabulary_path.name, options.self_contained)
+    claim(folder, meta, vocabulary)
+    writer = Writer(files, options.size, vocabulary, options.self_contained, refs_path)
+    entry = _split_entry(jobs)
+    record_split(files, {**entry, "complete": not writer.missing(jobs)})
+    writer.prepare(sharded=options.shard != (1, 1))
+    number, shards = options.shard
+    mine = jobs[number - 1 :: shards]
+    todo = writer.missing(mine)
+    done = sum(job.expressions() for job in mine) - sum(job.expressions() for job in todo)
+    run_all(writer.write, todo, options.workers, Job.expressions, done, writer.files.name("*")[:-2])
+    left = writer.missing(jobs)
+    record_split(files, {**entry, "complete": not left})
+    return Summary(
+        folder,
+        entry["refs"],
+        entry["expressions"],
+        entry["images"],
+        sum(item.stat().st_size for path in writer.folders for item in os.scandir(path)),
+        time.monotonic() - started,
+        sum(job.expressions() for job in left),
+    )
+
+
+def plan(refs: list[Ref], source: Path, skip_empty: bool) -> list[Job]:
+    """Refs grouped by image, in order of first appearance; expressions numbered in the order of the file `source`.
+
+    Raises InputError for an empty expression unless `skip_empty`, and if nothing is left.
+    """
+    by_image: dict[Path, list] = {}
+    number = 0
+    for ref in refs:
+        sentences = []
+        for sentence in ref.sentences:
+            if not sentence.strip():
+                if skip_empty:
+                    continue
+                raise InputError(f"{source}: ref {ref.ref_id} has an empty expression; mend it or pass --skip_empty")
+            if not tokenize(sentence):
+                warnings.warn(f"{source}: ref {ref.ref_id}: the expression {sentence!r} has no words", stacklevel=2)
+            sentences.append((number, sentence))
+            number += 1
+        if sentences:
+            by_image.setdefault(ref.image_path, []).append((ref, tuple(sentences)))
+    if not number:
+        raise InputError(f"{source}: the split has no expressions")
+    return [Job(tuple(group)) for group in by_image.values()]
+
+
+def _split_entry(jobs: list[Job]) -> dict:
+    """What meta.json says of a split, but for `complete`."""
+    digest = hashlib.sha256()
+    for job in jobs:
+        for ref, sentences in job.refs:
+            digest.update(json.dumps([ref.ref_id, ref.image_name, sentences]).encode() + b"\n")
+    return {
+        "refs": sum(len(job.refs) for job in jobs),
+        "expressions": sum(job.expressions() for job in jobs),
+        "images": len(jobs),
+        "expressions_sha256": digest.hexdigest(),
+    }
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes the files of jobs; goes to worker processes."""
+
+    files: SplitFiles
+    size: tuple[int, int]
+    vocabulary: Vocabulary
+    self_contained: bool
+    source: Path  # of the refs, for messages
+
+    @cached_property
+    def folders(self) -> tuple[Path, ...]:
+        files = self.files
+        return (files.batches,) if self.self_contained else (files.batches, files.images, files.labels)
+
+    def prepare(self, sharded: bool) -> None:
+        """Make the split's folders and remove what killed runs left half-written.
+
+        A shard leaves young files alone, which may be those of another machine.
+        """
+        for folder in self.folders:
+            folder.mkdir(exist_ok=True)
+            for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+                process = path.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
+                old = not sharded or time.time() - path.stat().st_mtime > 600
+                if old and not Path(f"/proc/{process}").exists():
+                    path.unlink(missing_ok=True)
+
+    def missing(self, jobs: list[Job]) -> list[Job]:
+        """The jobs of which a file is not there, by one listing of each folder."""
+        there = {path: set(os.listdir(path)) if path.is_dir() else set() for path in self.folders}  # noqa: PTH208
+        return [job for job in jobs if any(path.name not in there[path.parent] for path in self._paths(job))]
+
+    def _paths(self, job: Job) -> Iterator[Path]:
+        for ref, sentences in job.refs:
+            for number, _ in sentences:
+                yield self.files.npz(number)
+            if not self.self_contained:
+                yield self._label_path(ref)
+        if not self.self_contained:
+            yield self._image_path(job)
+
+    def _image_path(self, job: Job) -> Path:
+        name = f"{job.refs[0][0].image_name}.png" if is_train(self.files.split) else job.image.name
+        return self.files.images / name
+
+    def _label_path(self, ref: Ref) -> Path:
+        return self.files.labels / f"{ref.ref_id}.png"
+
+    def write(self, job: Job) -> None:
+        """Write what is missing of a job. Raises InputError for a broken image or mask, and where sizes disagree."""
+        data = read_bytes(job.image, MAX_IMAGE_BYTES, "image", _IMAGE_REMEDY)
+        image = read_image(data, job.image, _IMAGE_REMEDY)
+        original = image.shape[:2]
+        fit = fit_inside(*original, self.size) if is_train(self.files.split) else None
+        if fit:
+            image = resize_image(image, fit)
+        if not self.self_contained:
+            self._write_once(self._image_path(job), encode_png(image) if fit else data)
+        for ref, sentences in job.refs:
+            mask = self._mask(ref, original)
+            if fit:
+                mask = resize_mask(mask, fit)
+            if not self.self_contained:
+                self._write_once(self._label_path(ref), encode_png(mask))
+                pictures = {"image_file": self._image_path(job).name, "label_file": self._label_path(ref).name}
+            elif fit:
+                pictures = {"im_batch": pad(image, self.size), "mask_batch": pad(mask, self.size)}
+            else:
+                pictures = {"im_batch": image, "mask_batch": mask}
+            for number, sentence in sentences:
+                self._write_npz(number, ref, sentence, pictures)
+
+    def _mask(self, ref: Ref, size: tuple[int, int]) -> np.ndarray:
+        """The ref's mask, which must be of the image's size (height, width)."""
+        if ref.size not in (None, size):
+            said, by = ref.size, self.source.with_name("instances.json")
+        else:
+            mask = ref.mask()
+            if mask.shape == size:
+                return mask
+            said, by = mask.shape, ref.segmentation
+        raise InputError(
+            f"{ref.image_path}: is {size[0]} x {size[1]} pixels (height x width), but {by} says {said[0]} x {said[1]}; "
+            "get the image that the annotations were made for"
+        )
+
+    def _write_npz(self, number: int, ref: Ref, sentence: str, pictures: dict) -> None:
+        path = self.files.npz(number)
+        if path.exists():
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `plan` has named expressions without words
+            ids = self.vocabulary.ids(sentence, f"{self.source}: ref {ref.ref_id}")
+        with atomic_write(path) as file:
+            np.savez(file, text_batch=ids, sent_batch=[sentence], im_name_batch=ref.image_name, **pictures)
+
+    @staticmethod
+    def _write_once(path: Path, data: bytes) -> None:
+        if not path.exists():
+            with atomic_write(path) as file:
+                file.write(data)
