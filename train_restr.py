@@ -136,7 +136,7 @@ def model_config(args, words: int) -> ReSTRConfig:
 
 def check(args, split: BatchSplit, ranks: Ranks) -> None:
     """Raise InputError for flags and data that do not go together."""
-    if tuple(split.image_size) != tuple(args.input_size):
+    if split.image_size != args.input_size:
         asked, built = (f"{height},{width}" for height, width in (args.input_size, split.image_size))
         raise InputError(f"{args.data_dir} was built for --input_size {built}, not {asked}: pass it, or build again")
     if args.batch_size % (ranks.world * args.accum):

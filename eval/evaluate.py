@@ -54,7 +54,13 @@ def _add_data_and_model(parser: ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     _add(data, "--data_dir", type=Path, required=True, help="batch folder, such as data/mscoco/unc_480_batch")
     _add(data, "--set", default="test", help="split")
-    _add(data, "--input-size", type=size, help="height,width in pixels; must be the checkpoint's, which is the default")
+    _add(
+        data,
+        "--input-size",
+        type=size,
+        metavar="H,W",
+        help="height,width in pixels; must be the checkpoint's, which is the default",
+    )
     _add(data, "--allow_other_dataset", action="store_true", help="evaluate a model of another data set")
     model = parser.add_argument_group("model")
     _add(model, "--restore_refseg", type=Path, metavar="DIR", help="folder of checkpoints")
@@ -83,7 +89,7 @@ def _add_running(group) -> None:
     output = "folder of metrics.json, one below it for each of several --iters; if not given: eval_* by the checkpoint"
     _add(group, "--output_dir", type=Path, help=output)
     _add(group, "--is_vis", action="store_true", help="write image, ground truth, soft and hard prediction to vis/")
-    _add(group, "--batch_size", type=int, default=8, help="images, and expressions, at a time; changes no result")
+    _add(group, "--batch_size", type=int, default=8, help="images, and expressions, at a time")
     _add(group, "--num_workers", type=int, default=2, help="processes that decode images; 0: none")
     _add(group, "--device", help="cpu, cuda, cuda:1, ...; if not given: cuda where there is one")
     _add(group, "--seed", type=int, default=1, help="of torch; evaluation itself draws no random numbers")

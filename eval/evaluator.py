@@ -6,6 +6,7 @@ for all its expressions -> logits -> resized and cropped back to the original si
 
 import math
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -95,24 +96,28 @@ def evaluate(
     )
     scores: list[SampleScore] = []
     running = RunningIoU()
-    was_training = model.training
+    with _judging(model), tqdm(total=sum(map(len, groups)), unit="expr", leave=False, disable=not progress) as bar:
+        for batch in batches:
+            new, predictions = _score_batch(model, split, batch, settings, device, wanted)
+            scores += new
+            for prediction in predictions:
+                on_sample(prediction)
+            running.add(new)
+            bar.set_postfix_str(str(running), refresh=False)
+            bar.update(len(new))
+    return sorted(scores, key=lambda score: score.index)
+
+
+@contextmanager
+def _judging(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; the mode that `model` came in is restored."""
+    training = model.training
     model.eval()
     try:
-        with (
-            torch.inference_mode(),
-            tqdm(total=sum(map(len, groups)), unit="expr", leave=False, disable=not progress) as bar,
-        ):
-            for batch in batches:
-                new, predictions = _score_batch(model, split, batch, settings, device, wanted)
-                scores += new
-                for prediction in predictions:
-                    on_sample(prediction)
-                running.add(new)
-                bar.set_postfix_str(str(running), refresh=False)
-                bar.update(len(new))
+        with torch.inference_mode():
+            yield
     finally:
-        model.train(was_training)
-    return sorted(scores, key=lambda score: score.index)
+        model.train(training)
 
 
 def gather_scores(scores: list[SampleScore]) -> list[SampleScore]:

@@ -134,16 +134,19 @@ def file_sha256(path: Path | str) -> str:
 
 
 def _read_reference(path: Path, values: dict, config: dict | None) -> Checkpoint:
-    state = reference_state(path, values)
-    model = from_reference(state, config or reference_config(state))
+    state = _reference_state(path, values)
+    try:
+        model = from_reference(state, config or reference_config(state))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return Checkpoint(model.state_dict(), model.config, vocabulary=None, data={"image_size": list(model.image_size)})
 
 
-def reference_state(path: Path, values: dict) -> dict[str, torch.Tensor]:
+def _reference_state(path: Path, values: dict) -> dict[str, torch.Tensor]:
     """The reference state dict in a loaded file: bare, or under "model" or "state_dict". Raises InputError."""
     for state in (values, values.get("model"), values.get("state_dict")):
-        if isinstance(state, dict) and any(
-            str(name).removeprefix("module.").startswith("encoder_l.") for name in state
-        ):
-            return {str(name).removeprefix("module."): value for name, value in state.items()}
+        if isinstance(state, dict):
+            state = {str(name).removeprefix("module."): value for name, value in state.items()}
+            if any(name.startswith("encoder_l.") for name in state):
+                return state
     raise InputError(f"{path}: neither a checkpoint of this code nor one of the reference")

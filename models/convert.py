@@ -9,8 +9,7 @@ CONFIG.json holds the reference's `v_backbone`, `l_backbone` and `mm_fusion` dic
 import re
 from pathlib import Path
 
-from models.checkpoint import Checkpoint, load_tensors, reference_state, save_checkpoint
-from models.reference import from_reference, reference_config
+from models.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import ArgumentParser, InputError, run_main
 from utils.safe_io import read_json
 from utils.text import Vocabulary
@@ -31,22 +30,23 @@ def main() -> None:
     """Convert one file."""
     args = parse_args()
     vocabulary = Vocabulary.load(args.vocabulary)
-    state = reference_state(args.reference, load_tensors(args.reference))
-    config = read_json(args.config, "the reference's configuration") if args.config else reference_config(state)
-    model = from_reference(state, config)
-    size = model.config.language.vocabulary_size
+    config = read_json(args.config, "the reference's configuration") if args.config else None
+    checkpoint = read_checkpoint(args.reference, config)
+    if checkpoint.vocabulary is not None:
+        raise InputError(f"{args.reference} is a self-describing checkpoint already")
+    size = checkpoint.config.language.vocabulary_size
     if len(vocabulary) != size:
         raise InputError(f"{args.vocabulary} has {len(vocabulary)} words, but {args.reference} was trained with {size}")
     named = re.fullmatch(r"(.+)_(\d+)", args.out.stem)
-    data = {
-        "dataset": args.dataset or (named and named[1]),
-        "image_size": list(model.image_size),
-        "vocabulary_sha256": vocabulary.sha256,
-    }
+    checkpoint.vocabulary = vocabulary.words
+    checkpoint.data["dataset"] = args.dataset or (named and named[1])
+    checkpoint.data["vocabulary_sha256"] = vocabulary.sha256
+    checkpoint.step = int(named[2]) if named else 0
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    step = int(named[2]) if named else 0
-    save_checkpoint(args.out, Checkpoint(model.state_dict(), model.config, vocabulary.words, data, step))
-    print(f"{args.out}: {sum(p.numel() for p in model.parameters()):,} parameters, step {step}")
+    save_checkpoint(args.out, checkpoint)
+    print(
+        f"{args.out}: {sum(value.numel() for value in checkpoint.weights.values()):,} numbers, step {checkpoint.step}"
+    )
 
 
 if __name__ == "__main__":

@@ -5,17 +5,23 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+GROUP = 16  # channels that exist at the size of the image at a time
 
 
 class CoarseToFineDecoder(nn.Module):
     """Patch features to pixel logits.
 
     Args of forward: v float B x N x d as it enters the fusion encoders; p float B x N x d; patch_logits float B x N.
-    Returns pixel logits B x 1 x H x W of `image_size`.
+    Returns pixel logits B x 1 x H x W of `image_size`, under autocast in the dtype of the weights.
 
     The patch logit itself (no sigmoid) multiplies p. Each step doubles the grid; the last one resizes to the image,
     which is the same for a patch size that is a power of two. A 1 x 1 convolution without bias and a bilinear resize
     commute, so the convolution goes first, on a quarter of the pixels.
+
+    At the size of the image, 96 channels would be the largest tensor of the whole model. The last resize, leaky ReLU
+    and projection to a logit go by groups of channels instead, and the backward pass computes them again.
     """
 
     def __init__(self, width: int, patch_size: int, grid: tuple[int, int], image_size: tuple[int, int]):
@@ -31,8 +37,27 @@ class CoarseToFineDecoder(nn.Module):
 
     def forward(self, v: torch.Tensor, p: torch.Tensor, patch_logits: torch.Tensor) -> torch.Tensor:
         m = patch_logits.unsqueeze(-1) * p  # B 900 768
+        # Tokens seen as a map are in memory format channels_last, the faster one for every step here.
         x = torch.cat([v, m], -1).transpose(1, 2).unflatten(2, self.grid)  # B 1536 30 30
-        for conv, size in zip(self.up, self.sizes, strict=True):
-            x = F.interpolate(conv(x), size=size, mode="bilinear", align_corners=True)
-            x = F.leaky_relu(x, 0.01, inplace=True)
-        return self.head(x)  # B 1 480 480
+        *steps, last = self.up
+        for conv, size in zip(steps, self.sizes, strict=False):
+            x = _resize_activate(conv(x), size)
+        return self._logits(last(x))  # B 1 480 480
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.head.weight
+        arguments = [(*pair, self.sizes[-1]) for pair in zip(x.split(GROUP, 1), weight.split(GROUP, 1), strict=True)]
+        if torch.is_grad_enabled():
+            parts = [checkpoint(_project, *a, use_reentrant=False, preserve_rng_state=False) for a in arguments]
+        else:
+            parts = [_project(*a) for a in arguments]
+        return torch.cat(parts, 1).sum(1, keepdim=True, dtype=weight.dtype)  # B 6 480 480 to B 1 480 480
+
+
+def _resize_activate(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    x = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+    return F.leaky_relu(x, 0.01, inplace=True)
+
+
+def _project(x: torch.Tensor, weight: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return F.conv2d(_resize_activate(x, size), weight)

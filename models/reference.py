@@ -94,8 +94,9 @@ def from_reference(state_dict: dict[str, torch.Tensor], config: dict) -> ReSTR:
     if getattr(embedding, "ndim", 0) != 2:
         raise InputError("not a reference ReSTR checkpoint: encoder_l.embedding.weight is missing or no matrix")
     ours = {our_name(name): value for name, value in state_dict.items() if name not in HEAD}
+    config = config_from_reference(config, len(embedding))
     try:
-        return model_with(config_from_reference(config, len(embedding)), ours)
+        return model_with(config, ours)
     except InputError as error:
         raise InputError(f"the reference checkpoint does not fit its configuration: {error}") from None
 

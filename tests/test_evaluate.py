@@ -1,4 +1,4 @@
-"""eval/evaluate.py from its command line, on a batch folder written by hand to SPEC section 4, and its pictures."""
+"""eval/evaluate.py from its command line, on a batch folder written by hand to SPEC section 4."""
 
 import json
 import os
@@ -11,65 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from eval.evaluate import main
-from eval.evaluator import EvalSettings, Prediction, evaluate
+from eval.evaluator import EvalSettings, evaluate
 from eval.metrics import SampleScore, summarise
-from eval.visualise import write_prediction
 from models import load_restr
-from models.checkpoint import Checkpoint, save_checkpoint
-from tests.test_evaluator import SIZE, WORDS, tiny_model
+from tests.eval_folder import COUNT, VOCABULARY, write_checkpoint, write_folder
+from tests.test_evaluator import SIZE
 from utils.batches import BatchSplit
-from utils.errors import InputError, run_main
-from utils.text import SPECIAL_WORDS, Vocabulary
+from utils.errors import run_main
 
 ROOT = Path(__file__).resolve().parent.parent
-VOCABULARY = Vocabulary([*SPECIAL_WORDS, *(f"w{i}" for i in range(len(SPECIAL_WORDS), WORDS))])
-REFS = ((0, 3), (0, 1), (1, 2), (2, 1), (2, 1), (3, 2))  # (image, expressions)
-COUNT = sum(count for _, count in REFS)
-
-
-def write_folder(root: Path, split: str = "val", dataset: str = "unc", size=SIZE) -> Path:
-    """A compact batch folder of four noise images; returns it."""
-    rng = np.random.default_rng(1)
-    folder = root / f"{dataset}_{size[0]}x{size[1]}_batch"
-    batches, images, labels = (folder / f"{split}_{kind}" for kind in ("batch", "image", "label"))
-    for path in (batches, images, labels):
-        path.mkdir(parents=True)
-    sizes = [(37, 50), (60, 45), (32, 48), (25, 30)]
-    for number, (height, width) in enumerate(sizes):
-        picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        picture.save(images / f"COCO_train2014_{number:012d}.jpg")
-    number = 0
-    for ref, (image, expressions) in enumerate(REFS):
-        Image.fromarray(rng.random(sizes[image]) < 0.4).save(labels / f"{ref}.png")
-        for _ in range(expressions):
-            sentence = " ".join(rng.choice(VOCABULARY.words[4:], rng.integers(1, 7)))
-            name = f"COCO_train2014_{image:012d}"
-            np.savez(
-                batches / f"{dataset}_{split}_{number}.npz",
-                text_batch=VOCABULARY.ids(sentence),
-                sent_batch=np.array([sentence]),
-                im_name_batch=np.array(name),
-                image_file=np.array(f"{name}.jpg"),
-                label_file=np.array(f"{ref}.png"),
-            )
-            number += 1
-    (folder / "vocabulary.txt").write_text("".join(f"{word}\n" for word in VOCABULARY.words))
-    words = {"file": "vocabulary.txt", "source": "unc", "size": len(VOCABULARY), "sha256": VOCABULARY.sha256}
-    counts = {"refs": len(REFS), "expressions": number, "images": len(sizes), "complete": True}
-    meta = {"format": "restr-batches", "version": 1, "dataset": dataset, "image_size": list(size), "text_length": 20}
-    meta |= {"vocabulary": words, "self_contained": False, "splits": {split: counts}}
-    (folder / "meta.json").write_text(json.dumps(meta))
-    return folder
-
-
-def save(path: Path, step: int = 500, dataset: str = "unc", words: list[str] | None = None) -> None:
-    model = tiny_model()
-    path.parent.mkdir(exist_ok=True, parents=True)
-    data = {"dataset": dataset, "image_size": list(SIZE), "vocabulary_sha256": VOCABULARY.sha256}
-    save_checkpoint(path, Checkpoint(model.state_dict(), model.config, words or VOCABULARY.words, data, step))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +30,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluate")
     write_folder(root)
     for name, step in (("unc_500", 500), ("unc_5000", 5000), ("best", 5000)):
-        save(root / "exp" / f"{name}.pth", step)
+        write_checkpoint(root / "exp" / f"{name}.pth", step)
     return root
 
 
@@ -140,6 +92,21 @@ def test_metrics_and_samples(place, batches, tmp_path, capsys):
     assert f"{expected['oIoU']:.2f}" in shown and f"{expected['mIoU']:.2f}" in shown and "by number of tokens" in shown
 
 
+def test_batches_of_the_reference_give_the_same_scores(place, batches, tmp_path):
+    split, folder = BatchSplit(batches, "val"), tmp_path / "unc_batch" / "val_batch"
+    folder.mkdir(parents=True)
+    for i in range(COUNT):
+        ids, sentence, image_name = split.text(i)
+        texts = {"text_batch": ids, "sent_batch": [sentence], "im_name_batch": image_name}
+        np.savez(folder / f"{split.name(i)}.npz", im_batch=split.image(i), mask_batch=split.mask(i), **texts)
+    for control in ([], ["--rotate_expressions"]):
+        for name, data in (("ours", batches), ("theirs", folder.parent)):
+            flags = ("--data_dir", data, "--set", "val", "--checkpoint", place / "exp" / "best.pth", *control)
+            run(*flags, "--output_dir", tmp_path / name)
+        ours, theirs = ((tmp_path / name / "samples.jsonl").read_text() for name in ("ours", "theirs"))
+        assert ours == theirs
+
+
 def test_checkpoints_are_found_by_step(place, batches, tmp_path, capsys):
     common = ("--data_dir", batches, "--set", "val", "--restore_refseg", place / "exp")
     run(*common, "--iters", 500, 5000, "--output_dir", tmp_path / "two")
@@ -190,46 +157,6 @@ def test_two_processes_give_the_same_files(place, batches, tmp_path):
     assert len(list((tmp_path / "two" / "vis").glob("*_pred.png"))) == COUNT
 
 
-def test_pictures(place, batches, tmp_path):
-    run(
-        "--data_dir",
-        batches,
-        "--set",
-        "val",
-        "--checkpoint",
-        place / "exp" / "best.pth",
-        "--output_dir",
-        tmp_path,
-        "--is_vis",
-    )
-    kinds = ("_image.jpg", "_gt.png", "_soft.png", "_pred.png", ".jpg")
-    assert {path.name for path in (tmp_path / "vis").iterdir()} == {
-        f"unc_val_{i}{kind}" for i in range(COUNT) for kind in kinds
-    }
-    split = BatchSplit(batches, "val")
-    for line in (tmp_path / "samples.jsonl").read_text().splitlines():
-        score = SampleScore(**json.loads(line))
-        truth, soft, hard = (
-            np.asarray(Image.open(tmp_path / "vis" / f"{score.name}_{kind}.png")) for kind in ("gt", "soft", "pred")
-        )
-        assert np.array_equal(truth == 255, split.mask(score.index)) and set(np.unique(truth)) <= {0, 255}
-        assert ((hard == 255) & (truth == 255)).sum() == score.intersection
-        assert ((hard == 255) | (truth == 255)).sum() == score.union
-        assert (soft[hard == 255] >= 127).all() and (soft[hard == 0] <= 128).all()
-
-
-def test_a_sentence_never_decides_where_a_picture_goes(tmp_path):
-    array = np.zeros((9, 5), bool)
-    image, logits = np.zeros((9, 5, 3), np.uint8), np.full((9, 5), -1e5, np.float32)
-    score = SampleScore(0, "unc_val_0", 0, 0, 3, "../../x\n\x1b[31m\u202e" + "w" * 9000, "image")
-    (tmp_path / "in").mkdir()
-    write_prediction(tmp_path / "in", Prediction(score, image, array, logits), 1e-9)
-    assert len(list(tmp_path.rglob("*.*"))) == 5 == len(list((tmp_path / "in").iterdir()))
-    with pytest.raises(InputError, match="plain file name"):
-        bad = SampleScore(0, "../unc_val_0", 0, 0, 3, "x", "image")
-        write_prediction(tmp_path / "in", Prediction(bad, image, array, logits), 1e-9)
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -276,14 +203,14 @@ def test_a_missing_checkpoint_lists_what_is_there(place, batches, tmp_path, caps
 
 def test_the_reference_names_files_by_folder(place, batches, tmp_path):
     folder = tmp_path / "test"
-    save(folder / "test_25000.pth", 25000)
+    write_checkpoint(folder / "test_25000.pth", 25000)
     run("--data_dir", batches, "--set", "val", "--restore_refseg", f"{folder}/", "--iters", 25000)
     assert (folder / "eval_unc_val_25000" / "metrics.json").is_file()
 
 
 def test_a_checkpoint_of_other_data(place, batches, tmp_path, capsys):
-    save(tmp_path / "words.pth", words=[*VOCABULARY.words[:-1], "other"])
-    save(tmp_path / "other.pth", dataset="unc+")
+    write_checkpoint(tmp_path / "words.pth", words=[*VOCABULARY.words[:-1], "other"])
+    write_checkpoint(tmp_path / "other.pth", dataset="unc+")
     common = ("--data_dir", batches, "--set", "val", "--output_dir", tmp_path / "out", "--checkpoint")
     assert "the vocabulary of" in complaint(capsys, *common, tmp_path / "words.pth")
     assert "trained on unc+" in complaint(capsys, *common, tmp_path / "other.pth")

@@ -143,7 +143,7 @@ def test_a_file_that_deviates_is_refused_and_the_old_one_stays(tmp_path, monkeyp
     def export_and_move_on(model, opset):
         data = export(model, opset)
         with torch.no_grad():
-            model.fusion.class_seed.add_(1)
+            model.fusion.class_seed.neg_()
         return data
 
     monkeypatch.setattr(export_onnx, "export", export_and_move_on)
@@ -151,6 +151,15 @@ def test_a_file_that_deviates_is_refused_and_the_old_one_stays(tmp_path, monkeyp
         export_onnx.main(["--checkpoint", str(source), "--out", str(out)])
     assert out.read_bytes() == b"old"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.onnx", "a.pth"]
+
+
+def test_a_file_that_does_not_run_is_refused(tmp_path, monkeypatch):
+    """As with a backbone whose trace holds the number of images as a constant."""
+    source, out = checkpoint(tmp_path / "a.pth"), tmp_path / "a.onnx"
+    monkeypatch.setattr(export_onnx, "keep_batch_dynamic", lambda model: None)
+    with pytest.raises(InputError, match="onnxruntime cannot run the ONNX model"):
+        export_onnx.main(["--checkpoint", str(source), "--out", str(out)])
+    assert not out.exists()
 
 
 def test_a_deviation_that_is_not_a_number_is_refused():
@@ -163,7 +172,6 @@ def test_what_cannot_be_done_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(export_onnx, "MAX_BYTES", 1000)
     with pytest.raises(InputError, match="an ONNX file holds less than 2 GiB"):
         export_onnx.check_size(model, tmp_path / "a.pth")
-    command = [sys.executable, str(SCRIPT), "--checkpoint", "none.pth", "--out", str(tmp_path / "b.onnx")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "export_onnx.py: error: none.pth: no such checkpoint\n")
+    with pytest.raises(InputError, match="none.pth: no such checkpoint"):
+        export_onnx.main(["--checkpoint", "none.pth", "--out", str(tmp_path / "b.onnx")])
     assert not (tmp_path / "b.onnx").exists()

@@ -91,7 +91,7 @@ def export(model: ReSTR, opset: int) -> bytes:
     """The ONNX file of `model`. Raises InputError for a backbone that ONNX cannot express."""
     import onnx  # an occasional script's package: none but this function needs it
 
-
+    keep_batch_dynamic(model)
     file = io.BytesIO()
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -148,16 +148,24 @@ def metadata(model: ReSTR) -> dict[str, str]:
 
 
 def deviations(model: ReSTR, data: bytes) -> dict[str, tuple[float, float]]:
-    """Of each output: the largest absolute difference between onnxruntime and PyTorch, and the largest logit."""
+    """Of each output: the largest absolute difference between onnxruntime and PyTorch, and the largest logit.
+
+    Raises InputError if onnxruntime cannot run the file.
+    """
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity(4)  # fatal: its errors are raised, too
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     found = dict.fromkeys(NAMES[2:], (0.0, 0.0))
     for batch in BATCHES:
         image, ids = example(model, batch)
         with torch.no_grad():
             expected = model(image, ids)
-        outputs = session.run(list(NAMES[2:]), {"image": image.numpy(), "ids": ids.numpy()})
+        try:
+            outputs = session.run(NAMES[2:], {"image": image.numpy(), "ids": ids.numpy()})
+        except Exception as error:  # onnxruntime's own kinds have no common parent
+            backbone = model.config.vision.backbone
+            raise InputError(f"{backbone}: onnxruntime cannot run the ONNX model ({one_line(error, 160)})") from None
         for name, theirs, ours in zip(NAMES[2:], outputs, expected, strict=True):
             difference = (torch.from_numpy(theirs) - ours).abs().max().item()
             largest = ours.abs().max().item()

@@ -2,6 +2,8 @@
 
 import contextlib
 import fcntl
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +199,28 @@ def record_split(files: SplitFiles, entry: dict) -> None:
             )
         meta["splits"] = dict(sorted({**meta["splits"], files.split: entry}.items()))
         write_json(files.folder / META, meta)
+
+
+def remove_stale(folder: Path, seconds: float) -> None:
+    """Remove half-written files at least `seconds` old whose process is no more."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):  # whole by now, or removed by another
+            if time.time() - path.stat().st_mtime >= seconds and not _is_running(path.name):
+                path.unlink()
+
+
+def _is_running(name: str) -> bool:
+    """Whether the process that a half-written file is named after is there."""
+    process = name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
+    if not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 @contextlib.contextmanager

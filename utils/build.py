@@ -6,6 +6,7 @@ many processes and shards.
 """
 
 import hashlib
+import io
 import json
 import os
 import time
@@ -17,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .batch_folder import SplitFiles, claim, folder_path, is_train, new_meta, record_split
+from .batch_folder import SplitFiles, claim, folder_path, is_train, new_meta, record_split, remove_stale
 from .errors import InputError
 from .geometry import fit_inside, pad, resize_image, resize_mask
 from .png import encode_png
 from .refer import DATASETS, Ref, read_refs
-from .safe_io import MAX_IMAGE_BYTES, TEMPORARY_PREFIX, atomic_write, read_bytes, read_image
+from .safe_io import MAX_IMAGE_BYTES, atomic_write, read_bytes, read_image
 from .text import Vocabulary, tokenize
 from .workers import run_all
 
@@ -170,11 +171,7 @@ class Writer:
         """
         for folder in self.folders:
             folder.mkdir(exist_ok=True)
-            for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-                process = path.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
-                old = not sharded or time.time() - path.stat().st_mtime > 600
-                if old and not Path(f"/proc/{process}").exists():
-                    path.unlink(missing_ok=True)
+            remove_stale(folder, seconds=600 if sharded else 0)
 
     def missing(self, jobs: list[Job]) -> list[Job]:
         """The jobs of which a file is not there, by one listing of each folder."""
@@ -242,8 +239,10 @@ class Writer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `plan` has named expressions without words
             ids = self.vocabulary.ids(sentence, f"{self.source}: ref {ref.ref_id}")
+        archive = io.BytesIO()  # in memory, as writing an archive goes back and forth in it
+        np.savez(archive, text_batch=ids, sent_batch=[sentence], im_name_batch=ref.image_name, **pictures)
         with atomic_write(path) as file:
-            np.savez(file, text_batch=ids, sent_batch=[sentence], im_name_batch=ref.image_name, **pictures)
+            file.write(archive.getbuffer())
 
     @staticmethod
     def _write_once(path: Path, data: bytes) -> None:

@@ -1,0 +1,139 @@
+"""The metrics.json files that eval/evaluate.py wrote: found, checked, and the one that counts for a split chosen."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from eval.evaluator import EvalSettings
+from eval.metrics import PRECISION_TENTHS
+from utils.errors import InputError, one_line
+from utils.safe_io import MEBIBYTE, read_json
+
+PRECISIONS = tuple(f"{tenths / 10:.1f}" for tenths in PRECISION_TENTHS)
+NO_MATTER = ("batch_size", "image_size")  # the one changes no number, the other belongs to the model
+MAX_COUNT = 10**12
+_REMEDY = "write it again with eval/evaluate.py, or leave it out"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One metrics.json: folder of the run, what in `settings` was not the default, and all that the file holds."""
+
+    folder: Path
+    marks: tuple[str, ...]
+    dataset: str
+    split: str
+    step: int
+    date: str
+    metrics: dict
+
+    @property
+    def of(self) -> tuple[str, str]:
+        """Data set and split."""
+        return self.dataset, self.split
+
+
+def find_files(paths: Iterable[Path]) -> list[Path]:
+    """The JSON files among `paths`, and each metrics.json below the folders among them. Raises InputError for none."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+        files = sorted(path.rglob("metrics.json")) if path.is_dir() else [path]
+        found |= {file.resolve(): file for file in files if file.suffix == ".json"}
+    if not found:
+        raise InputError("no metrics.json among them or below them: eval/evaluate.py writes it")
+    return list(found.values())
+
+
+def read_result(path: Path) -> Result | None:
+    """The result in a metrics.json; None for a control. Raises InputError for anything else."""
+    values = read_json(path, "metrics.json", _REMEDY, limit=MEBIBYTE)
+    try:
+        if "control" in values:
+            return None
+        _check(values)
+        checkpoint = Path(values["checkpoint"]["file"])
+        step = values["checkpoint"]["step"] or _step_in(checkpoint.stem)
+        marks = _marks(values["settings"])
+        folder = _run_folder(path, checkpoint).resolve()
+        return Result(folder, marks, values["dataset"], values["split"], step, str(values.get("date")), values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        fault = one_line(f"{type(error).__name__}: {error}", 100)
+        raise InputError(f"{path}: is not a metrics.json of eval/evaluate.py ({fault}); {_REMEDY}") from None
+
+
+def _check(values: dict) -> None:
+    """Raise ValueError, KeyError or TypeError for what the tables could not show."""
+    names = (values["dataset"], values["split"])
+    if not all(isinstance(name, str) and name.isprintable() and 0 < len(name) <= 80 for name in names):
+        raise ValueError("dataset and split must be short names")
+    percents = [values["oIoU"], values["mIoU"], *(values["prec"][x] for x in PRECISIONS)]
+    for label, row in values["by_length"].items():
+        if not re.fullmatch(r"\d{1,5}|\d{1,5}-\d{1,5}|>\d{1,5}", label):
+            raise ValueError(f"{label!r} is no range of lengths")
+        _whole(row["n"])
+        percents += [row["oIoU"], row["mIoU"]] if row["n"] else []
+    if not all(type(x) in (int, float) and 0 <= x <= 100 for x in percents):
+        raise ValueError("a metric is not a number in 0..100")
+    _whole(values["n_samples"])
+    _whole(values["checkpoint"]["step"] or 0)
+
+
+def _whole(number: object) -> None:
+    if type(number) is not int or not 0 <= number <= MAX_COUNT:
+        raise ValueError(f"{number!r} is not a count")
+
+
+def _step_in(stem: str) -> int:
+    """The step in a name such as unc_25000; the reference's checkpoints do not hold it."""
+    found = re.search(r"_(\d{1,12})$", stem)
+    return int(found[1]) if found else 0
+
+
+def _run_folder(path: Path, checkpoint: Path) -> Path:
+    """The folder above eval_*/metrics.json; with another --output_dir the one that the checkpoint was read from."""
+    folder = path.resolve().parent
+    if folder.name.startswith("eval_") or not checkpoint.parent.name:
+        return folder.parent
+    return checkpoint.parent
+
+
+def _marks(settings: dict) -> tuple[str, ...]:
+    """What of the protocol was not the default, in words."""
+    usual = asdict(EvalSettings())
+    changed = {key: value for key, value in sorted(settings.items()) if value != usual.get(key)}
+    return tuple(_mark(key, value) for key, value in changed.items() if key not in NO_MATTER)
+
+
+def _mark(name: str, value: object) -> str:
+    if value is True and name in ("amp", "antialias"):
+        return {"amp": "bfloat16", "antialias": "anti-aliased"}[name]
+    if name == "pad":
+        return f"{one_line(value, 40)} padding"
+    return f"{one_line(name, 40)} {one_line(f'{value:g}' if type(value) is float else value, 40)}"
+
+
+def choose(results: Iterable[Result], best: bool) -> dict[str, dict[tuple[str, str], Result]]:
+    """Row -> (data set, split) -> the result of the latest step, or, with `best`, of the highest oIoU.
+
+    A row is a run and a way of evaluating it; runs of the same name are told apart by their whole path.
+    """
+    results = list(results)
+    folders = defaultdict(set)
+    for result in results:
+        folders[result.folder.name].add(result.folder)
+    rows: dict[str, dict[tuple[str, str], Result]] = defaultdict(dict)
+    order = (lambda r: (r.metrics["oIoU"], r.step)) if best else (lambda r: (r.step, r.date))
+    for result in sorted(results, key=order):
+        alone = len(folders[result.folder.name]) == 1
+        name = one_line(result.folder.name if alone else result.folder, 200)
+        rows[", ".join([name, *result.marks])][result.of] = result
+    return {run: rows[run] for run in sorted(rows, key=_natural)}
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Sort key in which run2 comes before run10."""
+    return [(int(part) if i % 2 else 0, part) for i, part in enumerate(re.split(r"(\d+)", text))]

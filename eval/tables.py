@@ -1,0 +1,209 @@
+"""Collect metrics.json files into the paper's tables, with the published numbers and our difference to them (SPEC 11).
+
+    python eval/tables.py weights/*                     # Markdown on the screen
+    python eval/tables.py weights/* --out results       # results/tables.md, tables.tex and tables.csv
+
+One row for each run (the folder of its checkpoints) and each way of evaluating it. Where a run was evaluated on a split
+at several steps, the latest one counts. Controls (--rotate_expressions) are left out.
+"""
+
+import csv
+import io
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from eval.metrics import length_buckets
+from eval.results import PRECISIONS, Result, choose, find_files, read_result
+from eval.table_formats import Table, latex, markdown
+from utils.errors import ArgumentParser, InputError, run_main
+from utils.safe_io import atomic_write
+
+SPLITS = (
+    ("unc", "val"), ("unc", "testA"), ("unc", "testB"),
+    ("unc+", "val"), ("unc+", "testA"), ("unc+", "testB"),
+    ("Gref", "val"), ("referit", "test"),
+)  # fmt: skip
+OURS = "ReSTR (published)"  # what differences are taken to
+PUBLISHED = {  # oIoU in percent, in the order of SPLITS; SPEC 11
+    OURS: (67.22, 69.30, 64.45, 55.78, 60.44, 48.27, 54.48, 70.18),
+    "LAVT, Swin-B + BERT (published)": (72.73, 75.82, 68.79, 62.14, 68.38, 55.10, 60.50, None),
+    "CGFormer (published)": (74.75, 77.30, 70.64, 64.54, 71.00, 57.14, 62.51, None),
+}
+FROM_MEMORY = {(OURS, ("referit", "test"))}
+MEMORY_NOTE = "* from memory of the paper, not looked up"
+EXPRESSIONS = (10834, 5657, 5095, 10758, 5726, 4889, 9536, 60105)  # in the order of SPLITS; SPEC 1
+OTHER_NOTE = "† other expressions than the public split's, and so not to be compared"
+KINDS = ("oIoU", "mIoU")
+CSV_HEAD = ("metric", "method", "dataset", "split", "tokens", "step", "samples", "value", "published", "difference")
+
+Rows = dict[str, dict[tuple[str, str], Result]]  # row -> (data set, split) -> result
+
+
+def parser() -> ArgumentParser:
+    """The command line."""
+    result = ArgumentParser(prog="tables.py", description=__doc__.partition("\n")[0])
+    result.add_argument("paths", type=Path, nargs="+", help="folders, searched for metrics.json, or such files")
+    output = result.add_mutually_exclusive_group()
+    output.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown", help="on the screen")
+    output.add_argument("--out", type=Path, metavar="DIR", help="write all three to DIR instead")
+    best = "of several steps the one with the highest oIoU, each split for itself; on a test split that flatters"
+    result.add_argument("--best", action="store_true", help=best)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Find, read, choose; print one format or write all."""
+    options = parser().parse_args(arguments)
+    files = find_files(options.paths)
+    results = [result for file in files if (result := read_result(file))]
+    if len(results) < len(files):
+        print(f"left out: {len(files) - len(results)} controls, which are no results", file=sys.stderr)
+    if not results:
+        raise InputError("nothing is left to show")
+    rows = choose(results, options.best)
+    tables = tables_of(rows, options.best)
+    formats = {"markdown": markdown(tables), "latex": latex(tables), "csv": csv_of(rows)}
+    if options.out is None:
+        print(formats[options.format], end="")
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    for suffix, text in zip(("md", "tex", "csv"), formats.values(), strict=True):
+        with atomic_write(options.out / f"tables.{suffix}") as file:
+            file.write(text.encode())
+        print(options.out / f"tables.{suffix}")
+
+
+def published(method: str, of: tuple[str, str]) -> float | None:
+    """Published oIoU of a method on a split, in percent; None where there is none."""
+    return PUBLISHED[method][SPLITS.index(of)] if of in SPLITS else None
+
+
+def compared(result: Result) -> tuple[float | None, str]:
+    """The published number for a result and the difference to it, both empty if its expressions are others."""
+    number = published(OURS, result.of)
+    if number is None or is_other(result):
+        return None, ""
+    return number, f"{round(result.metrics['oIoU'] - number, 2) + 0.0:+.2f}"
+
+
+def is_other(result: Result) -> bool:
+    """Whether a split of the paper was evaluated with another number of expressions than it has."""
+    return result.of in SPLITS and result.metrics["n_samples"] != EXPRESSIONS[SPLITS.index(result.of)]
+
+
+def tables_of(rows: Rows, best: bool) -> list[Table]:
+    """All tables of the results that `choose` chose; `best` as there."""
+    found = {result.of for row in rows.values() for result in row.values()}
+    columns = [*SPLITS, *sorted(found - set(SPLITS))]
+    datasets = list(dict.fromkeys(dataset for dataset, split in columns if (dataset, split) in found))
+    return [
+        *(_overview(kind, rows, columns, best) for kind in KINDS),
+        _precision(rows, columns),
+        *(_by_length(kind, rows, dataset, columns) for kind in KINDS for dataset in datasets),
+    ]
+
+
+def _overview(kind: str, rows: Rows, columns: list[tuple[str, str]], best: bool) -> Table:
+    lines = []
+    caption = f"{kind} (%)"
+    if kind == "oIoU":
+        caption = f"Table 1: oIoU (%); in brackets the difference to {OURS}; {MEMORY_NOTE}"
+        for method in PUBLISHED:
+            numbers = [_number(published(method, of)) + "*" * ((method, of) in FROM_MEMORY) for of in columns]
+            lines.append([method, "", *numbers])
+    for run, row in rows.items():
+        cells = [_cell(kind, row[of]) if of in row else "" for of in columns]
+        lines.append([run, _steps(row.values()), *cells])
+    if any(is_other(result) for row in rows.values() for result in row.values()):
+        caption += f"; {OTHER_NOTE}"
+    if best:
+        caption += "; of several steps the one with the highest oIoU on the split itself"
+    return Table(caption, ["method", "step", *(" ".join(of) for of in columns)], lines)
+
+
+def _cell(kind: str, result: Result) -> str:
+    difference = compared(result)[1] if kind == "oIoU" else ""
+    return _number(result.metrics[kind]) + "†" * is_other(result) + (f" ({difference})" if difference else "")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _steps(results: Iterable[Result]) -> str:
+    return ", ".join(str(step) for step in sorted({result.step for result in results}) if step)
+
+
+def _precision(rows: Rows, columns: list[tuple[str, str]]) -> Table:
+    lines = []
+    for run, row in rows.items():
+        for result in (row[of] for of in columns if of in row):
+            values = [_number(result.metrics["prec"][x]) for x in PRECISIONS]
+            lines.append([run, " ".join(result.of), _steps([result]), str(result.metrics["n_samples"]), *values])
+    return Table("Prec@X (%)", ["method", "split", "step", "samples", *(f"@{x}" for x in PRECISIONS)], lines, left=2)
+
+
+def _by_length(kind: str, rows: Rows, dataset: str, columns: list[tuple[str, str]]) -> Table:
+    pairs = [(run, row[of]) for run, row in rows.items() for of in columns if of in row and of[0] == dataset]
+    labels = _labels(dataset, [result for _, result in pairs])
+    lines = []
+    for run, result in pairs:
+        lengths = [result.metrics["by_length"].get(label, {"n": 0}) for label in labels]
+        values = [_number(row[kind]) if row["n"] else "" for row in lengths]
+        lines.append([run, result.split, _steps([result]), *values, _number(result.metrics[kind])])
+    head = ["method", "split", "step", *labels, "all"]
+    return Table(f"{kind} (%) by number of tokens, {dataset}", head, lines, left=2)
+
+
+def _labels(dataset: str, results: list[Result]) -> list[str]:
+    """The data set's buckets, and of others ("0", ">20") those that hold anything."""
+    usual = [str(a) if a == b else f"{a}-{b}" for a, b in length_buckets(dataset)]
+    used = {label for result in results for label, row in result.metrics["by_length"].items() if row["n"]}
+    return [*usual, *sorted(used - set(usual))]
+
+
+def csv_of(rows: Rows) -> str:
+    """One line a number: of the published methods, then of each result."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(CSV_HEAD)
+    for method in PUBLISHED:
+        for of in SPLITS:
+            number = _number(published(method, of))
+            if number:
+                note = " (from memory)" if (method, of) in FROM_MEMORY else ""
+                writer.writerow(["oIoU", method + note, *of, "", "", "", number, number, ""])
+    for run, row in rows.items():
+        for result in row.values():
+            names = map(_no_formula, (run, *result.of))
+            method, dataset, split = names
+            for metric, tokens, samples, value, *beside in _numbers(result):
+                line = [metric, method, dataset, split, tokens, result.step or "", samples, f"{value:.4f}", *beside]
+                writer.writerow(line)
+    return file.getvalue()
+
+
+def _numbers(result: Result) -> Iterator[tuple]:
+    """(metric, tokens, samples, value, published, difference) of all that a result holds."""
+    metrics = result.metrics
+    number, difference = compared(result)
+    for kind in KINDS:
+        beside = (_number(number), difference) if kind == "oIoU" else ("", "")
+        yield kind, "", metrics["n_samples"], metrics[kind], *beside
+    for x in PRECISIONS:
+        yield f"Prec@{x}", "", metrics["n_samples"], metrics["prec"][x], "", ""
+    for label, row in metrics["by_length"].items():
+        for kind in KINDS if row["n"] else ():
+            yield kind, label, row["n"], row[kind], "", ""
+
+
+def _no_formula(name: str) -> str:
+    """A name that a spreadsheet takes for text."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,237 @@
+"""eval/tables.py on made-up metrics.json files: every number in its cell, and nothing where there is none."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval import tables
+from eval.metrics import SampleScore, summarise
+from eval.results import choose, find_files, read_result
+from tests.conftest import ROOT
+from utils.errors import InputError
+
+SETTINGS = {
+    "threshold": 1e-9, "pad": "grey", "antialias": False, "batch_size": 8, "amp": False, "image_size": [480, 480],
+}  # fmt: skip
+FULL = {"unc val": 10834, "unc testA": 5657, "unc+ val": 10758, "Gref val": 9536, "referit test": 60105}
+
+
+def write(
+    weights: Path, run: str, dataset: str, split: str, oiou: float, step: int = 400000, folder: str = "", **changes
+) -> Path:
+    """A metrics.json with the public split's number of expressions, where `evaluate.py` would write it."""
+    scores = [SampleScore(i, f"a_{i}", i, 9, 1 + i, "red", "i") for i in range(8)]
+    metrics = summarise(scores, dataset) | {"oIoU": oiou, "n_samples": FULL.get(f"{dataset} {split}", 8)}
+    record = {
+        "dataset": dataset,
+        "split": split,
+        "checkpoint": {"file": f"weights/{run}/best.pth", "sha256": "0", "step": step},
+        "settings": SETTINGS | changes.pop("settings", {}),
+        "date": "2024-05-01T00:00:00+00:00",
+    }
+    path = weights / run / (folder or f"eval_{dataset}_{split}_{step}") / "metrics.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(metrics | record | changes))
+    return path
+
+
+def shown(capsys, *arguments) -> str:
+    tables.main([str(argument) for argument in arguments])
+    return capsys.readouterr().out
+
+
+def cells(markdown: str, number: int) -> list[dict[str, str]]:
+    """Rows of the table of that number, by the head; every row must be as long as the head."""
+    blocks = [block for block in re.split(r"\n\n", markdown) if block.startswith("| ")]
+    rows = [re.split(r" ?(?<!\\)\| ?", line)[1:-1] for line in blocks[number].strip().splitlines()]
+    assert len({len(row) for row in rows}) == 1
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+
+
+def test_table_1_has_the_published_numbers_and_the_difference(tmp_path, capsys):
+    write(tmp_path, "unc", "unc", "val", 67.0)
+    write(tmp_path, "unc", "unc", "testA", 69.3001)
+    write(tmp_path, "both", "unc+", "val", 0.0)
+    write(tmp_path, "both", "referit", "test", 71.0)
+    write(tmp_path, "both", "Gref_umd", "val", 50.123)
+    text = shown(capsys, tmp_path)
+    restr, lavt, cgformer, both, unc = cells(text, 0)
+    assert list(restr.values()) == [
+        "ReSTR (published)", "", "67.22", "69.30", "64.45", "55.78", "60.44", "48.27", "54.48", r"70.18\*", "",
+    ]  # fmt: skip
+    assert list(lavt.values())[2:] == ["72.73", "75.82", "68.79", "62.14", "68.38", "55.10", "60.50", "", ""]
+    assert list(cgformer.values())[2:] == ["74.75", "77.30", "70.64", "64.54", "71.00", "57.14", "62.51", "", ""]
+    assert list(unc.values()) == ["unc", "400000", "67.00 (-0.22)", "69.30 (+0.00)", *[""] * 7]
+    assert list(both.values()) == ["both", "400000", "", "", "", "0.00 (-55.78)", "", "", "", "71.00 (+0.82)", "50.12"]
+    assert list(both)[-1] == r"Gref\_umd val"
+    assert "from memory of the paper" in text.partition("\n")[0]
+    assert "†" not in text
+
+
+def test_miou_precision_and_lengths(tmp_path, capsys):
+    write(tmp_path, "a", "unc", "val", 40.0)
+    text = shown(capsys, tmp_path)
+    (row,) = cells(text, 1)
+    assert text.count("mIoU (%)") == 2 and row["unc val"] == "38.89"  # mean of 0..7 ninths
+    (row,) = cells(text, 2)
+    # of 0/9 .. 7/9: from 5/9 on, 6/9 on, 7/9 on, none
+    assert list(row.values()) == ["a", "unc val", "400000", "10834", "37.50", "25.00", "12.50", "0.00", "0.00"]
+    (row,) = cells(text, 3)
+    assert list(row.items()) == [
+        ("method", "a"), ("split", "val"), ("step", "400000"),
+        ("1-2", "5.56"), ("3", "22.22"), ("4-5", "38.89"), ("6-20", "66.67"), ("all", "40.00"),
+    ]  # fmt: skip
+
+
+def test_a_bucket_without_expressions_is_empty_and_one_beyond_has_a_column(tmp_path, capsys):
+    metrics = {"1-2": {"n": 0, "oIoU": None, "mIoU": None}, ">20": {"n": 8, "oIoU": 0.0, "mIoU": 1.0}}
+    write(tmp_path, "a", "unc", "val", 0.0, by_length=metrics)
+    (row,) = cells(shown(capsys, tmp_path), 3)
+    assert (row["1-2"], row["3"], row[r"\>20"]) == ("", "", "0.00")
+
+
+def test_csv_holds_the_same_numbers(tmp_path, capsys):
+    write(tmp_path, "=cmd", "unc", "val", 67.01234)
+    lines = list(csv.DictReader(io.StringIO(shown(capsys, tmp_path, "--format", "csv"))))
+    published = [line for line in lines if "published" in line["method"]]
+    assert len(published) == 8 + 7 + 7
+    memory = [line for line in published if "from memory" in line["method"]]
+    assert [(line["dataset"], line["value"]) for line in memory] == [("referit", "70.18")]
+    ours = [line for line in lines if line["method"] == "'=cmd"]  # no formula in a spreadsheet
+    assert list(ours[0].values()) == [
+        "oIoU", "'=cmd", "unc", "val", "", "400000", "10834", "67.0123", "67.22", "-0.21",
+    ]  # fmt: skip
+    assert [line["metric"] for line in ours[:7]] == ["oIoU", "mIoU", *(f"Prec@0.{x}" for x in range(5, 10))]
+    assert len(ours) == 7 + 2 * 4
+
+
+def test_latex_has_as_many_cells_in_each_row_and_no_bare_special(tmp_path, capsys):
+    write(tmp_path, "a_b&50%{x}$\\", "unc", "val", 67.0)
+    text = shown(capsys, tmp_path, "--format", "latex")
+    assert r"a\_b\&50\%\{x\}\$\textbackslash{}" in text
+    assert "67.00 ($-$0.22)" in text
+    for body in re.findall(r"\\toprule\n(.*?)\\bottomrule", text, re.DOTALL):
+        rows = [line for line in body.splitlines() if line != r"\midrule"]
+        assert all(line.endswith(r" \\") for line in rows)
+        assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 5
+
+
+def test_markdown_escapes_names(tmp_path, capsys):
+    write(tmp_path, "a|b*<i>", "unc", "val", 67.0)
+    rows = cells(shown(capsys, tmp_path), 0)
+    assert rows[-1]["method"] == r"a\|b\*\<i\>"
+
+
+def test_the_latest_step_counts_or_the_best(tmp_path, capsys):
+    for step, oiou in ((5000, 10.0), (10000, 60.0), (100000, 50.0)):
+        write(tmp_path, "a", "unc", "val", oiou, step)
+    write(tmp_path, "a", "unc", "testA", 55.0, 10000)
+    row = cells(shown(capsys, tmp_path), 0)[-1]
+    assert (row["step"], row["unc val"], row["unc testA"]) == ("10000, 100000", "50.00 (-17.22)", "55.00 (-14.30)")
+    text = shown(capsys, tmp_path, "--best")
+    row = cells(text, 0)[-1]
+    assert (row["step"], row["unc val"]) == ("10000", "60.00 (-7.22)")
+    assert "highest oIoU" in text.partition("\n")[0]
+
+
+def test_the_step_of_a_reference_checkpoint_is_in_its_name(tmp_path):
+    checkpoint = {"file": "weights/a/Gref_25000.pth", "step": 0}
+    assert read_result(write(tmp_path, "a", "Gref", "val", 1.0, checkpoint=checkpoint)).step == 25000
+
+
+def test_another_protocol_has_its_own_row_and_a_control_none(tmp_path, capsys):
+    write(tmp_path, "a", "unc", "val", 67.0)
+    write(tmp_path, "a", "unc", "val", 66.0, folder="eval_1", settings={"pad": "black", "amp": True, "batch_size": 2})
+    write(tmp_path, "a", "unc", "val", 65.0, folder="eval_2", settings={"threshold": 0.5, "antialias": True})
+    write(tmp_path, "a", "unc", "val", 64.0, folder="eval_3", settings={"{0.x}": "{1}"})
+    write(tmp_path, "a", "unc", "val", 99.0, folder="eval_4", control={"rotated": 1, "oIoU_unrotated": 3.0})
+    tables.main([str(tmp_path)])
+    output = capsys.readouterr()
+    found = {row["method"]: row["unc val"] for row in cells(output.out, 0)[3:]}
+    assert found == {
+        "a": "67.00 (-0.22)",
+        "a, bfloat16, black padding": "66.00 (-1.22)",
+        "a, anti-aliased, threshold 0.5": "65.00 (-2.22)",
+        r"a, \{0.x\} \{1\}": "64.00 (-3.22)",
+    }
+    assert "left out: 1 control" in output.err
+    assert "99.00" not in output.out
+
+
+def test_other_expressions_than_the_public_split_are_not_compared(tmp_path, capsys):
+    write(tmp_path, "shapes", "unc", "val", 90.0, n_samples=500)
+    text = shown(capsys, tmp_path)
+    assert cells(text, 0)[-1]["unc val"] == "90.00†"
+    assert "† other expressions" in text
+    assert r"90.00\dag{}" in shown(capsys, tmp_path, "--format", "latex")
+    ours = [line for line in csv.DictReader(io.StringIO(shown(capsys, tmp_path, "--format", "csv")))][-1]
+    assert (ours["published"], ours["difference"]) == ("", "")
+
+
+def test_runs_are_told_apart_by_folder_and_joined_across_output_folders(tmp_path):
+    first = write(tmp_path / "x", "run", "unc", "val", 1.0)
+    second = write(tmp_path / "y", "run", "unc", "val", 2.0)
+    assert list(choose(map(read_result, [first, second]), False)) == [f"{tmp_path}/{d}/run" for d in "xy"]
+    checkpoint = {"file": str(tmp_path / "x/run/best.pth"), "step": 400000}
+    elsewhere = write(tmp_path / "z", "any", "unc", "testA", 3.0, folder="results", checkpoint=checkpoint)
+    (row,) = choose(map(read_result, [first, elsewhere]), False).values()
+    assert sorted(row) == [("unc", "testA"), ("unc", "val")]
+    many = [write(tmp_path / "n", f"run{i}", "unc", "val", 1.0) for i in (10, 9, 1)]
+    assert list(choose(map(read_result, many), False)) == ["run1", "run9", "run10"]
+
+
+def test_files_are_found_once_and_others_are_passed_over(tmp_path):
+    path = write(tmp_path, "a", "unc", "val", 1.0)
+    (tmp_path / "README.md").write_text("what a shell's weights/* also names")
+    assert find_files([tmp_path, tmp_path / "README.md", path, tmp_path / "a"]) == [path]
+
+
+BROKEN = {
+    "cut": '{"oIoU": 1',
+    "a list": "[]",
+    "a number": "3",
+    "nothing in it": "{}",
+    "too large": {"oIoU": 100.1},
+    "a string": {"mIoU": "67"},
+    "a truth value": {"oIoU": True},
+    "no precisions": {"prec": {"0.5": 1.0}},
+    "a range": {"by_length": {"1-2 | x": {"n": 1, "oIoU": 1.0, "mIoU": 1.0}}},
+    "a row": {"by_length": {"1-2": {"n": 1, "oIoU": None, "mIoU": 1.0}}},
+    "a count": {"n_samples": -1},
+    "a step": {"checkpoint": {"file": "a.pth", "step": "x"}},
+    "no file": {"checkpoint": {"file": None, "step": 1}},
+    "a name": {"dataset": "a\nb"},
+    "settings": {"settings": []},
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_file_is_one_line(tmp_path, content):
+    path = write(tmp_path, "a", "unc", "val", 1.0)
+    good = json.loads(path.read_text())
+    path.write_text(content if isinstance(content, str) else json.dumps(good | content))
+    with pytest.raises(InputError, match="metrics.json") as error:
+        read_result(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_out_writes_the_three_from_anywhere_and_errors_are_one_line(tmp_path, capsys):
+    write(tmp_path / "weights", "a", "unc", "val", 67.0)
+    command = [sys.executable, str(ROOT / "eval/tables.py"), "weights", "--out", "new/results"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    files = [tmp_path / "new/results" / name for name in ("tables.md", "tables.tex", "tables.csv")]
+    for file, name in zip(files, ("markdown", "latex", "csv"), strict=True):
+        assert file.read_text() == shown(capsys, tmp_path / "weights", "--format", name)
+    assert sorted(files[0].parent.iterdir()) == sorted(files)
+    with pytest.raises(InputError, match="no such file or folder"):
+        tables.main([str(tmp_path / "none")])
+    with pytest.raises(InputError, match=r"no metrics\.json"):
+        tables.main([str(tmp_path / "new")])

@@ -1,0 +1,99 @@
+"""A tiny data set in the real input formats, for tests of batches: noise pictures, round objects, plain expressions."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from PIL import Image
+
+SIZES = [(60, 80), (80, 60), (48, 48), (33, 90), (100, 30), (24, 20)]  # height, width; larger and smaller than 48
+VOCABULARY = ["<pad>", "<go>", "<eos>", "<unk>", "the", "left", "man", "in", "red", "shirt", ","]
+WORDS = ["the", "left", "man", "in", "red", "shirt", "zebra"]
+
+
+def make_tiny_set(root: Path, images: int = 5, refs: int = 2, sentences: int = 2) -> Path:
+    """Write Gref, unc and referit below `root`: in each split `refs` of every image, interleaved; returns `root`."""
+    rng = np.random.default_rng(7)
+    pictures, boxes = [], []
+    for number in range(images):
+        size = SIZES[number % len(SIZES)]
+        pictures.append(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+        boxes.append([_box(size, rng) for _ in range(refs)])
+    _write_coco(root, "refcocog/refs(google).p", ("train", "val"), pictures, boxes, sentences)
+    _write_coco(root, "refcoco/refs(unc).p", ("train", "testA"), pictures, boxes, sentences)
+    _write_referit(root / "data/referit", pictures, boxes, sentences)
+    for name in ("Gref", "referit"):
+        (root / f"data/vocabulary_{name}.txt").write_text("".join(f"{word}\n" for word in VOCABULARY))
+    return root
+
+
+def edit_refs(root: Path, change) -> None:
+    """Let `change` alter the list of Gref's refs."""
+    path = root / "external/refer/data/refcocog/refs(google).p"
+    refs = pickle.loads(path.read_bytes())
+    change(refs)
+    path.write_bytes(pickle.dumps(refs, protocol=2))
+
+
+def edit_instances(root: Path, change) -> None:
+    """Let `change` alter the content of Gref's instances.json."""
+    path = root / "external/refer/data/refcocog/instances.json"
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def _box(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """top, left, bottom, right of an object."""
+    top, left = (int(rng.integers(0, side // 2)) for side in size)
+    return top, left, top + size[0] // 3, left + size[1] // 3
+
+
+def _sentences(ref: int, count: int) -> list[str]:
+    return [" ".join(WORDS[(ref + k + j) % len(WORDS)] for j in range(2 + k)) for k in range(count)]
+
+
+def _write_coco(root: Path, refs_file: str, splits, pictures, boxes, sentences: int) -> None:
+    folder = root / "data/coco/images/train2014"
+    folder.mkdir(parents=True, exist_ok=True)
+    refs, annotations, images = [], [], []
+    for number, picture in enumerate(pictures):
+        name = f"COCO_train2014_{number:012d}.jpg"
+        image = Image.fromarray(picture)
+        (image.convert("L") if number == 1 else image).save(folder / name, quality=90)
+        images.append({"id": number, "file_name": name, "height": picture.shape[0], "width": picture.shape[1]})
+    for split in splits:
+        for object_ in range(len(boxes[0])):
+            for number in range(len(pictures)):
+                key = len(refs)
+                top, left, bottom, right = boxes[number][object_]
+                polygon = [left, top, right, top, right, bottom, left, bottom]
+                annotations.append({"id": key, "image_id": number, "category_id": 1, "segmentation": [polygon]})
+                entry = {"ref_id": key, "ann_id": key, "image_id": number, "category_id": 1, "split": split}
+                entry["sentences"] = [
+                    {"sent_id": i, "raw": s, "sent": s, "tokens": s.split()}
+                    for i, s in enumerate(_sentences(key, sentences))
+                ]
+                refs.append(entry)
+    path = root / "external/refer/data" / refs_file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps(refs, protocol=2))
+    value = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+    path.with_name("instances.json").write_text(json.dumps(value))
+
+
+def _write_referit(folder: Path, pictures, boxes, sentences: int) -> None:
+    (folder / "images").mkdir(parents=True)
+    (folder / "mask").mkdir()
+    queries = {}
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"images/{number}.jpg", quality=90)
+        for object_, (top, left, bottom, right) in enumerate(boxes[number]):
+            outside = np.ones(picture.shape[:2], np.uint8)
+            outside[top:bottom, left:right] = 0
+            scipy.io.savemat(folder / f"mask/{number}_{object_}.mat", {"segimg_t": outside})
+            queries[f"{number}_{object_}"] = _sentences(number + object_, sentences)
+    for split in ("trainval", "test"):
+        (folder / f"referit_query_{split}.json").write_text(json.dumps(queries))
