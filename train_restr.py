@@ -31,9 +31,10 @@ from utils.logs import NoLog, RunLog
 from utils.run_folder import RunFolder
 from utils.sampler import StepSampler
 from utils.schedule import Schedule
+from utils.signals import EXIT_RESUME, ignore_signals
 from utils.text import Vocabulary
 from utils.train_options import parse_args
-from utils.training import EXIT_RESUME, Stopped, Trainer, TrainOptions, fit
+from utils.training import Stopped, Trainer, TrainOptions, fit
 from utils.words import embeddings_file, read_embeddings, vocabulary_of
 
 
@@ -198,6 +199,7 @@ def loader(args, split: BatchSplit, trainer: Trainer, ranks: Ranks) -> DataLoade
         batch_sampler=sampler,
         num_workers=args.num_workers,
         collate_fn=collate,
+        worker_init_fn=ignore_signals,
         pin_memory=ranks.device.type == "cuda",
     )
 

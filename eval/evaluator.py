@@ -14,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from eval.image_groups import ImageGroup, ImageGroups, load
 from eval.metrics import RunningIoU, SampleScore
+from models.inference import canvas_logits, to_canvas
 from utils import distributed
 from utils.batches import BatchSplit
 from utils.errors import InputError
-from utils.geometry import resize_and_crop, resize_and_pad
+from utils.geometry import resize_and_crop
 from utils.text import tokenize
 
 PADS = ("grey", "black")
@@ -180,7 +180,8 @@ def _segment(
     model: nn.Module, batch: list[ImageGroup], settings: EvalSettings, device: torch.device
 ) -> Iterator[tuple[ImageGroup, slice, Tensor]]:
     """Logits of all expressions of a few images, in order: (image, which of its expressions, n H W at its size)."""
-    canvases = [_canvas(model, group.image.to(device, non_blocking=True), settings) for group in batch]
+    images = [group.image.to(device, non_blocking=True) for group in batch]
+    canvases = [to_canvas(model, image, settings.pad, settings.antialias) for image in images]
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.amp):
         v = model.encode_image(torch.cat(canvases))  # images N d
     ids = torch.cat([group.ids for group in batch])  # expressions 20
@@ -190,31 +191,13 @@ def _segment(
     for start in range(0, len(rows), settings.batch_size):
         chunk = rows[start : start + settings.batch_size]
         image = torch.tensor([number for number, _ in chunk], device=device)
-        logits = _pixel_logits(model, v[image], ids[start : start + len(chunk)], settings.amp)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.amp):
+            logits, _ = canvas_logits(model, v[image], ids[start : start + len(chunk)])
         for number, members in groupby(range(len(chunk)), key=lambda place: chunk[place][0]):
             places = list(members)  # of one image's expressions in the chunk
             first, height, width = chunk[places[0]][1], *batch[number].image.shape[:2]
             own = resize_and_crop(logits[places[0] : places[-1] + 1], height, width)[:, 0]  # n H W
             yield batch[number], slice(first, first + len(places)), own
-
-
-def _canvas(model: nn.Module, image: Tensor, settings: EvalSettings) -> Tensor:
-    """H x W x 3 uint8 to the model's input, 1 x 3 x S x S: normalised first, then resized and padded."""
-    image = model.normalise(image.permute(2, 0, 1)[None])  # 1 3 H W
-    fill = 0.0
-    if settings.pad == "black":
-        fill = model.normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=image.device))
-    return resize_and_pad(image, model.config.vision.image_size, antialias=settings.antialias, fill=fill)
-
-
-def _pixel_logits(model: nn.Module, v: Tensor, ids: Tensor, amp: bool) -> Tensor:
-    """n x 1 x S x S float32 logits of the expressions `ids` (n x 20) in the encoded images `v` (n x N x d)."""
-    with torch.autocast(v.device.type, torch.bfloat16, enabled=amp):
-        logits = model.segment_features(v, model.encode_text(ids), ids)[0].float()
-    size = tuple(model.config.vision.image_size)
-    if logits.shape[-2:] != size:  # no decoder: patch logits, resized as in the loss
-        logits = interpolate(logits, size=size, mode="bilinear", align_corners=True)
-    return logits
 
 
 def _count(logits: Tensor, masks: Tensor, threshold: float) -> Tensor:

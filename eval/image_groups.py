@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils.batches import BatchSplit
 from utils.errors import InputError
+from utils.signals import ignore_signals
 
 
 class ImageGroup(NamedTuple):
@@ -85,7 +86,14 @@ def _shown(size: tuple[int, ...]) -> str:
 def load(groups: ImageGroups, batch_size: int, num_workers: int, pin_memory: bool) -> Iterator[list[ImageGroup]]:
     """Lists of up to `batch_size` groups, in order. Raises the InputError of a group that cannot be read."""
     ahead = {"prefetch_factor": max(2, batch_size // num_workers)} if num_workers else {}
-    loader = DataLoader(groups, batch_size=None, num_workers=num_workers, pin_memory=pin_memory, **ahead)
+    loader = DataLoader(
+        groups,
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=ignore_signals if num_workers else None,
+        **ahead,
+    )
     batch = []
     for group in loader:
         if isinstance(group, InputError):

@@ -110,7 +110,7 @@ def _overview(kind: str, rows: Rows, columns: list[tuple[str, str]], best: bool)
     lines = []
     caption = f"{kind} (%)"
     if kind == "oIoU":
-        caption = f"Table 1: oIoU (%); in brackets the difference to {OURS}; {MEMORY_NOTE}"
+        caption = f"oIoU (%), the paper's Table 1; in brackets the difference to {OURS}; {MEMORY_NOTE}"
         for method in PUBLISHED:
             numbers = [_number(published(method, of)) + "*" * ((method, of) in FROM_MEMORY) for of in columns]
             lines.append([method, "", *numbers])

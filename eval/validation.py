@@ -31,8 +31,6 @@ class Validation:
         """Metrics of the whole split (see `metrics.summarise`), the same on each rank."""
 
         def show(prediction) -> None:
-            if prediction.score.index not in self.shown:
-                return
             picture = np.asarray(strip(prediction, self.settings.threshold))
             self.log.picture(f"val/{prediction.score.name}", step, picture)
             if self.pictures:
@@ -49,6 +47,7 @@ class Validation:
             world=self.ranks.world,
             num_workers=self.workers,
             on_sample=show,
+            shown=self.shown,
             progress=self.ranks.is_main,
         )
         scores = gather_scores(scores)

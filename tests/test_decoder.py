@@ -97,5 +97,5 @@ def test_bfloat16_autocast_is_near_float32_and_gives_float32_logits(grad):
         wanted = [*inputs, *model.parameters()]
         weights = torch.randn_like(exact)
         gradients, exact = (torch.autograd.grad(logits, wanted, weights) for logits in (rounded, exact))
-        # A leaky ReLU near zero takes the other branch now and then, which a rounded logit hides and a gradient does not.
-        assert all((a - b).norm() < 0.1 * b.norm() for a, b in zip(gradients, exact, strict=True))
+        # Rounding changes the sign of a few pixels next to zero, and there the slope of the leaky ReLU.
+        assert all((a - b).norm() < 0.15 * b.norm() for a, b in zip(gradients, exact, strict=True))

@@ -179,7 +179,7 @@ class Oracle(torch.nn.Module):
 
     def __init__(self, masks: list[np.ndarray]):
         super().__init__()
-        self.config = tiny_config()
+        self.config, self.image_size = tiny_config(), SIZE
         self.masks = torch.from_numpy(np.stack(masks)).float()[:, None] - 0.5
 
     def normalise(self, image):
@@ -192,7 +192,7 @@ class Oracle(torch.nn.Module):
         return ids
 
     def segment_features(self, v, l, ids):
-        return self.masks[ids[:, 0]], None
+        return self.masks[ids[:, 0]], self.masks[ids[:, 0]]
 
 
 class OracleSplit(MemorySplit):

@@ -102,7 +102,7 @@ def _is_count(value: Any, least: int = 0) -> bool:
 def _fault(meta: dict) -> str | None:
     """The first entry that is not as it must be."""
     size, vocabulary, splits = meta.get("image_size"), meta.get("vocabulary"), meta.get("splits")
-    if meta.get("dataset") not in DATASETS:
+    if meta.get("dataset") not in list(DATASETS):
         return "dataset"
     if not isinstance(size, list) or len(size) != 2 or not all(_is_count(n, 1) and n <= MAX_IMAGE_SIDE for n in size):
         return "image_size"

@@ -38,7 +38,7 @@ class RunFolder:
             raise InputError(f"{self.path} already holds a run: continue it with --resume or choose another --exp_name")
 
     def newest(self, read: Callable[[Path], object]) -> object | None:
-        """What `read` gives for the newest whole state; None if nothing was saved. Raises InputError if none is whole."""
+        """What `read` gives for the newest whole state; None if nothing was saved. InputError if none is whole."""
         reasons = []
         for file in self._found():
             try:

@@ -4,7 +4,6 @@ Everything random in step s comes from (seed, s, rank), so that a resumed run re
 """
 
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -19,8 +18,7 @@ from utils import distributed
 from utils.errors import InputError
 from utils.sampler import mixed_seed
 from utils.schedule import Schedule
-
-EXIT_RESUME = 75  # sysexits.h, EX_TEMPFAIL: stopped by a signal, saved, start again with --resume
+from utils.signals import StopSignal
 
 
 class Stopped(Exception):
@@ -180,17 +178,3 @@ def _log_window(trainer: Trainer, log, rate: float) -> None:
         speed["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
     log.scalars("speed", trainer.step, speed)
     trainer.window = {}
-
-
-class StopSignal:
-    """SIGTERM, SIGINT and SIGUSR1 ask the loop to finish its step; a second SIGINT leaves at once."""
-
-    def __init__(self):
-        self.requested = False
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number, frame) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        tqdm.write(f"{signal.Signals(number).name}: finishing the step and saving", file=sys.stderr)

@@ -1,0 +1,270 @@
+"""Speed and memory of the full model at 480 x 480 against the same work done the reference's way, on one machine.
+
+    python benchmarks/bench_model.py
+    python benchmarks/bench_model.py --what train,eval,decoder,saved --batch 2 --repeats 3
+
+train: a step (forward, loss, backward, AdamW) and its peak memory. eval: expressions a second, all in one image.
+decoder: the decoder alone, forward and backward. saved: what autograd keeps of a sample between forward and backward.
+The two ways take turns, times are medians, peak memory is that of a fresh process each. Weights are random and
+stochastic depth is off; the ways must agree before anything is timed. Prints a Markdown table.
+"""
+
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.plain_restr import PlainReSTR  # noqa: E402
+from models.config import ReSTRConfig  # noqa: E402
+from models.language import sinusoids  # noqa: E402
+from models.loss import LossConfig, restr_loss  # noqa: E402
+from models.reference import reference_config, to_reference  # noqa: E402
+from models.restr import ReSTR, build_restr  # noqa: E402
+from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
+from utils.text import TEXT_LENGTH  # noqa: E402
+
+WAYS = ("reference", "ours", "checkpointed")  # checkpointed: ours with --grad_checkpoint
+TOLERANCE = 1e-4  # on logits, float32
+Batch = tuple[Tensor, Tensor, Tensor]
+Row = tuple[str, str, str, str]
+
+
+class ReferenceWay(PlainReSTR):
+    """The plain model with the library's kernels where the reference has them: linear, LayerNorm, GELU, convolution.
+
+    Attention keeps its explicit softmax and the decoder upsamples before it projects.
+    """
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        return F.linear(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.state[f"{name}.weight"], self.state[f"{name}.bias"], 1e-5)
+
+    def mlp(self, x: Tensor, name: str) -> Tensor:
+        return self.linear(F.gelu(self.linear(x, f"{name}.fc1")), f"{name}.fc2")
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        config, table = self.config["l_backbone"], self.state["encoder_l.embedding.weight"]
+        x = table[ids] + sinusoids(ids.shape[1], table.shape[1]).to(table)
+        for i in range(config["n_layers"]):
+            name = f"encoder_l.blocks.{i}"
+            x = self.norm(x + self.attention(x, f"{name}.attn", config["n_heads"]), f"{name}.norm1")
+            x = self.norm(x + self.mlp(x, f"{name}.mlp"), f"{name}.norm2")
+        return self.norm(self.linear(x, "encoder_l.proj_lang"), "encoder_l.lang_norm")
+
+    def decode(self, x: Tensor) -> Tensor:
+        for i in range(4):
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+            x = F.leaky_relu(F.conv2d(x, self.state[f"fusion_module.decoder.{i}.up.1.weight"]), 0.01)
+        return F.conv2d(x, self.state["fusion_module.decoder.4.weight"])
+
+
+def build(way: str, device: torch.device) -> tuple[ReSTR | ReferenceWay, torch.optim.Optimizer]:
+    """The model one of WAYS, with the same weights at each call, and its optimiser."""
+    torch.manual_seed(0)
+    model = build_restr(ReSTRConfig()).eval().to(device)
+    if way == "reference":
+        state = {name: tensor.detach().clone().requires_grad_() for name, tensor in to_reference(model).items()}
+        return ReferenceWay(state, reference_config(state)), torch.optim.AdamW(state.values(), lr=1e-5)
+    model.set_grad_checkpointing(way == "checkpointed")
+    return model, torch.optim.AdamW(model.parameter_groups(1e-5, 0.1), fused=True)
+
+
+def make_batch(size: int, device: torch.device) -> Batch:
+    """Images (normalised), word ids and masks of `size` samples."""
+    torch.manual_seed(1)
+    images, masks = torch.rand(size, 3, 480, 480) * 2 - 1, torch.rand(size, 1, 480, 480) < 0.2
+    ids = torch.randint(1, 12112, (size, TEXT_LENGTH))
+    ids[:, 8:] = 0
+    return images.to(device), ids.to(device), masks.to(device)
+
+
+def train_step(model, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
+    """One step; returns the loss, which waits for the device."""
+    images, ids, masks = batch
+    optimizer.zero_grad(set_to_none=True)
+    loss = restr_loss(*model(images, ids), masks, LossConfig())["loss"]
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def seconds(work: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each of `work`, which take turns; the first round is not counted."""
+    times = {name: [] for name in work}
+    for _ in range(repeats + 1):
+        for name, run in work.items():
+            start = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+    return {name: median(values[1:]) for name, values in times.items()}
+
+
+def peak_gb(way: str, args) -> float:
+    """Peak memory of two training steps in a process of their own."""
+    command = [sys.executable, __file__, "--peak_of", way, "--batch", str(args.batch), "--device", args.device]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def print_peak(way: str, args) -> None:
+    device = torch.device(args.device)
+    model, optimizer = build(way, device)
+    batch = make_batch(args.batch, device)
+    for _ in range(2):  # the optimiser has its moments from the first step on
+        train_step(model, optimizer, batch)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    print((torch.cuda.max_memory_allocated() if device.type == "cuda" else peak) / 1e9)
+
+
+def check_equal(reference, ours, batch: Batch) -> None:
+    """Raises InputError unless both ways give the same logits."""
+    with torch.no_grad():
+        pairs = zip(reference(*batch[:2]), ours(*batch[:2]), strict=True)
+        worst = max((a - b).abs().max().item() for a, b in pairs)
+    if not worst <= TOLERANCE:
+        raise InputError(f"the two ways differ by {worst:.1e} on the logits, more than {TOLERANCE}: nothing was timed")
+
+
+def bench_train(args, device: torch.device) -> list[Row]:
+    # First of all: a child's peak, as getrusage counts it, is never below what its parent held when it started.
+    peaks = {way: peak_gb(way, args) for way in WAYS}
+    batch = make_batch(args.batch, device)
+    reference, ours = build("reference", device), build("ours", device)
+    check_equal(reference[0], ours[0], batch)
+    work = {"reference": lambda: train_step(*reference, batch), "ours": lambda: train_step(*ours, batch)}
+    time_of = seconds(work, args.repeats, device)
+    return [
+        _row(f"training step, batch {args.batch}, s a sample", {k: v / args.batch for k, v in time_of.items()}),
+        _row(f"peak memory, batch {args.batch}, GB", peaks),
+        _row("the same with --grad_checkpoint", {**peaks, "ours": peaks["checkpointed"]}),
+    ]
+
+
+def bench_eval(args, device: torch.device) -> list[Row]:
+    """Ours encodes the image once for all its expressions; the reference's cost does not depend on their number."""
+    (reference, _), (ours, _) = build("reference", device), build("ours", device)
+    image, ids = make_batch(1, device)[0], make_batch(args.expressions, device)[1]
+    n = len(ids)
+
+    @torch.no_grad()
+    def all_expressions() -> None:
+        v = ours.encode_image(image).expand(n, -1, -1)
+        ours.segment_features(v, ours.encode_text(ids), ids)
+
+    check_equal(reference, ours, (image, ids[:1]))
+    work = {"reference": torch.no_grad()(lambda: reference(image, ids[:1])), "ours": all_expressions}
+    time_of = seconds(work, args.repeats, device)
+    time_of["ours"] /= n
+    return [_row(f"evaluation, {n} expressions an image, expressions/s", {k: 1 / v for k, v in time_of.items()})]
+
+
+def bench_decoder(args, device: torch.device) -> list[Row]:
+    """Forward and backward from patch features to the sum of the logits."""
+    (reference, _), (ours, _) = build("reference", device), build("ours", device)
+    v, p = (torch.randn(args.batch, 900, 768, device=device, requires_grad=True) for _ in range(2))
+    logits = torch.randn(args.batch, 900, device=device)
+
+    def upsample_first() -> Tensor:
+        maps = torch.cat([v, logits.unsqueeze(-1) * p], -1).transpose(1, 2).reshape(args.batch, -1, 30, 30)
+        return reference.decode(maps)
+
+    def project_first() -> Tensor:
+        return ours.decoder(v, p, logits)
+
+    torch.testing.assert_close(project_first(), upsample_first(), rtol=1e-4, atol=1e-4)
+    ways = {"reference": upsample_first, "ours": project_first}
+    forward = seconds({name: torch.no_grad()(run) for name, run in ways.items()}, args.repeats, device)
+    both = seconds({name: lambda run=run: run().sum().backward() for name, run in ways.items()}, args.repeats, device)
+    return [
+        _row("decoder forward, s a sample", {name: value / args.batch for name, value in forward.items()}),
+        _row("decoder forward and backward, s a sample", {name: value / args.batch for name, value in both.items()}),
+    ]
+
+
+def saved_mb(way: str, device: torch.device, amp: bool) -> float:
+    """MB that autograd keeps of one sample at the end of the forward pass, weights and their casts left out."""
+    model, optimizer = build(way, device)
+    sizes, weights = {}, {p.numel() for group in optimizer.param_groups for p in group["params"]}
+    keep = []  # alive, so that no address is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.nbytes() // tensor.element_size() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        keep.append(tensor)
+        return tensor
+
+    images, ids, masks = make_batch(1, device)
+    with ExitStack() as stack:
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            outputs = model(images, ids)
+        restr_loss(*outputs, masks, LossConfig())
+    return sum(sizes.values()) / 1e6
+
+
+def bench_saved(args, device: torch.device) -> list[Row]:
+    """Activations between forward and backward; a GPU holds the same but for small differences in autocast."""
+    rows = []
+    for precision, amp in (("float32", False), ("bfloat16 autocast", True)):
+        saved = {way: saved_mb(way, device, amp) for way in WAYS}
+        rows.append(_row(f"saved activations, {precision}, MB a sample", saved))
+        rows.append(_row("the same with --grad_checkpoint", {**saved, "ours": saved["checkpointed"]}))
+    return rows
+
+
+def _row(what: str, values: dict[str, float]) -> Row:
+    reference, ours = values["reference"], values["ours"]
+    return what, f"{reference:.3g}", f"{ours:.3g}", f"{ours / reference:.2f}"
+
+
+BENCHES = {"train": bench_train, "eval": bench_eval, "decoder": bench_decoder, "saved": bench_saved}
+
+
+def parse_args():
+    parser = ArgumentParser(description="Time and memory of the full model, ours against the reference's way.")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--what", default=",".join(BENCHES), help=f"some of {','.join(BENCHES)}")
+    parser.add_argument("--batch", type=int, default=2, help="samples in a training step")
+    parser.add_argument("--expressions", type=int, default=7, help="expressions of one image (unc val: 7.2)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each way after the first")
+    parser.add_argument("--peak_of", choices=WAYS, help="only print the peak memory of that way, in GB")
+    args = parser.parse_args()
+    if unknown := set(args.what.split(",")) - set(BENCHES):
+        raise InputError(f"--what {','.join(sorted(unknown))}: choose from {','.join(BENCHES)}")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    if args.peak_of:
+        print_peak(args.peak_of, args)
+        return
+    device = torch.device(args.device)
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    print(f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {machine}, {versions}, median of {args.repeats}\n")
+    print("| what | reference's way | ours | ours / reference's |\n|---|---|---|---|")
+    for name in BENCHES:  # in this order: training's memory is measured while this process is small
+        if name in args.what.split(","):
+            for row in BENCHES[name](args, device):
+                print(f"| {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,142 @@
+"""build_batches.py on bad input: one line that names the file and the remedy, exit code 2, nothing half-written."""
+
+import shutil
+
+import pytest
+
+from tests.builder import (  # noqa: F401
+    batches,
+    build_fixture,
+    start,
+    tiny_fixture,
+    tree,
+    wait_for_group_to_end,
+)
+from tests.tiny_set import edit_instances, edit_refs
+from utils.batches import BatchSplit
+
+
+def truncate_jpeg(root):
+    path = root / "data/coco/images/train2014/COCO_train2014_000000000003.jpg"
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def lose_image(root):
+    (root / "data/coco/images/train2014/COCO_train2014_000000000003.jpg").unlink()
+
+
+def lose_annotations(root):
+    (root / "external/refer/data/refcocog/instances.json").unlink()
+
+
+def lose_refs(root):
+    (root / "external/refer/data/refcocog/refs(google).p").unlink()
+
+
+def lose_vocabulary(root):
+    (root / "data/vocabulary_Gref.txt").unlink()
+
+
+def lose_annotation_of_ref(root):
+    edit_instances(root, lambda value: value["annotations"].pop(4))
+
+
+def blank_expression(root):
+    edit_refs(root, lambda refs: refs[2]["sentences"][1].update(sent=" \n"))
+
+
+def other_size(root):
+    def change(value):
+        value["images"][2].update(height=64)
+
+    edit_instances(root, change)
+
+
+def not_an_image(root):
+    (root / "data/coco/images/train2014/COCO_train2014_000000000003.jpg").write_text("<html>404</html>")
+
+
+def folder_of_the_reference(root):
+    (batches(root) / "train_batch").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (truncate_jpeg, ["COCO_train2014_000000000003.jpg", "truncated", "download"]),
+        (not_an_image, ["COCO_train2014_000000000003.jpg", "download"]),
+        (lose_image, ["COCO_train2014_000000000003.jpg", "no such file"]),
+        (lose_annotations, ["instances.json", "no such file"]),
+        (lose_refs, ["refs(google).p", "no such file"]),
+        (lose_vocabulary, ["vocabulary_Gref.txt", "build_vocab.py"]),
+        (lose_annotation_of_ref, ["instances.json", "ref 4", "annotation 4"]),
+        (blank_expression, ["refs(google).p", "ref 2", "--skip_empty"]),
+        (other_size, ["COCO_train2014_000000000002.jpg: is 48 x 48", "instances.json", "64 x 48"]),
+        (folder_of_the_reference, ["Gref_48_batch", "another program"]),
+    ],
+)
+def test_bad_input_is_one_line(tiny, build, damage, words):
+    damage(tiny)
+    code, _, error = build(tiny)
+    assert code == 2 and error.count("\n") == 1 and error.startswith("build_batches.py: error: "), error
+    assert all(word in error for word in words), error
+    assert not list(tiny.rglob(".writing-*"))
+
+
+def test_bad_image_in_a_worker_is_one_line(tiny):
+    truncate_jpeg(tiny)
+    process = start(tiny, "--workers", "2")
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2 and error.count("\n") == 1 and "COCO_train2014_000000000003.jpg" in error, error
+    wait_for_group_to_end(process.pid)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "flags", "words"),
+    [
+        ("refcoco", "train", [], ["refcoco", "invalid choice"]),
+        ("Gref", "testA", [], ["testA", "train, val"]),
+        ("Gref", "train", ["--shard", "3/2"], ["3/2"]),
+        ("Gref", "train", ["--shard", "x"], ["--shard"]),
+        ("Gref", "train", ["--img-size", "0"], ["--img-size"]),
+        ("Gref", "train", ["--img-size", "1,2,3"], ["--img-size"]),
+        ("Gref", "train", ["--workers", "0"], ["--workers"]),
+        ("Gref", "train", ["--vocabulary", "nowhere.txt"], ["nowhere.txt"]),
+    ],
+)
+def test_bad_flags_are_one_line(tiny, build, dataset, split, flags, words):
+    code, _, error = build(tiny, dataset, split, *flags)
+    assert code == 2 and error.count("\n") == 1, error
+    assert all(word in error for word in words), error
+
+
+def test_other_parameters_for_a_folder(tiny, build, tmp_path):
+    assert build(tiny)[0] == 0
+    before = tree(batches(tiny))
+    words = tmp_path / "words.txt"
+    words.write_text((tiny / "data/vocabulary_Gref.txt").read_text() + "more\n")
+    for flags, word in ((["--vocabulary", str(words)], "vocabulary"), (["--self_contained"], "--self_contained")):
+        code, _, error = build(tiny, "Gref", "train", *flags)
+        assert code == 2 and word in error and "Gref_48_batch" in error and error.count("\n") == 1
+    meta = batches(tiny) / "meta.json"
+    meta.write_text(meta.read_text().replace("48", "64"))
+    code, _, error = build(tiny)
+    assert code == 2 and "image size 64, now 48" in error
+    meta.write_text(meta.read_text().replace("64", "48"))
+    edit_refs(tiny, lambda refs: refs[0]["sentences"][0].update(sent="another"))
+    code, _, error = build(tiny)
+    assert code == 2 and "other expressions" in error and "train_batch" in error
+    assert tree(batches(tiny)) == before
+    for kind in ("batch", "image", "label"):  # as the message asks
+        shutil.rmtree(batches(tiny) / f"train_{kind}")
+    assert build(tiny)[0] == 0
+    assert BatchSplit(batches(tiny), "train").text(0)[1] == "another"
+
+
+def test_skip_empty_and_words_without_words(tiny, build):
+    blank_expression(tiny)
+    edit_refs(tiny, lambda refs: refs[3]["sentences"][0].update(sent="."))
+    code, output, error = build(tiny, "Gref", "train", "--skip_empty")
+    assert (code, error) == (0, "") and "warning: " in output and "ref 3" in output
+    data = BatchSplit(batches(tiny), "train")
+    assert len(data) == 19 and not data.text(5)[0].any() and data.text(5)[1] == "."

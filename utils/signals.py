@@ -1,0 +1,29 @@
+"""Being asked to stop: by a scheduler, by Ctrl-C, by a time limit."""
+
+import signal
+import sys
+
+from tqdm import tqdm
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+EXIT_RESUME = 75  # sysexits.h, EX_TEMPFAIL: stopped by a signal, saved, start again with --resume
+
+
+class StopSignal:
+    """SIGTERM, SIGINT and SIGUSR1 set `requested`, for the loop to end after its step; another SIGINT exits at once."""
+
+    def __init__(self):
+        self.requested = False
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._ask)
+
+    def _ask(self, number, frame) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        tqdm.write(f"{signal.Signals(number).name}: finishing the step and saving", file=sys.stderr)
+
+
+def ignore_signals(_worker: int = 0) -> None:
+    """For a loader's processes: schedulers signal the whole group, and only the main process is to answer."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
