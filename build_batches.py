@@ -10,13 +10,12 @@ stopped when the same command is run again. On a cluster, `--shard i/n` for i = 
 import argparse
 import os
 import signal
-import warnings
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker process fills one core; set before NumPy is loaded
 
 from utils.build import BuildOptions, build
-from utils.errors import ArgumentParser, one_line, run_main
+from utils.errors import ArgumentParser, run_main
 from utils.refer import DATASETS
 from utils.safe_io import MAX_IMAGE_SIDE
 
@@ -24,13 +23,14 @@ from utils.safe_io import MAX_IMAGE_SIDE
 def main() -> None:
     options = parse()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop in the same orderly way as on Ctrl-C
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {one_line(message)}")
     done = build(options)
     size = f"{done.bytes / 2**20:,.1f} MiB, {done.bytes / done.expressions / 1e3:,.1f} kB an expression"
     print(
         f"{done.folder}: {options.split} has {done.refs:,} refs, {done.expressions:,} expressions, "
         f"{done.images:,} images; {size}; {done.seconds:,.1f} s"
     )
+    if done.wordless:
+        print(f"warning: {len(done.wordless):,} expressions have no words, such as {done.wordless[0]}")
     if done.missing:
         print(f"not complete yet: {done.missing:,} expressions belong to other shards")
 

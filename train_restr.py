@@ -128,9 +128,9 @@ class Experiment:
 def model_config(args, words: int) -> ReSTRConfig:
     """The model that the flags ask for, over a vocabulary of `words` words."""
     return ReSTRConfig(
-        vision_config(args.v_backbone, args.input_size),
+        vision_config(args.v_backbone, args.input_size, drop_path=args.drop_path),
         replace(LANGUAGE_BACKBONES[args.l_backbone], vocabulary_size=words),
-        FusionConfig(args.fusion, layers=args.tr_n_layers, shared=args.is_shared),
+        FusionConfig(args.fusion, layers=args.tr_n_layers, shared=args.is_shared, drop_path=args.drop_path),
         DecoderConfig(not args.no_decoder),
     )
 

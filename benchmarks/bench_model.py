@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
@@ -31,6 +30,7 @@ from models.language import sinusoids  # noqa: E402
 from models.loss import LossConfig, restr_loss  # noqa: E402
 from models.reference import reference_config, to_reference  # noqa: E402
 from models.restr import ReSTR, build_restr  # noqa: E402
+from models.vision import vision_config  # noqa: E402
 from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
 from utils.text import TEXT_LENGTH  # noqa: E402
 
@@ -74,7 +74,7 @@ class ReferenceWay(PlainReSTR):
 def build(way: str, device: torch.device) -> tuple[ReSTR | ReferenceWay, torch.optim.Optimizer]:
     """The model one of WAYS, with the same weights at each call, and its optimiser."""
     torch.manual_seed(0)
-    model = build_restr(ReSTRConfig()).eval().to(device)
+    model = build_restr(ReSTRConfig(vision_config("vit_base_patch16_384", (480, 480)))).eval().to(device)
     if way == "reference":
         state = {name: tensor.detach().clone().requires_grad_() for name, tensor in to_reference(model).items()}
         return ReferenceWay(state, reference_config(state)), torch.optim.AdamW(state.values(), lr=1e-5)
@@ -197,25 +197,23 @@ def bench_decoder(args, device: torch.device) -> list[Row]:
 
 
 def saved_mb(way: str, device: torch.device, amp: bool) -> float:
-    """MB that autograd keeps of one sample at the end of the forward pass, weights and their casts left out."""
-    model, optimizer = build(way, device)
-    sizes, weights = {}, {p.numel() for group in optimizer.param_groups for p in group["params"]}
-    keep = []  # alive, so that no address is used twice
+    """MB that autograd keeps of one sample at the end of the forward pass: of two, less what it keeps of one."""
+    model, _ = build(way, device)
+    totals = []
+    for size in (1, 2):  # weights and their casts are in both
+        images, ids, masks = make_batch(size, device)
+        kept = {}  # by address, and alive, so that no address is used twice
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.nbytes() // tensor.element_size() not in weights:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        keep.append(tensor)
-        return tensor
+        def pack(tensor: Tensor, kept=kept) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
 
-    images, ids, masks = make_batch(1, device)
-    with ExitStack() as stack:
-        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            outputs = model(images, ids)
-        restr_loss(*outputs, masks, LossConfig())
-    return sum(sizes.values()) / 1e6
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                outputs = model(images, ids)
+            restr_loss(*outputs, masks, LossConfig())
+        totals.append(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
+    return (totals[1] - totals[0]) / 1e6
 
 
 def bench_saved(args, device: torch.device) -> list[Row]:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from eval.image_groups import ImageGroup, ImageGroups, load
 from eval.metrics import RunningIoU, SampleScore
@@ -23,6 +22,7 @@ from utils import distributed
 from utils.batches import BatchSplit
 from utils.errors import InputError
 from utils.geometry import resize_and_crop
+from utils.logs import progress_bar
 from utils.text import tokenize
 
 PADS = ("grey", "black")
@@ -96,7 +96,10 @@ def evaluate(
     )
     scores: list[SampleScore] = []
     running = RunningIoU()
-    with _judging(model), tqdm(total=sum(map(len, groups)), unit="expr", leave=False, disable=not progress) as bar:
+    with (
+        _judging(model),
+        progress_bar(total=sum(map(len, groups)), unit="expr", leave=False, disable=not progress) as bar,
+    ):
         for batch in batches:
             new, predictions = _score_batch(model, split, batch, settings, device, wanted)
             scores += new

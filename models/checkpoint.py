@@ -1,6 +1,7 @@
 """Self-describing checkpoints. SPEC section 7."""
 
 import hashlib
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +47,10 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint`, for `torch.load(weights_only=True)`, under a temporary name, flush it and rename it."""
+    """Write `checkpoint`, for `torch.load(weights_only=True)`, under a temporary name, flush it and rename it.
+
+    Raises InputError or OSError if it cannot be written; a file that was there before stays.
+    """
     values = {
         "format": FORMAT,
         "version": VERSION,
@@ -59,8 +63,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     if checkpoint.training is not None:
         values["training"] = checkpoint.training
-    with atomic_write(path, durable=True) as file:
-        torch.save(values, file)
+    try:
+        with atomic_write(path, durable=True) as file:
+            torch.save(values, file)
+    except RuntimeError as error:  # torch.save hides the operating system's error behind its own
+        raise InputError(
+            f"{path}: could not be written ({error.__context__ or error}): make room on the disk"
+        ) from None
 
 
 def read_checkpoint(path: Path, reference: dict | None = None) -> Checkpoint:
@@ -72,11 +81,13 @@ def read_checkpoint(path: Path, reference: dict | None = None) -> Checkpoint:
     values = load_tensors(path)
     if values.get("format") != FORMAT:
         return _read_reference(path, values, reference)
-    if values.get("version") != VERSION:
-        version = one_line(repr(values.get("version")), 40)
+    version = values.get("version")
+    if not isinstance(version, int) or version != VERSION:
+        version = one_line(repr(version), 40)
         raise InputError(f"{path}: written by another version of this code (format {version})")
+    values = {"training": None, **values}
     for name, kind in KINDS.items():
-        if not isinstance(values.get(name), kind):
+        if name not in values or not isinstance(values[name], kind):
             raise InputError(f"{path}: '{name}' is missing or of a wrong kind: the checkpoint is damaged")
     try:
         config = ReSTRConfig.from_dict(values["config"])
@@ -92,7 +103,7 @@ def read_checkpoint(path: Path, reference: dict | None = None) -> Checkpoint:
         values["data"],
         values["step"],
         values["metrics"],
-        values.get("training"),
+        values["training"],
     )
 
 
@@ -101,7 +112,9 @@ def load_tensors(path: Path) -> dict:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of odd pickles before it refuses them
+            values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
         raise InputError(f"{path}: damaged, or not a checkpoint ({one_line(error, 120)})") from None
     if not isinstance(values, dict):

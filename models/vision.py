@@ -3,6 +3,7 @@
 import contextlib
 import math
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -157,7 +158,7 @@ def _from_file(config: VisionConfig, file: Path) -> nn.Module:
     if not file.is_file():
         raise InputError(f"{file}: no such file of ViT weights: {CHECK}")
     try:
-        arrays = np.load(file, allow_pickle=False) if file.suffix == ".npz" else load_state_dict(str(file))
+        arrays = _arrays(file)
         model = _empty(replace(config, image_size=_native_size(config, arrays)))
         if file.suffix == ".npz":
             model.load_pretrained(str(file))
@@ -173,6 +174,14 @@ def _from_file(config: VisionConfig, file: Path) -> nn.Module:
         raise InputError(f"{file}: {config.backbone} has no place for its {one_line(foreign[0], 80)}: {CHECK}")
     model.set_input_size(config.image_size)
     return model
+
+
+def _arrays(file: Path) -> Mapping:
+    if file.suffix == ".npz":
+        return np.load(file, allow_pickle=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of odd pickles before it refuses them
+        return load_state_dict(str(file))
 
 
 def _native_size(config: VisionConfig, arrays: Mapping) -> tuple[int, int]:

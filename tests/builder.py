@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,6 @@ def tiny_fixture(tmp_path):
 def build_fixture(monkeypatch, capsys):
     """Run the script in this process; returns (exit code, standard output, standard error)."""
     handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
     def run(root, dataset="Gref", split="train", *flags):
         arguments = ["-d", dataset, "-t", split, "--root", str(root), "--workers", "1", *flags]

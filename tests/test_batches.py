@@ -57,7 +57,7 @@ def test_what_a_split_says(built):
     ids, sentence, name = data.text(2)  # first expression of the second ref of the split, the 12th of all
     assert sentence == "red shirt" and name == "COCO_train2014_000000000001"
     assert ids.tolist() == [0] * 18 + [8, 9]
-    assert data.text(3)[0].tolist() == [0] * 17 + [8, 9, 3]  # "zebra" is not in the vocabulary
+    assert data.text(3)[0].tolist() == [0] * 17 + [9, 3, 4]  # "zebra" is not in the vocabulary
     with pytest.raises(IndexError):
         data.text(20)
 

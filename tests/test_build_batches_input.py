@@ -1,5 +1,6 @@
 """build_batches.py on bad input: one line that names the file and the remedy, exit code 2, nothing half-written."""
 
+import resource
 import shutil
 
 import pytest
@@ -137,6 +138,20 @@ def test_skip_empty_and_words_without_words(tiny, build):
     blank_expression(tiny)
     edit_refs(tiny, lambda refs: refs[3]["sentences"][0].update(sent="."))
     code, output, error = build(tiny, "Gref", "train", "--skip_empty")
-    assert (code, error) == (0, "") and "warning: " in output and "ref 3" in output
+    assert (code, error) == (0, "") and "warning: 1 expressions have no words, such as Gref_train_5" in output
     data = BatchSplit(batches(tiny), "train")
     assert len(data) == 19 and not data.text(5)[0].any() and data.text(5)[1] == "."
+
+
+def test_full_disk_is_one_line_and_the_next_run_goes_on(tiny, build):
+    """A limit on the size of files stands for a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        code, _, error = build(tiny)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2 and error.count("\n") == 1 and "train_image" in error and "File too large" in error
+    assert not list(tiny.rglob(".writing-*"))
+    assert build(tiny)[0] == 0
+    assert len(BatchSplit(batches(tiny), "train")) == 20

@@ -21,8 +21,8 @@ HEADS = 3
 SIZE = {"width": 12, "depth": 2, "heads": HEADS}
 
 
-def config(height=64, width=64, **changes):
-    return VisionConfig("vit_tiny_patch16_224", (height, width), **{**SIZE, **changes})
+def config(size=(64, 64), **changes):
+    return VisionConfig("vit_tiny_patch16_224", size, **{**SIZE, **changes})
 
 
 def source(grid=4, **changes):
@@ -81,8 +81,8 @@ def save(path, kind, state):
 KINDS = ["bare", "model", "state_dict", "safetensors", "npz"]
 
 
-def loaded(file, *arguments, **changes):
-    encoder = VisionEncoder(config(*arguments, **changes))
+def loaded(file, size=(64, 64), **changes):
+    encoder = VisionEncoder(config(size, **changes))
     encoder.load_pretrained(file)
     return encoder.backbone.state_dict()
 
@@ -100,7 +100,7 @@ def test_every_layout_loads_exactly(tmp_path, kind):
 def test_positions_are_resampled_as_pillow_does(tmp_path, kind, grid, new):
     """Bicubic with Keys's a = -0.5; also where the number of positions stays the same (18 x 32, 2 x 8)."""
     state = source(grid)
-    ours = loaded(save(tmp_path, kind, state), 16 * new[0], 16 * new[1])["pos_embed"]
+    ours = loaded(save(tmp_path, kind, state), (16 * new[0], 16 * new[1]))["pos_embed"]
     theirs = state["pos_embed"]
     assert torch.equal(ours[:, :1], theirs[:, :1])  # the class token's
     channels = theirs[0, 1:].reshape(grid, grid, 12).unbind(-1)
@@ -189,12 +189,14 @@ def hostile_files(folder):
         yield f"numpy{i}.npz", stream.getvalue()
 
 
-def test_damaged_foreign_and_hostile_files(tmp_path):
+def test_damaged_foreign_and_hostile_files(tmp_path, recwarn):
     for name, content in hostile_files(tmp_path):
         file = write(tmp_path / name, content)
         message = refused(loaded, file)
         assert str(file) in message and "--v_weights" in message
         assert not (tmp_path / "ran").exists(), name
+    shown = [warning for warning in recwarn if warning.category is not ResourceWarning]
+    assert shown == []  # they would be lines beside the one
 
 
 @pytest.mark.parametrize("values", [[1, 2], {"model": 3}, {"state_dict": {"pos_embed": "x"}}, {1: 2}, 5], ids=repr)
@@ -233,10 +235,10 @@ class TestHub:
     def test_weights_of_the_hub(self, tmp_path):
         state = source(14)  # the published model is for 224 pixels
         save(tmp_path, "safetensors", state)
-        ours = loaded(None, 224, 224)
+        ours = loaded(None, (224, 224))
         assert all(torch.equal(value, state[name]) for name, value in ours.items())
-        resampled = loaded(None, 448, 112)["pos_embed"]
-        assert torch.equal(resampled, loaded(tmp_path / "vit.safetensors", 448, 112)["pos_embed"])
+        resampled = loaded(None, (448, 112))["pos_embed"]
+        assert torch.equal(resampled, loaded(tmp_path / "vit.safetensors", (448, 112))["pos_embed"])
 
     def test_a_deeper_model_than_the_published_one_is_refused(self, tmp_path):
         save(tmp_path, "safetensors", source(14, depth=1))

@@ -70,6 +70,7 @@ class Summary:
     bytes: int
     seconds: float
     missing: int  # expressions that other shards have still to build
+    wordless: list[str]  # names of expressions without a word (a lone "."), whose ids are all padding
 
 
 def build(options: BuildOptions) -> Summary:
@@ -98,7 +99,8 @@ def build(options: BuildOptions) -> Summary:
     done = sum(job.expressions() for job in mine) - sum(job.expressions() for job in todo)
     run_all(writer.write, todo, options.workers, Job.expressions, done, writer.files.name("*")[:-2])
     left = writer.missing(jobs)
-    record_split(files, {**entry, "complete": not left})
+    if not left:
+        record_split(files, {**entry, "complete": True})
     return Summary(
         folder,
         entry["refs"],
@@ -107,6 +109,7 @@ def build(options: BuildOptions) -> Summary:
         sum(item.stat().st_size for path in writer.folders for item in os.scandir(path)),
         time.monotonic() - started,
         sum(job.expressions() for job in left),
+        [files.name(i) for job in jobs for _, pairs in job.refs for i, sentence in pairs if not tokenize(sentence)],
     )
 
 
@@ -124,8 +127,6 @@ def plan(refs: list[Ref], source: Path, skip_empty: bool) -> list[Job]:
                 if skip_empty:
                     continue
                 raise InputError(f"{source}: ref {ref.ref_id} has an empty expression; mend it or pass --skip_empty")
-            if not tokenize(sentence):
-                warnings.warn(f"{source}: ref {ref.ref_id}: the expression {sentence!r} has no words", stacklevel=2)
             sentences.append((number, sentence))
             number += 1
         if sentences:
@@ -237,15 +238,18 @@ class Writer:
         if path.exists():
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `plan` has named expressions without words
+            warnings.simplefilter("ignore")  # the summary names expressions without words
             ids = self.vocabulary.ids(sentence, f"{self.source}: ref {ref.ref_id}")
         archive = io.BytesIO()  # in memory, as writing an archive goes back and forth in it
         np.savez(archive, text_batch=ids, sent_batch=[sentence], im_name_batch=ref.image_name, **pictures)
-        with atomic_write(path) as file:
-            file.write(archive.getbuffer())
+        self._write_once(path, archive.getbuffer())
 
     @staticmethod
-    def _write_once(path: Path, data: bytes) -> None:
-        if not path.exists():
+    def _write_once(path: Path, data: bytes | memoryview) -> None:
+        if path.exists():
+            return
+        try:
             with atomic_write(path) as file:
                 file.write(data)
+        except OSError as error:  # of a full disk, which does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error

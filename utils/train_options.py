@@ -66,6 +66,7 @@ def _model_flags(group) -> None:
     group.add_argument("--mm_fusion", default="decoder_transformer", choices=["decoder_transformer"])
     group.add_argument("--fusion", default="indirect", choices=["indirect", "independent", "vanilla"], help="ablation")
     group.add_argument("--tr_n_layers", type=int, default=2, help="blocks of each fusion encoder")
+    group.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth of each encoder's last block")
     group.add_argument("--is_shared", action="store_true", help="one block applied --tr_n_layers times in each of them")
     group.add_argument("--no_decoder", action="store_true", help="patch logits only, without the patch loss")
     group.add_argument("--v_weights", type=Path, help="ViT weights: .npz, .pth or .safetensors (default: timm's hub)")

@@ -6,7 +6,7 @@ Everything random in step s comes from (seed, s, rank), so that a resumed run re
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from utils import distributed
 from utils.errors import InputError
+from utils.logs import progress_bar
 from utils.sampler import mixed_seed
 from utils.schedule import Schedule
 from utils.signals import StopSignal
@@ -139,11 +140,16 @@ def fit(trainer: Trainer, batches: Iterable[dict], log, save: Callable[[], None]
     """
     options = trainer.options
     stop = StopSignal()
-    bar = tqdm(total=options.num_steps, initial=trainer.step, disable=not trainer.ranks.is_main, unit="step")
-    batches = iter(batches)
-    started, done = time.monotonic(), 0
     if trainer.step and trainer.due() and trainer.validated < trainer.step:
         validate()  # the run was killed between its checkpoint and its validation
+    bar = progress_bar(total=options.num_steps, initial=trainer.step, disable=not trainer.ranks.is_main, unit="step")
+    with bar:
+        _loop(trainer, iter(batches), bar, log, save, validate, stop)
+
+
+def _loop(trainer: Trainer, batches: Iterator[dict], bar, log, save, validate, stop: StopSignal) -> None:
+    options = trainer.options
+    started, done = time.monotonic(), 0
     while trainer.step < options.num_steps:
         trainer.model.train()
         values = trainer.train_step([next(batches) for _ in range(options.accum)])
@@ -161,7 +167,6 @@ def fit(trainer: Trainer, batches: Iterable[dict], log, save: Callable[[], None]
         if distributed.any_rank(stop.requested, trainer.ranks.device) and trainer.step < options.num_steps:
             save()
             raise Stopped
-    bar.close()
 
 
 def _rate(trainer: Trainer) -> float:

@@ -1,0 +1,94 @@
+"""Running train_restr.py in tests: in processes forked off a server that has imported it: starts cost little."""
+
+import json
+import multiprocessing
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from tests.tiny_set import make_tiny_set
+from utils.build import BuildOptions, build
+
+FLAGS = """
+    --v_backbone vit_shapes_patch8 --l_backbone transformer_shapes --no_pretrained --input_size 48,48 --adamW --lr 1e-3
+    --v_lr_scale 1 --batch_size 4 --num_steps 12 --save_every 4 --log_every 2 --num_workers 0 --device cpu
+""".split()
+
+_processes = multiprocessing.get_context("forkserver")
+
+
+@pytest.fixture(scope="session", name="batches")
+def batches_fixture(tmp_path_factory):
+    """A batch folder of 20 training and 20 validation expressions at 48 x 48."""
+    root = make_tiny_set(tmp_path_factory.mktemp("set"))
+    for split in ("train", "val"):
+        folder = build(BuildOptions(root, "Gref", split, (48, 48), workers=1)).folder
+    return folder
+
+
+def start(batches: Path, folder: Path, *flags: str, fsize: int = 0):
+    """Start a run into `folder`; its output goes to FOLDER.out and .err. `fsize` limits the bytes of a file."""
+    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    _processes.set_forkserver_preload(["train_restr", "tests.train_runs", "torch.utils.tensorboard"])
+    where = ["--data_dir", str(batches), "--weights_dir", str(folder.parent), "--exp_name", folder.name]
+    process = _processes.Process(target=_run, args=([*where, *FLAGS, *flags], str(folder), fsize))
+    process.start()
+    return process
+
+
+def train(batches: Path, folder: Path, *flags: str, fsize: int = 0) -> tuple[int, str]:
+    """A whole run: its exit code and what it wrote to standard error, without the progress bar."""
+    process = start(batches, folder, *flags, fsize=fsize)
+    process.join(120)
+    assert not process.is_alive(), "it hangs"
+    return process.exitcode, errors(folder)
+
+
+def errors(folder: Path) -> str:
+    """Standard error of the last run into `folder`, without the progress bar."""
+    lines = re.split(r"[\r\n]|\x1b\[A", Path(f"{folder}.err").read_text())
+    return "\n".join(line for line in lines if line.strip() and not re.search(r"\d%\|", line))
+
+
+def _run(arguments: list[str], folder: str, fsize: int) -> None:
+    for stream, name in ((1, f"{folder}.out"), (2, f"{folder}.err")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream)
+    if fsize:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, fsize))
+    torch.set_num_threads(1)
+    import train_restr
+    from utils.errors import run_main
+
+    sys.argv = ["train_restr.py", *arguments]
+    run_main(train_restr.main)
+
+
+def outcome(folder: Path) -> dict:
+    """What two equal runs have in common: the log, and every checkpoint's content but for the names of files."""
+    files = sorted(folder.glob("*.pth"))
+    contents = {file.name: torch.load(file, weights_only=True) for file in files if file.name != "last.prev.pth"}
+    return {"log": (folder / "log.jsonl").read_bytes(), **contents}
+
+
+def equal(a, b) -> bool:
+    """Whether two nested values are the same to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def records(folder: Path) -> list[dict]:
+    """The lines of log.jsonl."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
