@@ -196,24 +196,27 @@ def bench_decoder(args, device: torch.device) -> list[Row]:
     ]
 
 
+def saved_bytes(model, size: int, device: torch.device, amp: bool) -> int:
+    """What autograd keeps of `size` samples between forward and backward, weights and their casts included."""
+    sizes = {}  # by address: nothing is counted twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    images, ids, masks = make_batch(size, device)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            outputs = model(images, ids)
+        loss = restr_loss(*outputs, masks, LossConfig())["loss"]  # while it lives, no address is used again
+    assert loss.isfinite()
+    return sum(sizes.values())
+
+
 def saved_mb(way: str, device: torch.device, amp: bool) -> float:
-    """MB that autograd keeps of one sample at the end of the forward pass: of two, less what it keeps of one."""
+    """MB of one sample: of two, less what is kept of one."""
     model, _ = build(way, device)
-    totals = []
-    for size in (1, 2):  # weights and their casts are in both
-        images, ids, masks = make_batch(size, device)
-        kept = {}  # by address, and alive, so that no address is used twice
-
-        def pack(tensor: Tensor, kept=kept) -> Tensor:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                outputs = model(images, ids)
-            restr_loss(*outputs, masks, LossConfig())
-        totals.append(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
-    return (totals[1] - totals[0]) / 1e6
+    return (saved_bytes(model, 2, device, amp) - saved_bytes(model, 1, device, amp)) / 1e6
 
 
 def bench_saved(args, device: torch.device) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Draw the curves of runs: loss, learning rate, gradient norm, validation oIoU, mIoU and Prec@X, from log.jsonl to a PNG.
+"""Draw the curves of runs, from log.jsonl to a PNG: loss, learning rate, gradient norm, validation oIoU, mIoU, Prec@X.
 
     python eval/plot.py weights/unc                              # weights/unc/curves.png
     python eval/plot.py weights/a weights/b --out both.png       # one colour a run
@@ -9,7 +9,6 @@ A run may go on meanwhile: what it is writing is left out.
 import itertools
 import json
 import logging
-import math
 import sys
 import warnings
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ GREY, INK = "#8a8f98", "#22262e"
 LOSSES = {"loss": "-", "pixel": "--", "patch": ":"}
 PRECISIONS = tuple(f"Prec@{tenths / 10:.1f}" for tenths in PRECISION_TENTHS)
 MAX_LOG_BYTES = 256 * MEBIBYTE
+LARGEST = 1e30  # drawn; false of NaN and infinity, too, and far from where matplotlib's sums overflow
 MANY = 150  # points of a training curve from which a running mean is drawn over it
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -105,13 +105,13 @@ def read_log(path: Path) -> Run:
 
 
 def _entry(entry: dict) -> tuple[str, int, dict[str, float]]:
-    """Kind, step and finite numbers of a line."""
+    """Kind, step and drawable numbers of a line."""
     step = entry["step"]
     if type(step) is not int or not 0 <= step < 10**12:
         raise ValueError(f"step {step!r}")
     numbers = {name: float(value) for name, value in entry.items() if type(value) in (int, float)}
     del numbers["step"]
-    return str(entry["kind"]), step, {name: value for name, value in numbers.items() if math.isfinite(value)}
+    return str(entry["kind"]), step, {name: value for name, value in numbers.items() if abs(value) < LARGEST}
 
 
 def draw(runs: list[Run]):
@@ -128,8 +128,8 @@ def draw(runs: list[Run]):
         panels = figure.subplots(2, 3)
         _header(figure, runs)
         _losses(panels[0, 0], runs)
-        _training(panels[0, 1], runs, "lr", "Learning rate")
-        _training(panels[0, 2], runs, "grad_norm", "Gradient norm", log=True)
+        _rate(panels[0, 1], runs)
+        _gradient(panels[0, 2], runs)
         _validation(panels[1, 0], runs, "oIoU")
         _validation(panels[1, 1], runs, "mIoU")
         _precisions(panels[1, 2], runs)
@@ -166,16 +166,23 @@ def _losses(panel, runs: list[Run]) -> None:
             line.set_color(GREY)
 
 
-def _training(panel, runs: list[Run], name: str, title: str, log: bool = False) -> None:
-    panel.set_title(title)
+def _rate(panel, runs: list[Run]) -> None:
+    panel.set_title("Learning rate")
     for run, colour in zip(runs, COLOURS, strict=False):
-        steps, values = run.curve("train", name)
-        if values and log:
-            panel.set_yscale("log", nonpositive="mask")
+        if run.curve("train", "lr")[1]:
+            panel.plot(*run.curve("train", "lr"), color=colour, linewidth=1.5)
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+
+
+def _gradient(panel, runs: list[Run]) -> None:
+    panel.set_title("Gradient norm")
+    panel.set_yscale("log", nonpositive="mask")
+    for run, colour in zip(runs, COLOURS, strict=False):
+        steps, values = run.curve("train", "grad_norm")
+        if values:
             _noisy(panel, steps, values, colour)
-        elif values:
-            panel.plot(steps, values, color=colour)
-            panel.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    panel.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
 
 
 def _noisy(panel, steps: list[int], values: list[float], colour: str, raw: bool = True, **options) -> None:
@@ -188,10 +195,10 @@ def _noisy(panel, steps: list[int], values: list[float], colour: str, raw: bool 
 
 
 def running_mean(values: list[float], half: int) -> list[float]:
-    """Mean of each value and up to `half` neighbours on both sides, the same number of them on each."""
+    """Mean of each value and its neighbours, `half` on each side; fewer where the curve begins and ends."""
     sums = [0.0, *itertools.accumulate(values)]
-    halves = (min(half, i, len(values) - 1 - i) for i in range(len(values)))
-    return [(sums[i + h + 1] - sums[i - h]) / (2 * h + 1) for i, h in enumerate(halves)]
+    ranges = ((max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values)))
+    return [(sums[end] - sums[start]) / (end - start) for start, end in ranges]
 
 
 def _validation(panel, runs: list[Run], name: str) -> None:
@@ -226,7 +233,9 @@ def _finish(panel) -> None:
     """Steps below, and a word where there is nothing to see."""
     panel.set_xlabel("step")
     panel.xaxis.set_major_formatter(lambda step, _: _step(step))
-    if not panel.lines:
+    if panel.lines:
+        panel.set_xlim(left=0)
+    else:
         panel.text(0.5, 0.5, "nothing logged yet", color=GREY, ha="center", va="center", transform=panel.transAxes)
         panel.set(xticks=[], yticks=[])
 
