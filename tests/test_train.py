@@ -4,14 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 
 from models import load_restr
 from tests.conftest import ROOT
-from tests.train_runs import FLAGS, batches_fixture, equal, errors, outcome, records, start, train
+from tests.train_runs import FLAGS, batches_fixture, equal, errors, outcome, records, start, train, wait_for
 
 __all__ = ["batches_fixture"]
 
@@ -22,13 +21,6 @@ def whole(batches, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "whole"
     assert train(batches, folder)[0] == 0
     return folder
-
-
-def wait_for(condition, seconds=60):
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.002)
 
 
 def test_what_a_run_leaves_behind(whole, batches):

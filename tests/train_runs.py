@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import re
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,23 +33,31 @@ def batches_fixture(tmp_path_factory):
     return folder
 
 
-def start(batches: Path, folder: Path, *flags: str, fsize: int = 0):
+def start(batches: Path, folder: Path, *flags: str, base: Sequence[str] = FLAGS, fsize: int = 0):
     """Start a run into `folder`; its output goes to FOLDER.out and .err. `fsize` limits the bytes of a file."""
     os.environ["PYTHONPATH"] = str(ROOT)
     os.environ["OMP_NUM_THREADS"] = "1"
     _processes.set_forkserver_preload(["train_restr", "tests.train_runs", "torch.utils.tensorboard"])
     where = ["--data_dir", str(batches), "--weights_dir", str(folder.parent), "--exp_name", folder.name]
-    process = _processes.Process(target=_run, args=([*where, *FLAGS, *flags], str(folder), fsize))
+    process = _processes.Process(target=_run, args=([*where, *base, *flags], str(folder), fsize))
     process.start()
     return process
 
 
-def train(batches: Path, folder: Path, *flags: str, fsize: int = 0) -> tuple[int, str]:
+def train(batches: Path, folder: Path, *flags: str, **how) -> tuple[int, str]:
     """A whole run: its exit code and what it wrote to standard error, without the progress bar."""
-    process = start(batches, folder, *flags, fsize=fsize)
+    process = start(batches, folder, *flags, **how)
     process.join(120)
     assert not process.is_alive(), "it hangs"
     return process.exitcode, errors(folder)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Return when `condition` holds."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.002)
 
 
 def errors(folder: Path) -> str:
