@@ -1,7 +1,6 @@
 """Self-describing checkpoints. SPEC section 7."""
 
 import hashlib
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,11 +9,13 @@ import torch
 from models.config import ReSTRConfig
 from models.reference import from_reference, reference_config
 from models.restr import ReSTR
+from models.tensor_file import load_tensors
 from models.weights import model_with
 from utils.errors import InputError, one_line
 from utils.safe_io import atomic_write
 
 FORMAT, VERSION = "restr-checkpoint", 1
+MAX_STEP = 10**12
 KINDS = {
     "model": dict,
     "config": dict,
@@ -89,6 +90,8 @@ def read_checkpoint(path: Path, reference: dict | None = None) -> Checkpoint:
     for name, kind in KINDS.items():
         if name not in values or not isinstance(values[name], kind):
             raise InputError(f"{path}: '{name}' is missing or of a wrong kind: the checkpoint is damaged")
+    if not 0 <= values["step"] <= MAX_STEP:
+        raise InputError(f"{path}: its 'step' is no number of steps: the checkpoint is damaged")
     try:
         config = ReSTRConfig.from_dict(values["config"])
     except InputError as error:
@@ -105,21 +108,6 @@ def read_checkpoint(path: Path, reference: dict | None = None) -> Checkpoint:
         values["metrics"],
         values["training"],
     )
-
-
-def load_tensors(path: Path) -> dict:
-    """A dict from a file of `torch.save`, on the CPU, with `weights_only=True`. Raises InputError."""
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such checkpoint")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of odd pickles before it refuses them
-            values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
-        raise InputError(f"{path}: damaged, or not a checkpoint ({one_line(error, 120)})") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: not a checkpoint: it holds a {type(values).__name__}")
-    return values
 
 
 def load_restr(path: Path | str, device: str = "cpu", reference: dict | None = None) -> ReSTR:

@@ -48,7 +48,7 @@ class MultimodalFusion(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         v = self.proj_v(F.normalize(v, dim=-1))
         l = self.proj_l(F.normalize(l, dim=-1)).masked_fill((ids == 0).unsqueeze(-1), 0)
-        seed = self.class_seed.expand(len(v), -1, -1)  # B 1 d
+        seed = self.class_seed.expand(v.shape[0], -1, -1)  # B 1 d
         patches, classifier = getattr(self, f"_{self.variant}")(v, l, seed)
         p = patches @ self.proj_patch  # B 900 768
         classifier = classifier @ self.proj_classifier  # B 768

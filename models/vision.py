@@ -3,7 +3,6 @@
 import contextlib
 import math
 import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,11 +13,13 @@ import timm
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
-from timm.models import load_state_dict
+from timm.models import clean_state_dict, load_state_dict
 from torch import nn
 
 from models.config import VISION_BACKBONES, VisionConfig
+from models.tensor_file import load_tensors
 from utils.errors import InputError, one_line
+from utils.safe_io import check_npz
 
 NO_WEIGHTS = "give a file with --v_weights FILE, or train from random weights with --no_pretrained"
 CHECK = "check --v_weights"
@@ -178,10 +179,13 @@ def _from_file(config: VisionConfig, file: Path) -> nn.Module:
 
 def _arrays(file: Path) -> Mapping:
     if file.suffix == ".npz":
+        check_npz(file, CHECK)
         return np.load(file, allow_pickle=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of odd pickles before it refuses them
+    if file.suffix == ".safetensors":
         return load_state_dict(str(file))
+    values = load_tensors(file)
+    inner = (values.get(name) for name in ("state_dict_ema", "model_ema", "state_dict", "model"))  # timm's order
+    return clean_state_dict(next((state for state in inner if state is not None), values))
 
 
 def _native_size(config: VisionConfig, arrays: Mapping) -> tuple[int, int]:

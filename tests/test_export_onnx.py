@@ -154,9 +154,10 @@ def test_a_file_that_deviates_is_refused_and_the_old_one_stays(tmp_path, monkeyp
 
 
 def test_a_file_that_does_not_run_is_refused(tmp_path, monkeypatch):
-    """As with a backbone whose trace holds the number of images as a constant."""
+    """As with a model whose trace holds the number of images as a constant."""
     source, out = checkpoint(tmp_path / "a.pth"), tmp_path / "a.onnx"
-    monkeypatch.setattr(export_onnx, "keep_batch_dynamic", lambda model: None)
+    fixed = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *model, dynamic_axes, **how: fixed(*model, **how))
     with pytest.raises(InputError, match="onnxruntime cannot run the ONNX model"):
         export_onnx.main(["--checkpoint", str(source), "--out", str(out)])
     assert not out.exists()

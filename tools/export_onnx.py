@@ -91,7 +91,6 @@ def export(model: ReSTR, opset: int) -> bytes:
     """The ONNX file of `model`. Raises InputError for a backbone that ONNX cannot express."""
     import onnx  # an occasional script's package: none but this function needs it
 
-    keep_batch_dynamic(model)
     file = io.BytesIO()
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -113,17 +112,6 @@ def export(model: ReSTR, opset: int) -> bytes:
     onnx.helper.set_model_props(proto, metadata(model))
     onnx.checker.check_model(proto)
     return proto.SerializeToString()
-
-
-def keep_batch_dynamic(model: ReSTR) -> None:
-    """Repeat the class seed by the shape of v, which a trace follows; fusion repeats it by len(v), a constant there."""
-    fusion = model.fusion
-    encode = getattr(fusion, f"_{fusion.variant}")
-
-    def with_dynamic_seed(v, l, seed):
-        return encode(v, l, fusion.class_seed.expand(v.shape[0], -1, -1))
-
-    setattr(fusion, f"_{fusion.variant}", with_dynamic_seed)
 
 
 def metadata(model: ReSTR) -> dict[str, str]:

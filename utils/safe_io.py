@@ -26,6 +26,7 @@ MEBIBYTE = 2**20
 MAX_JSON_BYTES = 64 * MEBIBYTE
 MAX_JSON_CONTAINERS = 8_000_000  # instances.json of RefCOCO: 197 thousand annotations, about 1 million lists and dicts
 MAX_NPZ_BYTES = 512 * MEBIBYTE  # of one array too, unpacked
+MAX_PACKING = 10  # of weights, which hardly pack at all
 MAX_IMAGE_BYTES = 256 * MEBIBYTE
 MAX_IMAGE_SIDE = 20_000  # pixels
 MAX_IMAGE_PIXELS = 80_000_000  # 240 MB as RGB
@@ -180,17 +181,34 @@ def read_npy(path: str | os.PathLike, remedy: str) -> np.ndarray:
         return _array_of(data, "it")
 
 
-def _array_of(data: bytes, member: str) -> np.ndarray:
-    header = io.BytesIO(data)
-    version = np.lib.format.read_magic(header)
+def check_npz(path: str | os.PathLike, remedy: str) -> None:
+    """Raise InputError for an npz file that np.load would take far more memory for than the file has bytes."""
+    with refusing(path, "npz file", remedy), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > MAX_PACKING * regular_file_size(path, remedy):
+            raise ValueError(f"it unpacks to {unpacked:,} bytes")
+        for member in members:
+            with archive.open(member) as file:
+                _array_header(file, member.file_size, member.filename)
+
+
+def _array_header(file: IO[bytes], size: int, member: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in columns, and type of the array in an npy file of `size` bytes, which have to fit."""
+    version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    shape, in_columns, dtype = readers[version](header)
-    start = header.tell()
+    shape, in_columns, dtype = readers[version](file)
     if dtype.kind not in "biufU" or not dtype.itemsize or min(shape, default=0) < 0:
         raise ValueError(f"{member} holds {dtype} of shape {shape}")
-    if math.prod(shape) * dtype.itemsize != len(data) - start:
+    if math.prod(shape) * dtype.itemsize != size - file.tell():
         raise ValueError(f"{member} is not as long as its header says")
-    array = np.ndarray(shape, dtype, data, start, order="F" if in_columns else "C")
+    return shape, in_columns, dtype
+
+
+def _array_of(data: bytes, member: str) -> np.ndarray:
+    header = io.BytesIO(data)
+    shape, in_columns, dtype = _array_header(header, len(data), member)
+    array = np.ndarray(shape, dtype, data, header.tell(), order="F" if in_columns else "C")
     return _whole_values(array.astype(dtype.newbyteorder("="), order="C"))
 
 
