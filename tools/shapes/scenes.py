@@ -7,13 +7,15 @@ import numpy as np
 from tools.shapes.drawing import COLOURS, KINDS, Scene, Shape, visible_masks
 
 LEVELS = ("easy", "full")
-SIZES = {"small": 1 / 6, "big": 1 / 3.5}  # longest side of a shape / longer side of the image
+# Longest side of a shape / longer side of the image; few shapes have room to be larger.
+SIZES = {"easy": {"small": 1 / 4.4, "big": 1 / 2.7}, "full": {"small": 1 / 6, "big": 1 / 3.5}}
+SIZE_NAMES = ("small", "big")
 SIZE_JITTER = 0.05  # far less than the gap between small and big
 # width / height and how often: landscape, portrait and square photographs, as in COCO
 ASPECTS = ((4 / 3, 0.5), (3 / 2, 0.1), (3 / 4, 0.2), (2 / 3, 0.05), (1.0, 0.15))
 GRAY_SHARE = 0.03  # COCO has a few grayscale photographs
 BAR_SHARE = 0.3  # scenes in which a bar lies across a big shape, so that its visible part is in pieces
-MOST_BIG = 3  # more would not fit beside four small ones
+MOST_BIG = {"easy": 2, "full": 3}  # more would not fit beside the small ones
 TILT = 12  # degrees: a square never turns into a diamond
 MIN_VISIBLE = 0.65  # share of a shape's pixels that nothing covers
 MIN_EXTENT = 0.85  # visible / full extent, so that a covered big shape does not pass for a small one
@@ -49,9 +51,9 @@ def sample_scene(rng: np.random.Generator, level: str, image_size: int) -> tuple
     width, height = round(image_size * min(1, aspect)), round(image_size * min(1, 1 / aspect))
     while True:
         described = (_easy_attributes if level == "easy" else _full_attributes)(rng, gray)
-        if _unique(described) < 2 or sum(size == "big" for _, _, size in described) > MOST_BIG:
+        if _unique(described) < 2 or sum(size == "big" for _, _, size in described) > MOST_BIG[level]:
             continue
-        shapes = _place(rng, described, height, width)
+        shapes = _place(rng, described, SIZES[level], height, width)
         if shapes is None:
             continue
         scene = Scene(height, width, shapes, _cover(rng, shapes, image_size), gray)
@@ -69,13 +71,13 @@ def _easy_attributes(rng: np.random.Generator, gray: bool) -> list[tuple]:
     count = int(rng.integers(2, 5))
     kinds = rng.choice(KINDS, count, replace=not gray)
     colours = [None] * count if gray else [str(c) for c in rng.choice(list(COLOURS), count, replace=False)]
-    return [(str(kind), colour, str(rng.choice(list(SIZES)))) for kind, colour in zip(kinds, colours, strict=True)]
+    return [(str(kind), colour, str(rng.choice(SIZE_NAMES))) for kind, colour in zip(kinds, colours, strict=True)]
 
 
 def _full_attributes(rng: np.random.Generator, gray: bool) -> list[tuple]:
     """3-7 shapes, each after the first a distractor: like an earlier one but in one attribute, or in none."""
     count = int(rng.integers(3, 8))
-    choices = (KINDS, (None,) if gray else tuple(COLOURS), tuple(SIZES))
+    choices = (KINDS, (None,) if gray else tuple(COLOURS), SIZE_NAMES)
     result = [tuple(options[rng.integers(len(options))] for options in choices)]
     while len(result) < count:
         twin = list(result[rng.integers(len(result))])
@@ -87,11 +89,11 @@ def _full_attributes(rng: np.random.Generator, gray: bool) -> list[tuple]:
     return result
 
 
-def _place(rng: np.random.Generator, described: list[tuple], height: int, width: int) -> tuple | None:
+def _place(rng: np.random.Generator, described: list[tuple], sizes: dict, height: int, width: int) -> tuple | None:
     """Shapes with positions inside the image, overlapping a little at most; None if they do not fit."""
     placed: list[Shape] = []
     for kind, colour, size in sorted(described, key=lambda attributes: attributes[2]):  # big ones first
-        diameter = SIZES[size] * max(height, width) * (1 + SIZE_JITTER * rng.uniform(-1, 1))
+        diameter = sizes[size] * max(height, width) * (1 + SIZE_JITTER * rng.uniform(-1, 1))
         room = 0.56 * diameter + 1  # half a tilted square
         for _ in range(40):
             x, y = rng.uniform(room, width - room), rng.uniform(room, height - room)
