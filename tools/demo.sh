@@ -47,20 +47,4 @@ evaluate testA testA
 evaluate testB testB
 evaluate val_rotated val --rotate_expressions
 
-"$PYTHON" - "$OUT" "$SECONDS" <<'SUMMARY'
-import json, pathlib, sys
-
-out, seconds = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-rows = {name: json.loads((out / "results" / name / "metrics.json").read_text())
-        for name in ("val", "testA", "testB", "val_rotated")}
-print("\nRESULT (percent)    oIoU    mIoU  Prec@0.5  Prec@0.7  Prec@0.9  expressions")
-for name, row in rows.items():
-    prec = row["prec"]
-    print(f"unc {name:13s} {row['oIoU']:7.2f} {row['mIoU']:7.2f} {prec['0.5']:9.2f} {prec['0.7']:9.2f} {prec['0.9']:9.2f} {row['n_samples']:12d}")
-oiou, lost = rows["val"]["oIoU"], rows["val"]["oIoU"] - rows["val_rotated"]["oIoU"]
-print(f"oIoU on val: {oiou:.2f} (expected: 75 or more)")
-print(f"lost when each image's expressions are rotated among its refs: {lost:.2f} (expected: 50 or more)")
-print(f"pictures: {out}/results/val/vis    this run took {seconds // 60} min {seconds % 60} s")
-if oiou < 75 or lost < 50:
-    sys.exit("demo: the model fell short of what is expected")
-SUMMARY
+"$PYTHON" tools/demo_report.py --out "$OUT" --seconds "$SECONDS"

@@ -1,0 +1,256 @@
+"""Is the data right? Looks at everything that build_batches.py will read, and says what is missing or broken.
+
+    python tools/check_data.py                # all data sets
+    python tools/check_data.py -d unc Gref    # two of them
+    python tools/check_data.py -d unc --deep  # also open every image and draw every mask: minutes
+
+Counts refs, expressions and images per split and compares them with the published ones, estimates what the build takes,
+and prints where each download is to be had. Exit code 0: all is right; 1: something is missing, broken or miscounted.
+"""
+
+import os
+import shutil
+import sys
+from argparse import RawDescriptionHelpFormatter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, from wherever this is run
+
+import numpy as np  # noqa: E402
+
+from tools.data_facts import (  # noqa: E402
+    COUNTS,
+    EMBEDDING_WIDTH,
+    FILE_BYTES,
+    IMAGE_BYTES,
+    SECONDS_PER_REF,
+    TRAIN_IMAGE_BYTES,
+    WORDS,
+    Counts,
+    downloads,
+)
+from tools.report import Report  # noqa: E402
+from utils.batch_folder import is_train  # noqa: E402
+from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
+from utils.refer import DATASETS, IMAGES_REMEDY, Dataset, read_referit  # noqa: E402
+from utils.refs import Ref, missing_files  # noqa: E402
+from utils.safe_io import read_image, read_npy  # noqa: E402
+from utils.text import Vocabulary  # noqa: E402
+
+Splits = dict[str, list[Ref]]
+
+
+def main() -> int:
+    options = parse()
+    report = Report()
+    names = list(dict.fromkeys(options.dataset or DATASETS))
+    for name in names:
+        print(f"{name}, below {options.root}")
+        splits = read_splits(DATASETS[name], options.root, report)
+        refs = [ref for group in splits.values() for ref in group]
+        if refs:
+            check_images(refs, options.deep, report)
+        estimate(name, splits, options.root)
+    for vocabulary in dict.fromkeys(DATASETS[name].vocabulary for name in names):
+        print(f"vocabulary {vocabulary}")
+        check_words(next(d for d in DATASETS.values() if d.vocabulary == vocabulary), options.root, report)
+    print_downloads(names)
+    if report.faults:
+        print(f"{report.faults} kinds of faults: see FAULT above")
+        return 1
+    print("all is right" if options.deep else "all is right (images were not opened: --deep does)")
+    return 0
+
+
+def parse():
+    """The command line."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("-d", "--dataset", nargs="+", choices=DATASETS, help="data sets (default: all)")
+    root = Path(__file__).resolve().parents[1]
+    parser.add_argument("--root", type=Path, default=root, help="folder with data/ and external/ (default: this one)")
+    parser.add_argument("--deep", action="store_true", help="open every image and draw every mask")
+    return parser.parse_args()
+
+
+def read_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
+    """The usable refs of each split whose files can be read, after a report on the others and on the counts."""
+    read = _referit_splits if dataset.name == "referit" else _coco_splits
+    splits = read(dataset, root, report)
+    for split, refs in splits.items():
+        expressions = [sentence for ref in refs for sentence in ref.sentences]
+        images = len({ref.image_path for ref in refs})
+        check_counts(split, Counts(len(refs), len(expressions), images), COUNTS[dataset.name][split], report)
+        blank = [f"ref {ref.ref_id}" for ref in refs if not all(sentence.strip() for sentence in ref.sentences)]
+        if blank:
+            report.fault(f"{split}: {len(blank):,} refs have an empty expression (or build with --skip_empty):", blank)
+    return splits
+
+
+def _referit_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
+    splits = {split: report.attempt(lambda s=split: read_referit(root, s)) for split in dataset.splits}
+    return {split: refs for split, refs in splits.items() if refs is not None}
+
+
+def _coco_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
+    files = dataset.coco_files(root)
+    entries = report.attempt(files.read_entries)
+    wanted = [entry.get("ann_id") for entry in entries or ()]
+    instances = report.attempt(lambda: files.read_instances(i for i in wanted if type(i) is int))
+    if entries is None or instances is None:
+        return {}
+    splits: Splits = {split: [] for split in dataset.splits}
+    broken, seen = [], set()
+    for position, entry in enumerate(entries):
+        if entry.get("split") not in dataset.splits:
+            continue
+        try:
+            ref = files.ref(files.checked_entry(position, entry), instances)
+            if (ref.split, ref.ref_id) in seen:
+                raise InputError(f"{files.refs}: ref {ref.ref_id} is there twice")
+        except InputError as error:
+            broken.append(error)
+            continue
+        seen.add((ref.split, ref.ref_id))
+        splits[ref.split].append(ref)
+    if broken:
+        report.fault(f"{len(broken):,} refs cannot be used:", broken)
+    return splits
+
+
+def check_counts(split: str, found: Counts, published: Counts, report: Report) -> None:
+    """Compare a split's numbers with the published ones."""
+    shown = f"{split}: {found.refs:,} refs, {found.expressions:,} expressions, {found.images:,} images"
+    off = []
+    for what in ("refs", "expressions", "images"):
+        number, expected = getattr(found, what), getattr(published, what)
+        if expected is not None and number != expected:
+            off.append(f"{expected:,} {what}")
+            if abs(number - expected) > expected * published.tolerance:
+                off[-1] += "!"
+    if not off:
+        report.ok(shown)
+        return
+    source = "counted in the public files" if published.counted else "in the literature"
+    text = f"{shown}; {source}: {', '.join(item.rstrip('!') for item in off)}"
+    if any(item.endswith("!") for item in off):
+        report.fault(text)
+    else:
+        report.note(text)
+
+
+def check_images(refs: list[Ref], deep: bool, report: Report) -> None:
+    """Whether images and mask files are there, and with `deep` whether they are whole and of the same size."""
+    by_image: dict[Path, list[Ref]] = {}
+    for ref in refs:
+        by_image.setdefault(ref.image_path, []).append(ref)
+    masks = [ref.segmentation for ref in refs if isinstance(ref.segmentation, Path)]
+    absent = [*check_files("images", list(by_image), report), *(check_files("masks", masks, report) if masks else ())]
+    if not deep:
+        return
+    absent = set(absent)
+    whole = {
+        image: group
+        for image, group in by_image.items()
+        if image not in absent
+        and not any(ref.segmentation in absent for ref in group if isinstance(ref.segmentation, Path))
+    }
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        faults = [fault for faults in pool.map(look, whole, whole.values()) for fault in faults]
+    if faults:
+        report.fault(f"{len(faults):,} images or masks cannot be used:", faults)
+    else:
+        report.ok(f"{len(whole):,} images opened, all their masks drawn")
+
+
+def check_files(what: str, paths: list[Path], report: Report) -> list[Path]:
+    """Those of `paths` that are missing or empty, all of them if there is no such folder."""
+    try:
+        missing = missing_files(paths, IMAGES_REMEDY)
+    except InputError as error:
+        report.fault(f"{error} ({len(set(paths)):,} {what})")
+        return paths
+    absent = set(missing)
+    empty = [path for path in dict.fromkeys(paths) if path not in absent and not path.stat().st_size]
+    if missing:
+        report.fault(f"{len(missing):,} {what} are missing; {IMAGES_REMEDY}:", missing)
+    if empty:
+        report.fault(f"{len(empty):,} {what} are empty files; {IMAGES_REMEDY}:", empty)
+    if not missing and not empty:
+        report.ok(f"{len(set(paths)):,} {what} are there")
+    return missing + empty
+
+
+def look(path: Path, refs: list[Ref]) -> list[str]:
+    """Faults of an image and its refs' masks."""
+    try:
+        size = read_image(path, remedy=IMAGES_REMEDY).shape[:2]
+    except InputError as error:
+        return [str(error)]
+    faults = []
+    for ref in refs:
+        try:
+            shape = ref.size or ref.mask().shape
+            if shape != size:
+                said = f"{shape[0]} x {shape[1]}, the image {size[0]} x {size[1]} (height x width)"
+                faults.append(f"{path}: ref {ref.ref_id} is annotated at {said}")
+            elif not ref.mask().any():
+                faults.append(f"{path}: the mask of ref {ref.ref_id} is empty")
+        except InputError as error:
+            faults.append(str(error))
+    return faults
+
+
+def check_words(dataset: Dataset, root: Path, report: Report) -> None:
+    """Whether the vocabulary and its embeddings are there and belong together."""
+    path = dataset.vocabulary_path(root)
+    vocabulary = report.attempt(lambda: Vocabulary.load(path))
+    if vocabulary is None:
+        return
+    size = f"{path}: {len(vocabulary):,} words"
+    if len(vocabulary) == WORDS[dataset.vocabulary]:
+        report.ok(size)
+    else:
+        report.note(f"{size}; the published one, which published checkpoints need, has {WORDS[dataset.vocabulary]:,}")
+    path = dataset.embeddings_path(root)
+    remedy = "make it with build_vocab.py --glove FILE, or train with --random_embeddings"
+    table = report.attempt(lambda: read_npy(path, remedy))
+    if table is None:
+        return
+    shape, wanted = " x ".join(map(str, table.shape)), (len(vocabulary), EMBEDDING_WIDTH)
+    if table.shape != wanted or not np.isfinite(table).all():
+        report.fault(f"{path}: {shape}, or not finite; {wanted[0]} x {wanted[1]} numbers are needed; {remedy}")
+    else:
+        report.ok(f"{path}: {shape}")
+
+
+def estimate(name: str, splits: Splits, root: Path) -> None:
+    """Print disk and time that building all splits takes, by the refs that are there, else by the published counts."""
+    size = refs = 0
+    for split, published in COUNTS[name].items():
+        group = splits.get(split)
+        n_refs = len(group) if group else published.refs
+        texts = sum(len(ref.sentences) for ref in group) if group else published.expressions
+        images = len({ref.image_path for ref in group}) if group else published.images or published.refs // 2
+        size += images * (TRAIN_IMAGE_BYTES if is_train(split) else IMAGE_BYTES) + FILE_BYTES * (n_refs + texts)
+        refs += n_refs
+    free = shutil.disk_usage(root if root.is_dir() else Path.cwd()).free
+    print(
+        f"  build  about {size / 1e9:,.1f} GB (free: {free / 1e9:,.1f} GB) and {refs * SECONDS_PER_REF / 60:,.1f} "
+        f"minutes of one core at --img-size 480\n         (from {TRAIN_IMAGE_BYTES // 1000} kB a training image and "
+        f"{SECONDS_PER_REF} s a ref, measured on a small sample)"
+    )
+
+
+def print_downloads(names: list[str]) -> None:
+    """Where everything is to be had."""
+    print("where to get it, as people reported on public trackers; no link was verified:")
+    places = {what: links for name in names for what, links in downloads(name).items()}
+    for what, links in places.items():
+        print(f"  {what}")
+        for link in links:
+            print(f"    {link}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,61 @@
+"""The end of `make demo`: its table, whether it learned what it should, and one picture of some predictions."""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from PIL import Image
+
+from utils.errors import ArgumentParser, InputError, run_main
+from utils.safe_io import atomic_write, read_json
+
+ROWS = ("val", "testA", "testB", "val_rotated")
+LEAST_OIOU, LEAST_LOSS = 75.0, 50.0  # percent
+SHOWN = 6  # predictions in the picture
+
+
+def main() -> None:
+    """Print the table and write the picture; an error if the model fell short."""
+    parser = ArgumentParser(description="Table and picture of the demo.")
+    parser.add_argument("--out", type=Path, required=True, help="the demo's folder")
+    parser.add_argument("--seconds", type=int, required=True, help="how long the demo took")
+    args = parser.parse_args()
+    results = args.out / "results"
+    rows = {name: read_json(results / name / "metrics.json", "result", "run the demo again") for name in ROWS}
+    print("\npercent              oIoU    mIoU  Prec@0.5  Prec@0.7  Prec@0.9  expressions")
+    for name, row in rows.items():
+        prec = "".join(f"{row['prec'][x]:10.2f}" for x in ("0.5", "0.7", "0.9"))
+        print(f"unc {name:13}{row['oIoU']:8.2f}{row['mIoU']:8.2f}{prec}{row['n_samples']:13d}")
+    oiou, loss = rows["val"]["oIoU"], rows["val"]["oIoU"] - rows["val_rotated"]["oIoU"]
+    print(f"oIoU on val: {oiou:.2f} ({LEAST_OIOU:.0f} or more is expected)")
+    print(f"lost if each image's expressions are rotated among its refs: {loss:.2f} ({LEAST_LOSS:.0f} or more)")
+    picture = draw(results / "val")
+    minutes, seconds = divmod(args.seconds, 60)
+    print(f"pictures: {results / 'val' / 'vis'}, some of them: {picture}; this run took {minutes} min {seconds} s")
+    if oiou < LEAST_OIOU or loss < LEAST_LOSS:
+        raise InputError("the demo's model fell short of what is expected: was the code of models/ changed?")
+
+
+def draw(folder: Path) -> Path:
+    """Some samples of `folder`, evenly spaced from the worst to the best, under one another; returns the file."""
+    lines = (folder / "samples.jsonl").read_text().splitlines()
+    scores = sorted((json.loads(line) for line in lines), key=lambda s: s["intersection"] / max(1, s["union"]))
+    chosen = [scores[i * (len(scores) - 1) // (SHOWN - 1)] for i in range(SHOWN)][::-1]
+    strips = [Image.open(folder / "vis" / f"{score['name']}.jpg") for score in chosen]
+    page = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
+    top = 0
+    for strip in strips:
+        page.paste(strip, (0, top))
+        top += strip.height
+    path = folder / "overview.jpg"
+    with atomic_write(path) as file:
+        page.resize((page.width * 2 // 3, page.height * 2 // 3), Image.Resampling.LANCZOS).save(
+            file, "JPEG", quality=88
+        )
+    return path
+
+
+if __name__ == "__main__":
+    run_main(main)

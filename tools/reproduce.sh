@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Everything for one data set: check, build, train, evaluate, tables.
+set -euo pipefail
+
+usage() {
+    cat <<'USAGE'
+usage: tools/reproduce.sh DATASET        DATASET: unc, unc+, Gref, Gref_umd or referit
+
+Checks the data, builds the batches of every split, trains, evaluates every split and prints the tables. It can be
+stopped and started again at any point with the same settings: batches that are complete and splits that have their
+metrics.json are skipped, and training goes on from its last checkpoint. Each command is shown as you would type it.
+
+Settings, as environment variables (TRAIN_FLAGS="--adamW --amp" NUM_GPUS=8 tools/reproduce.sh unc):
+  ROOT          folder that holds data/ and external/ (default: the repository)
+  WEIGHTS       folder of checkpoints and results (default: ROOT/weights)
+  EXP_NAME      name of the run's folder in it (default: restr_DATASET)
+  IMG_SIZE      side of the images, or HEIGHT,WIDTH (default: 480)
+  NUM_GPUS      processes for training and evaluation, through torchrun if more than 1 (default: 1)
+  GLOVE         glove.6B.300d.txt, where word embeddings have still to be made (default: none)
+  BUILD_FLAGS   more flags for build_batches.py
+  TRAIN_FLAGS   flags for train_restr.py (default: --adamW, the paper's recipe)
+  EVAL_FLAGS    more flags for eval/evaluate.py
+  CHECKPOINT    file of the run to evaluate (default: best.pth; for referit last.pth, as it has no validation split)
+  IGNORE_CHECK  1: go on although tools/check_data.py found faults (default: 0)
+  PYTHON        interpreter (default: .venv/bin/python of the repository if there, else python)
+USAGE
+}
+
+case "${1:-}" in
+    unc | unc+) train=train valset=val evaluated="val testA testB" family=mscoco ;;
+    Gref) train=train valset=val evaluated=val family=mscoco ;;
+    Gref_umd) train=train valset=val evaluated="val test" family=mscoco ;;
+    referit) train=trainval valset=test evaluated=test family=referit ;;
+    -h | --help) usage && exit 0 ;;
+    *) usage >&2 && exit 2 ;;
+esac
+if [ $# -ne 1 ]; then usage >&2 && exit 2; fi
+dataset="$1"
+
+repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+ROOT="${ROOT:-$repo}"
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python
+    if [ -x "$repo/.venv/bin/python" ]; then PYTHON="$repo/.venv/bin/python"; fi
+fi
+IMG_SIZE="${IMG_SIZE:-480}"
+NUM_GPUS="${NUM_GPUS:-1}"
+WEIGHTS="${WEIGHTS:-$ROOT/weights}"
+run="$WEIGHTS/${EXP_NAME:-restr_$dataset}"
+case "$dataset" in referit) words=referit checkpoint=last.pth ;; *) words=Gref checkpoint=best.pth ;; esac
+checkpoint="$run/${CHECKPOINT:-$checkpoint}"
+case "$IMG_SIZE" in
+    *,*) input_size="$IMG_SIZE" height="${IMG_SIZE%,*}" width="${IMG_SIZE#*,}" ;;
+    *) input_size="$IMG_SIZE,$IMG_SIZE" height="$IMG_SIZE" width="$IMG_SIZE" ;;
+esac
+size="$height"
+if [ "$height" != "$width" ]; then size="${height}x$width"; fi
+batches="$ROOT/data/$family/${dataset}_${size}_batch"
+# Flags are split at blanks, as on a command line.
+read -ra build_flags <<<"${BUILD_FLAGS:-}"
+read -ra train_flags <<<"${TRAIN_FLAGS:---adamW}"
+read -ra eval_flags <<<"${EVAL_FLAGS:-}"
+launcher=("$PYTHON")
+if [ "$NUM_GPUS" -gt 1 ]; then launcher=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$NUM_GPUS"); fi
+
+show() {  # COMMAND...: print it as one would type it, then run it
+    printf '\n$' && printf ' %q' "$@" && printf '\n'
+    "$@"
+}
+
+is_built() {  # SPLIT
+    "$PYTHON" - "$batches/meta.json" "$1" <<'PYTHON' 2>/dev/null
+import json, sys
+from pathlib import Path
+sys.exit(not json.loads(Path(sys.argv[1]).read_text())["splits"][sys.argv[2]]["complete"])
+PYTHON
+}
+
+results() {  # SPLIT: the folder of its metrics.json
+    echo "$run/eval_${dataset}_$1_$(basename "$checkpoint" .pth)"
+}
+
+unbuilt=() unevaluated=()
+for split in $train $evaluated; do
+    is_built "$split" || unbuilt+=("$split")
+done
+for split in $evaluated; do
+    [ -f "$(results "$split")/metrics.json" ] || unevaluated+=("$split")
+done
+
+if [ ${#unbuilt[@]} -gt 0 ]; then
+    if [ ! -f "$ROOT/data/vocabulary_$words.txt" ]; then
+        echo "There is no vocabulary: one is made of the training expressions. Published checkpoints need the published one."
+    fi
+    if [ ! -f "$ROOT/data/vocabulary_$words.txt" ] || { [ -n "${GLOVE:-}" ] && [ ! -f "$ROOT/data/${words}_emb.npy" ]; }; then
+        show "$PYTHON" "$repo/build_vocab.py" -d "$dataset" --root "$ROOT" ${GLOVE:+--glove "$GLOVE"}
+    fi
+    if ! show "$PYTHON" "$repo/tools/check_data.py" -d "$dataset" --root "$ROOT"; then
+        if [ "${IGNORE_CHECK:-0}" != 1 ]; then
+            echo "reproduce.sh: mend what is marked FAULT, or set IGNORE_CHECK=1 to go on with the data as they are" >&2
+            exit 1
+        fi
+        echo "IGNORE_CHECK=1: going on with the data as they are"
+    fi
+fi
+for split in "${unbuilt[@]}"; do
+    show "$PYTHON" "$repo/build_batches.py" -d "$dataset" -t "$split" --img-size "$IMG_SIZE" --root "$ROOT" "${build_flags[@]}"
+done
+
+if [ ${#unevaluated[@]} -gt 0 ]; then
+    show "${launcher[@]}" "$repo/train_restr.py" --data_dir "$batches" --set "$train" --valset "$valset" \
+        --input_size "$input_size" --weights_dir "$WEIGHTS" --exp_name "$(basename "$run")" --resume "${train_flags[@]}"
+fi
+for split in "${unevaluated[@]}"; do
+    show "${launcher[@]}" "$repo/eval/evaluate.py" --data_dir "$batches" --set "$split" --checkpoint "$checkpoint" \
+        --output_dir "$(results "$split")" "${eval_flags[@]}"
+done
+show "$PYTHON" "$repo/eval/tables.py" "$run"
