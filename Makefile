@@ -5,13 +5,14 @@ PYTHON ?= python3.11 python3.12 python3
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/requirements.installed
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test fuzz lint clean
 .NOTPARALLEL:  # `make -j lint test` still ends with pytest's summary, and the demo's timing is its own
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    synthetic data, training, evaluation, pictures (10 minutes on 2 CPU cores); all under demo/"
 	@echo "make test    the tests"
+	@echo "make fuzz    20,000 damaged and hostile files, other ones each time, through every reader; make fuzz FILES=1000"
 	@echo "make lint    ruff: rules and formatting"
 	@echo "make clean   remove demo/ and caches; data/, external/, weights/ and $(VENV) stay"
 
@@ -20,6 +21,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(PY) -m pytest
+
+FILES ?= 20000
+
+fuzz: $(STAMP)
+	@FUZZ=$(FILES) $(PY) -m pytest tests/test_fuzz.py
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .

@@ -5,6 +5,10 @@
 
 reads data/ and external/ below --root and writes data/mscoco/unc_480_batch/. An interrupted build goes on where it
 stopped when the same command is run again. On a cluster, `--shard i/n` for i = 1 .. n builds the parts of a split.
+Your own data (docs/CUSTOM_DATA.md) go to data/custom/NAME_480_batch/:
+
+    python build_batches.py -d NAME --refs FILE.jsonl -t train
+    python build_batches.py -d NAME --refs FILE --instances FILE --images DIR -t train
 """
 
 import argparse
@@ -14,8 +18,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker process fills one core; set before NumPy is loaded
 
+from utils.batch_folder import is_plain_name
 from utils.build import BuildOptions, build
-from utils.errors import ArgumentParser, run_main
+from utils.custom import own_data
+from utils.errors import ArgumentParser, InputError, run_main
 from utils.refer import DATASETS
 from utils.safe_io import MAX_IMAGE_SIDE
 
@@ -37,8 +43,10 @@ def main() -> None:
 
 def parse() -> BuildOptions:
     parser = ArgumentParser(description="Make the batches of one split of a data set.")
-    parser.add_argument("-d", "--dataset", required=True, choices=DATASETS, help="data set")
-    parser.add_argument("-t", "--split", required=True, help="train, val, testA, testB, trainval or test")
+    parser.add_argument("-d", "--dataset", required=True, help=f"{', '.join(DATASETS)}, or a name for your own data")
+    parser.add_argument(
+        "-t", "--split", required=True, help="train, val, testA, testB, trainval or test; of your own data any"
+    )
     parser.add_argument(
         "--img-size", "--img_size", type=image_size, default="480", help="side of the canvas, or HEIGHT,WIDTH"
     )
@@ -52,9 +60,21 @@ def parse() -> BuildOptions:
     parser.add_argument("--shard", type=shard, default="1/1", help="I/N: only the I-th of N parts, I from 1 to N")
     parser.add_argument("--self_contained", action="store_true", help="write the reference's large npz files")
     parser.add_argument("--skip_empty", action="store_true", help="leave out empty expressions")
-    parser.add_argument("--vocabulary", type=Path, help="default: ROOT/data/vocabulary_{Gref,referit}.txt")
+    parser.add_argument("--vocabulary", type=Path, help="default: ROOT/data/vocabulary_{Gref,referit,NAME}.txt")
+    _add_own_data(parser.add_argument_group("your own data"))
     flags = vars(parser.parse_args())
-    return BuildOptions(size=flags.pop("img_size"), **flags)
+    if not is_plain_name(flags["split"]):
+        raise InputError(f"-t {flags['split']!r}: a split's name has letters, digits and . _ + - only, at most 64")
+    own = own_data(flags["dataset"], *(flags.pop(name) for name in ("refs", "instances", "images")))
+    if own and not own.has_lines and not (own.instances and own.images):
+        raise InputError(f"--refs {own.refs}: give --instances and --images too; only a .jsonl file needs neither")
+    return BuildOptions(size=flags.pop("img_size"), own=own, **flags)
+
+
+def _add_own_data(group) -> None:
+    group.add_argument("--refs", type=Path, help="JSON Lines file, or refs in RefCOCO's layout (a pickle or .json)")
+    group.add_argument("--instances", type=Path, help="instances.json, for refs in RefCOCO's layout")
+    group.add_argument("--images", type=Path, help="folder of images (default for a .jsonl file: its own folder)")
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -4,15 +4,18 @@
     python build_vocab.py -d referit --glove glove.6B.300d.txt
 
 unc, unc+, Gref and Gref_umd share the vocabulary "Gref", made from the training expressions of all that are named.
+`-d NAME --refs FILE` makes that of your own data (docs/CUSTOM_DATA.md), from the splits with "train" in their name.
 A vocabulary file that exists is used as it is, so that published ones keep their ids.
 """
 
+from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
+from utils.custom import OwnData, own_data
 from utils.errors import ArgumentParser, InputError, run_main
 from utils.glove import embedding_table, read_glove
 from utils.refer import DATASETS, Dataset, read_expressions
@@ -36,14 +39,13 @@ def vocabulary_words(expressions: Iterable[str], min_count: int) -> list[str]:
     return [*SPECIAL_WORDS, *sorted(kept, key=lambda piece: (-counts[piece], piece))]
 
 
-def make_vocabulary(root: Path, datasets: list[Dataset], min_count: int) -> Vocabulary:
-    """The vocabulary of `datasets`, which share one file: that file if it exists, else made and written."""
-    path = datasets[0].vocabulary_path(root)
+def make_vocabulary(path: Path, read: Callable[[], list[str]], min_count: int) -> Vocabulary:
+    """The vocabulary in the file `path`, if it exists; else made of the expressions that `read` gives, and written."""
     if path.exists():
         vocabulary = Vocabulary.load(path)
         print(f"{path}: exists and is used as it is, {len(vocabulary):,} words (remove it to have it made)")
         return vocabulary
-    expressions = [text for chosen in datasets for text in read_expressions(root, chosen.name, chosen.train_split)]
+    expressions = read()
     vocabulary = Vocabulary(vocabulary_words(expressions, min_count), path)
     if len(vocabulary) == len(SPECIAL_WORDS):
         raise InputError(
@@ -71,8 +73,14 @@ def make_embeddings(path: Path, vocabulary: Vocabulary, glove_file: Path, seed: 
 def parse_arguments():
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "-d", "--dataset", nargs="+", required=True, choices=DATASETS, help="data sets to take words from"
+        "-d",
+        "--dataset",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help=f"data sets to take words from: {', '.join(DATASETS)}, or a name for your own data",
     )
+    parser.add_argument("--refs", type=Path, help="of your own data: a JSON Lines file, or refs in RefCOCO's layout")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder that holds data/ and external/")
     parser.add_argument("--glove", type=Path, help="GloVe text file, such as glove.6B.300d.txt")
     parser.add_argument("--min_count", type=int, default=1, help="leave out words that occur less often")
@@ -85,20 +93,36 @@ def parse_arguments():
 
 def main() -> None:
     arguments = parse_arguments()
-    chosen = [DATASETS[name] for name in dict.fromkeys(arguments.dataset)]
-    for shared in dict.fromkeys(dataset.vocabulary for dataset in chosen):
-        datasets = [dataset for dataset in chosen if dataset.vocabulary == shared]
-        vocabulary = make_vocabulary(arguments.root, datasets, arguments.min_count)
-        embeddings = datasets[0].embeddings_path(arguments.root)
-        if arguments.glove:
-            make_embeddings(embeddings, vocabulary, arguments.glove, arguments.seed)
-        elif embeddings.exists():
-            print(f"{embeddings}: exists and is used as it is")
-        else:
-            print(
-                f"{embeddings}: not made, for no --glove file was given: word embeddings start random, "
-                "and train_restr.py has to be told so with --random_embeddings or --no_pretrained"
-            )
+    names = list(dict.fromkeys(arguments.dataset))
+    if arguments.refs and len(names) > 1:
+        raise InputError("--refs goes with one name after -d")
+    own = [own_data(name, arguments.refs) for name in names][0]
+    if own:
+        make_files(own, own.read_training_expressions, arguments)
+        return
+    for shared in dict.fromkeys(DATASETS[name].vocabulary for name in names):
+        datasets = [DATASETS[name] for name in names if DATASETS[name].vocabulary == shared]
+
+        def read(datasets: list[Dataset] = datasets) -> list[str]:
+            sources = ((dataset.name, dataset.train_split) for dataset in datasets)
+            return [text for source in sources for text in read_expressions(arguments.root, *source)]
+
+        make_files(datasets[0], read, arguments)
+
+
+def make_files(dataset: Dataset | OwnData, read: Callable[[], list[str]], arguments: Namespace) -> None:
+    """Vocabulary and embeddings of one data set, or of all that share its vocabulary."""
+    vocabulary = make_vocabulary(dataset.vocabulary_path(arguments.root), read, arguments.min_count)
+    embeddings = dataset.embeddings_path(arguments.root)
+    if arguments.glove:
+        make_embeddings(embeddings, vocabulary, arguments.glove, arguments.seed)
+    elif embeddings.exists():
+        print(f"{embeddings}: exists and is used as it is")
+    else:
+        print(
+            f"{embeddings}: not made, for no --glove file was given: word embeddings start random, "
+            "and train_restr.py has to be told so with --random_embeddings or --no_pretrained"
+        )
 
 
 if __name__ == "__main__":

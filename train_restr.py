@@ -7,8 +7,11 @@ ReferIt           python train_restr.py --data_dir ./data/referit/referit_480_ba
 Go on             the same command with --resume
 """
 
+import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,12 +24,13 @@ from models import ReSTRConfig, build_restr
 from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from models.config import LANGUAGE_BACKBONES, DecoderConfig, FusionConfig
 from models.loss import LossConfig, restr_loss
+from models.memory import describe_memory
 from models.summary import describe
 from models.vision import vision_config
 from utils import distributed
 from utils.batches import BatchSplit, TrainDataset, collate
 from utils.distributed import Ranks
-from utils.errors import InputError, run_main
+from utils.errors import InputError, one_line, run_main
 from utils.logs import NoLog, RunLog
 from utils.run_folder import RunFolder
 from utils.sampler import StepSampler
@@ -41,11 +45,20 @@ from utils.words import embeddings_file, read_embeddings, vocabulary_of
 def main() -> int:
     """Train as the command line says. Returns 0, or EXIT_RESUME if a signal stopped it."""
     args = parse_args(__doc__)
+    if args.deterministic:
+        make_deterministic()
     ranks = distributed.start(args.device)
     try:
         return run(args, ranks)
     finally:
         distributed.finish()
+
+
+def make_deterministic() -> None:
+    """Equal runs on one kind of GPU give equal bits, where PyTorch has slower kernels for it; an error where not."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
 
 
 def run(args, ranks: Ranks) -> int:
@@ -54,24 +67,27 @@ def run(args, ranks: Ranks) -> int:
     vocabulary = vocabulary_of(split, args.vocabulary)
     config = model_config(args, len(vocabulary))
     if args.print_model:
-        print(describe(config))
+        print(describe(config), describe_memory(config), sep="\n\n")
         return 0
     check(args, split, ranks)
     folder = RunFolder(args.weights_dir / (args.exp_name or f"restr_{split.dataset}"), split.dataset, ranks.is_main)
     state = folder.newest(read_checkpoint) if args.resume else folder.check_fresh()
     if state:
         check_same_run(args, config, vocabulary, state)
+    if args.tf32:
+        torch.set_float32_matmul_precision("high")
     torch.manual_seed(args.seed)
     model = build_model(args, config, split, state).to(ranks.device)
     trainer = build_trainer(args, model, ranks)
     if state:
-        trainer.restore(state.training["trainer"])
+        restore(trainer, state, folder)
     log = RunLog(folder.path, trainer.step, state.training["log_bytes"] if state else 0) if ranks.is_main else NoLog()
     pictures = folder.path / "vis" if args.is_vis else None
     validation = Validation(valset, eval_settings(args), ranks, log, pictures, args.num_workers)
     experiment = Experiment(args, ranks, model, trainer, folder, log, vocabulary, validation)
     try:
-        fit(trainer, loader(args, split, trainer, ranks), log, experiment.save, experiment.validate)
+        with explained_compiler(args.compile):
+            fit(trainer, loader(args, split, trainer, ranks), log, experiment.save, experiment.validate)
     except Stopped:
         print(f"saved step {trainer.step} in {folder.path}: continue with --resume", file=sys.stderr)
         return EXIT_RESUME
@@ -172,6 +188,8 @@ def build_trainer(args, model: torch.nn.Module, ranks: Ranks) -> Trainer:
         optimizer = torch.optim.SGD(groups, momentum=args.momentum, weight_decay=args.weight_decay)
     alpha = None if args.no_decoder else args.alpha_loc
     loss = LossConfig(alpha, args.patch_label, args.patch_thres)
+    if args.compile:
+        model.compile()  # in place: names in the state dict stay, and DDP's hooks stay outside
     if ranks.world > 1:
         model = DistributedDataParallel(model, device_ids=[ranks.device] if ranks.device.type == "cuda" else None)
     options = TrainOptions(
@@ -187,6 +205,17 @@ def build_trainer(args, model: torch.nn.Module, ranks: Ranks) -> Trainer:
     )
     schedule = Schedule(args.lr, args.end_lr, args.num_steps, args.warm_iter, args.power, args.is_cos)
     return Trainer(model, optimizer, lambda *batch: restr_loss(*batch, loss), schedule, options, ranks)
+
+
+@contextmanager
+def explained_compiler(enabled: bool) -> Iterator[None]:
+    """Turn an exception of torch.compile, which works at the first step, into an InputError."""
+    try:
+        yield
+    except Exception as error:
+        if enabled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise InputError(f"--compile: {one_line(error, 160)}: leave it out, or install a C++ compiler") from None
+        raise
 
 
 def loader(args, split: BatchSplit, trainer: Trainer, ranks: Ranks) -> DataLoader:
@@ -220,14 +249,27 @@ def recipe(args) -> dict:
 
 def check_same_run(args, config: ReSTRConfig, vocabulary: Vocabulary, state: Checkpoint) -> None:
     """Raise InputError if the run to be resumed had other flags, another model or other words."""
-    if state.training is None:
-        raise InputError("--resume: the checkpoint holds no training state")
+    training = state.training or {}
+    options, position = training.get("options"), training.get("log_bytes")
+    if not isinstance(options, dict) or type(position) is not int or position < 0:
+        raise InputError("--resume: the checkpoint holds no training state: choose another --exp_name")
     for name, now in recipe(args).items():
-        then = state.training["options"].get(name)
+        then = options.get(name)
         if then != now:
-            raise InputError(f"--resume: the run has --{name} {then}, not {now}: pass the same, or another --exp_name")
+            raise InputError(
+                f"--resume: the run has --{name} {one_line(then, 40)}, not {now}: pass the same, or another --exp_name"
+            )
     if state.config != config or state.vocabulary != vocabulary.words:
         raise InputError("--resume: the run has another model or vocabulary: pass its flags, or another --exp_name")
+
+
+def restore(trainer: Trainer, state: Checkpoint, folder: RunFolder) -> None:
+    """Continue from a saved state. Raises InputError if it is none of this run's optimiser."""
+    try:
+        trainer.restore(state.training["trainer"])
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        fault = one_line(f"{type(error).__name__}: {error}", 120)
+        raise InputError(f"{folder.path}: its state cannot be continued ({fault}): choose another --exp_name") from None
 
 
 if __name__ == "__main__":

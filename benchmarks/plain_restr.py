@@ -14,8 +14,8 @@ from torch import Tensor
 class PlainReSTR:
     """`PlainReSTR(state, config)(image, ids)` -> pixel logits B x 1 x H x W, patch logits B x 1 x rows x columns.
 
-    `image` is normalised, B x 3 x H x W, of the dtype of `state`. `variant` is one of the paper's fusions; `independent`
-    needs tensors `fusion_module.norm_v.*`, which the reference's default model lacks.
+    `image` is normalised, B x 3 x H x W, of the dtype of `state`. `variant`: a fusion of the paper; `independent` needs
+    tensors `fusion_module.norm_v.*`, which the reference's default model lacks.
     """
 
     def __init__(self, state: dict[str, Tensor], config: dict, variant: str = "indirect"):

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from eval.evaluator import Prediction
 from utils.errors import one_line
+from utils.geometry import fit_inside
 from utils.safe_io import atomic_write, safe_name
 
 GREEN, ORANGE = (60, 220, 110), (255, 128, 20)
@@ -43,6 +44,15 @@ def heat(image: np.ndarray, soft: np.ndarray) -> np.ndarray:
     colours = np.stack([np.interp(place, stops, channel) for channel in _HEAT.T], -1)  # H W 3
     grey = image.mean(-1, keepdims=True)
     return (0.25 * grey + 0.75 * colours).astype(np.uint8)
+
+
+def patch_picture(image: np.ndarray, patches: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+    """The probability of each patch (logits rows x columns over the `canvas`) as coloured squares over the image."""
+    fit = fit_inside(*image.shape[:2], canvas)
+    soft = np.kron(probability(patches), np.ones((canvas[0] // patches.shape[0], canvas[1] // patches.shape[1])))
+    soft = soft[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
+    size = image.shape[1::-1]
+    return heat(image, np.asarray(Image.fromarray(soft.astype(np.float32)).resize(size, Image.Resampling.NEAREST)))
 
 
 def strip(prediction: Prediction, threshold: float) -> Image.Image:

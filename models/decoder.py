@@ -20,8 +20,8 @@ class CoarseToFineDecoder(nn.Module):
     which is the same for a patch size that is a power of two. A 1 x 1 convolution without bias and a bilinear resize
     commute, so the convolution goes first, on a quarter of the pixels.
 
-    At the size of the image, 96 channels would be the largest tensor of the whole model. The last resize, leaky ReLU
-    and projection to a logit go by groups of channels instead, and the backward pass computes them again.
+    The backward pass resizes again instead of keeping the large maps. At the size of the image, 96 channels would be
+    the largest tensor of the whole model: the last step goes by groups of channels, so that it never exists.
     """
 
     def __init__(self, width: int, patch_size: int, grid: tuple[int, int], image_size: tuple[int, int]):
@@ -39,25 +39,24 @@ class CoarseToFineDecoder(nn.Module):
         m = patch_logits.unsqueeze(-1) * p  # B 900 768
         # Tokens seen as a map are in memory format channels_last, the faster one for every step here.
         x = torch.cat([v, m], -1).transpose(1, 2).unflatten(2, self.grid)  # B 1536 30 30
-        *steps, last = self.up
-        for conv, size in zip(steps, self.sizes, strict=False):
-            x = _resize_activate(conv(x), size)
-        return self._logits(last(x))  # B 1 480 480
+        x = self.up[0](x)
+        for conv, size in zip(self.up[1:], self.sizes, strict=False):
+            x = _recomputed(_resize_and_project, x, conv.weight, size)
+        return self._logits(x)  # B 1 480 480
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.head.weight
-        arguments = [(*pair, self.sizes[-1]) for pair in zip(x.split(GROUP, 1), weight.split(GROUP, 1), strict=True)]
-        if torch.is_grad_enabled():
-            parts = [checkpoint(_project, *a, use_reentrant=False, preserve_rng_state=False) for a in arguments]
-        else:
-            parts = [_project(*a) for a in arguments]
+        pairs = zip(x.split(GROUP, 1), weight.split(GROUP, 1), strict=True)
+        parts = [_recomputed(_resize_and_project, *pair, self.sizes[-1]) for pair in pairs]
         return torch.cat(parts, 1).sum(1, keepdim=True, dtype=weight.dtype)  # B 6 480 480 to B 1 480 480
 
 
-def _resize_activate(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _resize_and_project(x: torch.Tensor, weight: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     x = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
-    return F.leaky_relu(x, 0.01, inplace=True)
+    return F.conv2d(F.leaky_relu(x, 0.01, inplace=True), weight)
 
 
-def _project(x: torch.Tensor, weight: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return F.conv2d(_resize_activate(x, size), weight)
+def _recomputed(function, *arguments):
+    if not torch.is_grad_enabled():
+        return function(*arguments)
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)

@@ -7,23 +7,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.attention import seed_attention
 from utils.errors import InputError
 from utils.geometry import resize_and_crop, resize_and_pad
-from utils.safe_io import read_image
-from utils.text import Vocabulary
+from utils.safe_io import read_image, to_rgb
+from utils.text import TEXT_LENGTH, Vocabulary, tokenize
 
 
 class Segmentation(NamedTuple):
     """What `segment` finds for one expression in an H x W image.
 
-    mask: bool H x W. probability: float32 H x W in 0..1. patches: float32 rows x columns, the patch logits
-    over the padded canvas. unknown: the words that the vocabulary lacks.
+    mask: bool H x W. logits: float32 H x W. patches: float32 rows x columns, the patch logits over the padded canvas.
+    words: the pieces of the expression that the model read, and the attention in 0..1 that the class seed paid each
+    (see `models.attention`; the rest of 1 went to padding and the seed itself). unknown: pieces that the vocabulary
+    lacks. unread: pieces beyond the first 20.
     """
 
     mask: np.ndarray
-    probability: np.ndarray
+    logits: np.ndarray
     patches: np.ndarray
+    words: list[tuple[str, float]]
     unknown: list[str]
+    unread: list[str]
 
 
 def to_canvas(model: nn.Module, image: Tensor, pad: str = "grey", antialias: bool = False) -> Tensor:
@@ -52,7 +57,8 @@ def segment(model: nn.Module, image, texts: list[str], threshold: float = 1e-9) 
     """Segment each of `texts` in one image, which is encoded once.
 
     Args: image, a file's path, a PIL image or a uint8 H x W x 3 array, RGB; threshold, the logit
-    from which a pixel belongs to the object.
+    from which a pixel belongs to the object. A file or a PIL image that says how it is to be turned (EXIF, as phones
+    write it) is turned first, and the mask belongs to the upright image; an array is taken as it is.
     Raises InputError for an unreadable image, an empty expression, or a model that does not know its vocabulary.
     """
     if model.vocabulary is None:
@@ -64,10 +70,16 @@ def segment(model: nn.Module, image, texts: list[str], threshold: float = 1e-9) 
     v = model.encode_image(to_canvas(model, torch.from_numpy(pixels).to(device)))
     found = []
     for text, row in zip(texts, ids.to(device), strict=True):  # one at a time: the logits of 480 x 480 pixels are large
-        pixel, patch = canvas_logits(model, v, row[None])
-        logits = resize_and_crop(pixel, *pixels.shape[:2])[0, 0]
-        mask, probability = (logits >= threshold).cpu().numpy(), logits.sigmoid().cpu().numpy()
-        found.append(Segmentation(mask, probability, patch[0, 0].cpu().numpy(), vocabulary.unknown(text)))
+        with seed_attention(model) as attention:
+            pixel, patch = canvas_logits(model, v, row[None])
+        logits = resize_and_crop(pixel, *pixels.shape[:2])[0, 0].cpu().numpy()
+        pieces = tokenize(text)
+        read = pieces[:TEXT_LENGTH]
+        paid = attention[0][0, TEXT_LENGTH - len(read) :].tolist()
+        words = list(zip(read, paid, strict=True))
+        unknown = vocabulary.unknown(text)
+        patches = patch[0, 0].cpu().numpy()
+        found.append(Segmentation(logits >= threshold, logits, patches, words, unknown, pieces[TEXT_LENGTH:]))
     return found
 
 
@@ -78,5 +90,5 @@ def _pixels(image) -> np.ndarray:
             raise InputError(f"an image array must be uint8 H x W x 3, not {image.dtype} {image.shape}")
         return np.ascontiguousarray(image)
     if hasattr(image, "convert"):
-        return np.array(image.convert("RGB"))
-    return read_image(image)
+        return to_rgb(image, upright=True)
+    return read_image(image, remedy="give an image file", upright=True)

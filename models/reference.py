@@ -7,7 +7,7 @@ import torch
 from models.config import DecoderConfig, FusionConfig, LanguageConfig, ReSTRConfig, VisionConfig
 from models.restr import ReSTR
 from models.weights import model_with
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 HEAD = (
     "encoder_v.head.weight",
@@ -37,7 +37,7 @@ def our_name(reference_name: str) -> str:
         new, count = re.subn("^" + pattern, name, reference_name)
         if count:
             return new
-    raise InputError(f"{reference_name!r} is not a tensor of a reference ReSTR checkpoint")
+    raise InputError(f"{one_line(repr(reference_name), 80)} is not a tensor of a reference ReSTR checkpoint")
 
 
 def reference_config(names, image_size=(480, 480), layers: int = 2, shared: bool = False) -> dict:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
 
 from utils.errors import InputError
 
@@ -34,15 +33,6 @@ def survives(read, *arguments) -> None:
 def write(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
-
-
-def mutated(data: st.DataObject, whole: bytes) -> bytes:
-    """`whole` with a few short pieces replaced, removed or put in."""
-    changed = bytearray(whole)
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, max(len(changed) - 1, 0)))
-        changed[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    return bytes(changed)
 
 
 class Call:

@@ -95,8 +95,9 @@ def test_bad_image_in_a_worker_is_one_line(tiny):
 @pytest.mark.parametrize(
     ("dataset", "split", "flags", "words"),
     [
-        ("refcoco", "train", [], ["refcoco", "invalid choice"]),
+        ("refcoco", "train", [], ["refcoco", "known are unc, unc+,", "--refs FILE"]),
         ("Gref", "testA", [], ["testA", "train, val"]),
+        ("Gref", "../x", [], ["-t '../x'", "letters"]),
         ("Gref", "train", ["--shard", "3/2"], ["3/2"]),
         ("Gref", "train", ["--shard", "x"], ["--shard"]),
         ("Gref", "train", ["--img-size", "0"], ["--img-size"]),

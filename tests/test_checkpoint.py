@@ -7,8 +7,6 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from models import checkpoint as checkpoint_module
 from models import from_reference, load_restr, to_reference, weights
@@ -16,7 +14,7 @@ from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from models.config import ReSTRConfig
 from models.restr import build_restr
 from tests.conftest import SHARED, needs_shared
-from tests.hostile import FUZZ, attacks, mutated, refused, survives, write
+from tests.hostile import attacks, refused, write
 from tests.small_model import CONFIG, REFERENCE, WORDS, outputs
 
 DATA = {"dataset": "unc", "image_size": [32, 48], "vocabulary_sha256": "ab"}
@@ -186,19 +184,6 @@ def test_damaged_foreign_and_hostile_files(tmp_path, values, recwarn):
     for path in (tmp_path / "absent.pth", tmp_path):
         assert "no such checkpoint" in refused(load_restr, path)
     assert [str(warning.message) for warning in recwarn] == []  # they would be lines beside the one
-
-
-def test_mutated_files(tmp_path_factory, model):
-    file = save(tmp_path_factory.mktemp("mutated") / "last.pth", model)
-    whole = file.read_bytes()
-
-    @FUZZ
-    @given(st.data())
-    def run(data):
-        file.write_bytes(mutated(data, whole))
-        survives(load_restr, file)
-
-    run()
 
 
 @pytest.mark.parametrize("wrap", ["bare", "model", "state_dict", "module."])

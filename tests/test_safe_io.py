@@ -29,7 +29,7 @@ from utils.safe_io import (
 from utils.safe_pickle import read_pickle
 
 from .conftest import SHARED, needs_shared
-from .hostile import FUZZ, attacks, mutated, refused, survives, write
+from .hostile import FUZZ, attacks, refused, survives, write
 
 GRAY16 = np.array([[0, 128, 129], [257, 65535, 40000]], np.uint16)
 
@@ -254,22 +254,6 @@ def test_masks_from_png(tmp_path):
 
 
 # Mutations
-
-
-@FUZZ
-@given(st.data())
-def test_mutated_npz(tmp_path, data):
-    file = io.BytesIO()
-    save = data.draw(st.sampled_from([np.savez, np.savez_compressed]))
-    save(file, ids=np.arange(20), text=np.array(["left"]), mask=np.zeros((3, 3), bool))
-    survives(read_npz, write(tmp_path / "a.npz", mutated(data, file.getvalue())), ("ids", "text", "mask"))
-
-
-@FUZZ
-@given(st.data())
-def test_mutated_images(tmp_path, data):
-    kind = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP", "PPM"]))
-    survives(read_image, mutated(data, encoded(Image.fromarray(pixels(12, 9, 3)), kind)), "x")
 
 
 @FUZZ

@@ -18,7 +18,7 @@ def made(request, tmp_path_factory):
     return made_shapes(request.param, tmp_path_factory)
 
 
-BETWEEN = {"easy": 0.29, "full": 0.22}  # share of the image's side that no small shape has and every big one
+BETWEEN = {"easy": 0.39, "full": 0.22}  # share of the image's side that no small shape has and every big one
 
 
 @dataclass(eq=False)

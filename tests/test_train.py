@@ -2,14 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from models import load_restr
-from tests.conftest import ROOT
 from tests.train_runs import FLAGS, batches_fixture, equal, errors, outcome, records, start, train, wait_for
 
 __all__ = ["batches_fixture"]
@@ -48,7 +45,7 @@ def test_the_loss_falls(batches, tmp_path):
 
 
 def test_a_seed_gives_the_same_bits_with_any_number_of_loaders(whole, batches, tmp_path):
-    assert train(batches, tmp_path / "run", "--num_workers", "2")[0] == 0
+    assert train(batches, tmp_path / "run", "--num_workers", "2", "--deterministic")[0] == 0
     assert equal(outcome(tmp_path / "run"), outcome(whole))
     assert train(batches, tmp_path / "other", "--seed", "2")[0] == 0
     assert not equal(outcome(tmp_path / "other"), outcome(whole))
@@ -102,7 +99,6 @@ def test_a_damaged_state_falls_back_to_the_one_before(whole, batches, tmp_path):
         (["--batch_size", "5", "--accum", "2"], "--accum"),
         (["--v_backbone", "resnet50"], "resnet50"),
         (["--v_weights", "nowhere.pth"], "--v_weights"),
-        (["--embeddings", "nowhere.npy"], "nowhere.npy"),
         (["--num_steps", "0"], "--num_steps"),
         (["--device", "cuda:77"], "--device"),
         (["--nonsense"], "--nonsense"),
@@ -110,15 +106,10 @@ def test_a_damaged_state_falls_back_to_the_one_before(whole, batches, tmp_path):
     ids=str,
 )
 def test_what_cannot_be_is_one_line_and_leaves_nothing(batches, tmp_path, flags, words):
-    pretrained = "--v_weights" in flags
-    chosen = [flag for flag in FLAGS if not (pretrained and flag == "--no_pretrained")]
-    command = [sys.executable, ROOT / "train_restr.py", "--data_dir", batches, *chosen, *flags]
-    if pretrained:
-        command.append("--random_embeddings")
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert done.returncode == 2
-    lines = [line for line in done.stderr.splitlines() if "start from random values" not in line]
-    assert len(lines) == 1
+    base = [flag for flag in FLAGS if "--v_weights" not in flags or flag != "--no_pretrained"]
+    code, message = train(batches, tmp_path / "run", *flags, "--random_embeddings", base=base)
+    lines = [line for line in message.splitlines() if "start from random values" not in line]
+    assert (code, len(lines)) == (2, 1)
     assert words in lines[0]
     assert not list(tmp_path.rglob("*.pth"))
 

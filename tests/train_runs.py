@@ -1,18 +1,16 @@
-"""Running train_restr.py in tests: in processes forked off a server that has imported it: starts cost little."""
+"""Running train_restr.py in tests, and comparing what runs leave behind."""
 
 import json
-import multiprocessing
-import os
-import re
-import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import ROOT
+from tests import forked
+from tests.forked import errors
 from tests.tiny_set import make_tiny_set
 from utils.build import BuildOptions, build
 
@@ -20,8 +18,6 @@ FLAGS = """
     --v_backbone vit_shapes_patch8 --l_backbone transformer_shapes --no_pretrained --input_size 48,48 --adamW --lr 1e-3
     --v_lr_scale 1 --batch_size 4 --num_steps 12 --save_every 4 --log_every 2 --num_workers 0 --device cpu
 """.split()
-
-_processes = multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture(scope="session", name="batches")
@@ -33,15 +29,11 @@ def batches_fixture(tmp_path_factory):
     return folder
 
 
-def start(batches: Path, folder: Path, *flags: str, base: Sequence[str] = FLAGS, fsize: int = 0):
-    """Start a run into `folder`; its output goes to FOLDER.out and .err. `fsize` limits the bytes of a file."""
-    os.environ["PYTHONPATH"] = str(ROOT)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    _processes.set_forkserver_preload(["train_restr", "tests.train_runs", "torch.utils.tensorboard"])
+def start(batches: Path, folder: Path, *flags: str, base: Sequence[str] = FLAGS, **limits):
+    """Start a run into `folder`; its output goes to FOLDER.out and .err. `limits`: see `forked.script`."""
     where = ["--data_dir", str(batches), "--weights_dir", str(folder.parent), "--exp_name", folder.name]
-    process = _processes.Process(target=_run, args=([*where, *base, *flags], str(folder), fsize))
-    process.start()
-    return process
+    arguments = [*where, *base, *flags]
+    return forked.start(partial(forked.script, **limits), "train_restr", arguments, output=folder)
 
 
 def train(batches: Path, folder: Path, *flags: str, **how) -> tuple[int, str]:
@@ -58,27 +50,6 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.002)
-
-
-def errors(folder: Path) -> str:
-    """Standard error of the last run into `folder`, without the progress bar."""
-    lines = re.split(r"[\r\n]|\x1b\[A", Path(f"{folder}.err").read_text())
-    return "\n".join(line for line in lines if line.strip() and not re.search(r"\d%\|", line))
-
-
-def _run(arguments: list[str], folder: str, fsize: int) -> None:
-    for stream, name in ((1, f"{folder}.out"), (2, f"{folder}.err")):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream)
-    if fsize:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, fsize))
-    torch.set_num_threads(1)
-    import train_restr
-    from utils.errors import run_main
-
-    sys.argv = ["train_restr.py", *arguments]
-    run_main(train_restr.main)
 
 
 def outcome(folder: Path) -> dict:

@@ -156,7 +156,8 @@ def check_images(refs: list[Ref], deep: bool, report: Report) -> None:
         and not any(ref.segmentation in absent for ref in group if isinstance(ref.segmentation, Path))
     }
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = [fault for faults in pool.map(look, whole, whole.values()) for fault in faults]
+        found = pool.map(look, whole, whole.values())
+        faults = list(dict.fromkeys(fault for faults in found for fault in faults))
     if faults:
         report.fault(f"{len(faults):,} images or masks cannot be used:", faults)
     else:

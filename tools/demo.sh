@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PYTHON="${PYTHON:-.venv/bin/python}"
 OUT=demo
-STEPS=1500
+STEPS=2000
 BATCHES="$OUT/data/mscoco/unc_64_batch"
 # step NAME COMMAND...: show the command, then run it unless it was finished before.
 step() {
@@ -33,14 +33,14 @@ cmp -s tools/demo.sh "$OUT/.done/demo.sh" || rm -rf "$OUT"
 mkdir -p "$OUT/.done"
 cp tools/demo.sh "$OUT/.done/demo.sh"
 
-step shapes "$PYTHON" tools/make_shapes.py --root "$OUT" --level easy --image_size 64
+step shapes "$PYTHON" tools/make_shapes.py --root "$OUT" --level easy --image_size 64 --images 1200 --val_images 100
 step vocabulary "$PYTHON" build_vocab.py -d unc --root "$OUT"
 for split in train val testA testB; do
     step "batches_$split" "$PYTHON" build_batches.py -d unc -t "$split" --img-size 64 --root "$OUT"
 done
 step train "$PYTHON" train_restr.py --data_dir "$BATCHES" --weights_dir "$OUT/weights" --exp_name demo --resume \
     --v_backbone vit_shapes_patch8 --l_backbone transformer_shapes --no_pretrained --input_size 64,64 \
-    --adamW --lr 1e-3 --v_lr_scale 1 --weight_decay 0.01 --grad_clip 1 --alpha_loc 1 \
+    --adamW --lr 1e-3 --v_lr_scale 1 --drop_path 0 --weight_decay 0.01 --grad_clip 1 --alpha_loc 1 \
     --batch_size 32 --num_steps "$STEPS" --save_every 500 --log_every 50
 evaluate val val --is_vis
 evaluate testA testA

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,11 +16,18 @@ from .safe_io import MAX_IMAGE_SIDE, TEMPORARY_PREFIX, atomic_write, read_json, 
 from .text import TEXT_LENGTH, Vocabulary
 
 FORMAT, VERSION = "restr-batches", 1
+MAX_EXPRESSIONS = 10_000_000  # a file that claims more would take the memory for their order
 META, VOCABULARY, LOCK = "meta.json", "vocabulary.txt", ".lock"
 TEXT_KEYS = ("text_batch", "sent_batch", "im_name_batch")
+OWN_FAMILY = "custom"  # the folder of data/ that batches of users' own data go to
 FILE_KEYS = ("image_file", "label_file")  # beside the texts, in the compact form
 ARRAY_KEYS = ("im_batch", "mask_batch")  # beside the texts, in the reference's form
 _REMEDY = "move the folder away and build the batches again with build_batches.py"
+
+
+def is_plain_name(name: Any) -> bool:
+    """Whether a data set or a split may have this name, which becomes part of file names and of commands."""
+    return isinstance(name, str) and bool(re.fullmatch(r"\w[\w.+-]*", name)) and len(name.encode()) <= 64
 
 
 def is_train(split: str) -> bool:
@@ -34,14 +42,16 @@ def size_name(size: tuple[int, int]) -> str:
 
 def folder_path(root: Path, dataset: str, size: tuple[int, int]) -> Path:
     """Where build_batches.py puts the batches of a data set: data/mscoco/unc_480_batch below `root`."""
-    return Path(root) / "data" / DATASETS[dataset].family / f"{dataset}_{size_name(size)}_batch"
+    family = DATASETS[dataset].family if dataset in DATASETS else OWN_FAMILY
+    return Path(root) / "data" / family / f"{dataset}_{size_name(size)}_batch"
 
 
 def build_command(meta: dict, split: str) -> str:
     """What to type to build or complete a split of this folder."""
     size = ",".join(map(str, meta["image_size"][: 1 if len(set(meta["image_size"])) == 1 else 2]))
     flag = " --self_contained" if meta["self_contained"] else ""
-    return f"python build_batches.py -d {meta['dataset']} -t {split} --img-size {size}{flag}"
+    refs = "" if meta["dataset"] in DATASETS else " --refs FILE"
+    return f"python build_batches.py -d {meta['dataset']}{refs} -t {split} --img-size {size}{flag}"
 
 
 @dataclass(frozen=True)
@@ -95,24 +105,26 @@ def read_meta(folder: Path | str) -> dict | None:
     return meta
 
 
-def _is_count(value: Any, least: int = 0) -> bool:
-    return type(value) is int and value >= least
+def _is_count(value: Any, most: int = MAX_EXPRESSIONS) -> bool:
+    return type(value) is int and 1 <= value <= most
 
 
 def _fault(meta: dict) -> str | None:
     """The first entry that is not as it must be."""
     size, vocabulary, splits = meta.get("image_size"), meta.get("vocabulary"), meta.get("splits")
-    if meta.get("dataset") not in list(DATASETS):
+    if not is_plain_name(meta.get("dataset")):
         return "dataset"
-    if not isinstance(size, list) or len(size) != 2 or not all(_is_count(n, 1) and n <= MAX_IMAGE_SIDE for n in size):
+    if not isinstance(size, list) or len(size) != 2 or not all(_is_count(n, MAX_IMAGE_SIDE) for n in size):
         return "image_size"
     if meta.get("text_length") != TEXT_LENGTH:
         return f"text_length, which is {TEXT_LENGTH}"
     if type(meta.get("self_contained")) is not bool:
         return "self_contained"
-    if not isinstance(vocabulary, dict) or not _is_count(vocabulary.get("size"), 1):
+    if not isinstance(vocabulary, dict) or not _is_count(vocabulary.get("size")):
         return "vocabulary"
-    if vocabulary.get("file") != VOCABULARY or not isinstance(vocabulary.get("sha256"), str):
+    if vocabulary.get("file") != VOCABULARY or not all(
+        isinstance(vocabulary.get(k), str) for k in ("sha256", "source")
+    ):
         return "vocabulary"
     if not isinstance(splits, dict):
         return "splits"
@@ -242,4 +254,4 @@ def reference_dataset(folder: Path, split: str) -> tuple[str, int]:
     dataset = min(names, default="").rpartition(f"_{split}_")[0]
     if not names or any(f"{dataset}_{split}_{i}" not in names for i in range(len(names))):
         raise InputError(f"{batches}: its npz files are not numbered from 0 without a gap; {_REMEDY}")
-    return dataset, len(names)
+    return safe_name(dataset, f"{batches}: a file in it"), len(names)

@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from .batch_folder import SplitFiles, claim, folder_path, is_train, new_meta, record_split, remove_stale
+from .custom import OwnData
 from .errors import InputError
 from .geometry import fit_inside, pad, resize_image, resize_mask
 from .png import encode_png
-from .refer import DATASETS, Ref, read_refs
+from .refer import DATASETS, read_refs
+from .refs import Ref
 from .safe_io import MAX_IMAGE_BYTES, atomic_write, read_bytes, read_image
 from .text import Vocabulary, tokenize
 from .workers import run_all
@@ -43,6 +45,19 @@ class BuildOptions:
     self_contained: bool = False
     skip_empty: bool = False
     vocabulary: Path | None = None  # default: the data set's own, data/vocabulary_NAME.txt
+    own: OwnData | None = None  # of the user, with the name `dataset`
+
+    @property
+    def sources(self) -> tuple[Path, Path]:
+        """The files that give expressions, and image sizes: for messages."""
+        if self.own:
+            return self.own.refs, self.own.instances or self.own.refs
+        refs = DATASETS[self.dataset].refs_path(self.root, self.split)
+        return refs, refs.with_name("instances.json")
+
+    def read_refs(self) -> list[Ref]:
+        """The refs of the split. Raises InputError."""
+        return self.own.read_refs(self.split) if self.own else read_refs(self.root, self.dataset, self.split)
 
 
 @dataclass(frozen=True)
@@ -79,17 +94,15 @@ def build(options: BuildOptions) -> Summary:
     Raises InputError for whatever the user can mend, OSError for a full or read-only disk.
     """
     started = time.monotonic()
-    dataset = DATASETS[options.dataset]
+    dataset = options.own or DATASETS[options.dataset]
     vocabulary_path = options.vocabulary or dataset.vocabulary_path(options.root)
     vocabulary = Vocabulary.load(vocabulary_path)
-    refs_path = dataset.refs_path(options.root, options.split)
-    refs = read_refs(options.root, options.dataset, options.split)
-    jobs = plan(refs, refs_path, options.skip_empty)
+    jobs = plan(options.read_refs(), options.sources[0], options.skip_empty)
     folder = folder_path(options.root, options.dataset, options.size)
     files = SplitFiles(folder, options.dataset, options.split)
     meta = new_meta(options.dataset, options.size, vocabulary, vocabulary_path.name, options.self_contained)
     claim(folder, meta, vocabulary)
-    writer = Writer(files, options.size, vocabulary, options.self_contained, refs_path)
+    writer = Writer(files, options.size, vocabulary, options.self_contained, options.sources)
     entry = _split_entry(jobs)
     record_split(files, {**entry, "complete": not writer.missing(jobs)})
     writer.prepare(sharded=options.shard != (1, 1))
@@ -158,7 +171,7 @@ class Writer:
     size: tuple[int, int]
     vocabulary: Vocabulary
     self_contained: bool
-    source: Path  # of the refs, for messages
+    sources: tuple[Path, Path]  # of expressions and image sizes, for messages
 
     @cached_property
     def folders(self) -> tuple[Path, ...]:
@@ -189,8 +202,8 @@ class Writer:
             yield self._image_path(job)
 
     def _image_path(self, job: Job) -> Path:
-        name = f"{job.refs[0][0].image_name}.png" if is_train(self.files.split) else job.image.name
-        return self.files.images / name
+        suffix = ".png" if is_train(self.files.split) else job.image.suffix
+        return self.files.images / f"{job.refs[0][0].image_name}{suffix}"
 
     def _label_path(self, ref: Ref) -> Path:
         return self.files.labels / f"{ref.ref_id}.png"
@@ -222,7 +235,7 @@ class Writer:
     def _mask(self, ref: Ref, size: tuple[int, int]) -> np.ndarray:
         """The ref's mask, which must be of the image's size (height, width)."""
         if ref.size not in (None, size):
-            said, by = ref.size, self.source.with_name("instances.json")
+            said, by = ref.size, self.sources[1]
         else:
             mask = ref.mask()
             if mask.shape == size:
@@ -239,7 +252,7 @@ class Writer:
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the summary names expressions without words
-            ids = self.vocabulary.ids(sentence, f"{self.source}: ref {ref.ref_id}")
+            ids = self.vocabulary.ids(sentence, f"{self.sources[0]}: ref {ref.ref_id}")
         archive = io.BytesIO()  # in memory, as writing an archive goes back and forth in it
         np.savez(archive, text_batch=ids, sent_batch=[sentence], im_name_batch=ref.image_name, **pictures)
         self._write_once(path, archive.getbuffer())

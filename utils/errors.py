@@ -37,7 +37,7 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     except InputError as error:
         code = _complain(error)
     except OSError as error:  # a full disk, a read-only folder, a vanished mount
-        name = f"{error.filename}: " if error.filename else ""
+        name = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         code = _complain(f"{name}{error.strerror or error}")
     except KeyboardInterrupt:
         code = _complain("interrupted", code=130)

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,6 +12,12 @@ from tqdm import tqdm
 def progress_bar(**options) -> tqdm:
     """A tqdm bar on standard error; in a scheduler's log a line each half minute instead of ten a second."""
     return tqdm(mininterval=0.1 if sys.stderr.isatty() else 30, **options)
+
+
+def _pass_over_disk_errors(failure) -> None:
+    """TensorBoard's thread meets a full disk or a vanished folder, too; the main thread is the one that tells."""
+    if not issubclass(failure.exc_type, OSError):
+        threading.__excepthook__(failure)
 
 
 class RunLog:
@@ -23,6 +30,7 @@ class RunLog:
     def __init__(self, folder: Path, step: int = 0, known_bytes: int = 0):
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only here
 
+        threading.excepthook = _pass_over_disk_errors
         path = folder / "log.jsonl"
         self.file = path.open("ab")
         self.file.truncate(min(known_bytes, path.stat().st_size))

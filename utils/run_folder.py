@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.safe_io import TEMPORARY_PREFIX
 
 
 class RunFolder:
@@ -26,6 +27,8 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{path}: another run is training into it: choose another --exp_name") from None
+        for half in path.glob(f"{TEMPORARY_PREFIX}*"):  # of a run that was killed while it saved
+            half.unlink(missing_ok=True)
 
     @property
     def _states(self) -> list[Path]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .errors import InputError, one_line
 
@@ -133,7 +133,12 @@ def read_json(
     if data.count(b"[") + data.count(b"{") > MAX_JSON_CONTAINERS:
         raise InputError(f"{path}: has more lists than any {what} needs; {remedy}")
     with refusing(path, what, remedy):
-        return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        return json_value(data)
+
+
+def json_value(data: bytes) -> Any:
+    """The value of UTF-8 JSON text. Raises ValueError, also for NaN and Infinity, and RecursionError."""
+    return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
 
 
 def safe_name(name: object, where: str) -> str:
@@ -223,20 +228,43 @@ def _whole_values(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def read_image(source: str | os.PathLike | bytes, name: object = None, remedy: str = _IMAGE_REMEDY) -> np.ndarray:
-    """An image file, or its bytes, as uint8 H x W x 3, RGB in 0..255.
+def read_image(
+    source: str | os.PathLike | bytes, name: object = None, remedy: str = _IMAGE_REMEDY, upright: bool = False
+) -> np.ndarray:
+    """An image file, or its bytes, as uint8 H x W x 3, RGB in 0..255; see `to_rgb` for other kinds of pixels.
 
-    Gray becomes three equal channels, 16 bits become 8, alpha is dropped, and of an animation the first picture counts.
-    The EXIF orientation is ignored: COCO's masks are in the coordinates of the pixels as stored.
+    Of an animation the first picture counts. `upright` turns it as its EXIF orientation says, for photographs; COCO's
+    masks are in the coordinates of the pixels as stored.
     Raises InputError, naming `name` (default: the path), for what is no image, is damaged, empty or beyond MAX_IMAGE_*.
     """
     with _opened_image(source, name, remedy) as image:
-        if image.mode.startswith("I"):
-            gray = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-            return np.repeat(((gray + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
-        if image.mode == "F":
-            raise ValueError("its pixels are floating-point numbers")
-        return np.array(image.convert("RGB"))
+        return to_rgb(image, upright)
+
+
+def to_rgb(image: Image.Image, upright: bool = False) -> np.ndarray:
+    """A PIL image as uint8 H x W x 3: gray becomes three equal channels, 16 bits become 8, alpha is dropped.
+
+    `upright`: turned as its EXIF orientation says. Raises ValueError for pixels that are floating-point numbers.
+    """
+    if upright:
+        image.load()
+        with contextlib.suppress(Exception):  # damaged EXIF raises nearly anything; without EXIF an image is upright
+            image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        gray = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return np.repeat(((gray + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers")
+    return np.array(image.convert("RGB"))
+
+
+def read_image_size(path: str | os.PathLike, remedy: str = _IMAGE_REMEDY) -> tuple[int, int]:
+    """(height, width) that the head of an image file says, without decoding it. Raises InputError as `read_image`."""
+    with refusing(path, "image", remedy):
+        regular_file_size(path, remedy)
+        with open(path, "rb") as file, Image.open(file, formats=IMAGE_FORMATS) as image:  # noqa: PTH123
+            _check_pixels(path, *image.size)
+            return image.size[1], image.size[0]
 
 
 def read_mask_png(path: str | os.PathLike, remedy: str = _NPZ_REMEDY) -> np.ndarray:
@@ -252,8 +280,11 @@ def _opened_image(source: str | os.PathLike | bytes, name: object, remedy: str) 
         name = "image" if isinstance(source, bytes) else source
     data = source if isinstance(source, bytes) else read_bytes(source, MAX_IMAGE_BYTES, "image", remedy)
     with refusing(name, "image", remedy), Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-        width, height = image.size
-        if not (0 < width <= MAX_IMAGE_SIDE and 0 < height <= MAX_IMAGE_SIDE and width * height <= MAX_IMAGE_PIXELS):
-            limit = f"at most {MAX_IMAGE_SIDE:,} a side and {MAX_IMAGE_PIXELS:,} in all are read"
-            raise InputError(f"{name}: {width} x {height} pixels, but {limit}; scale it down")
+        _check_pixels(name, *image.size)
         yield image
+
+
+def _check_pixels(name: object, width: int, height: int) -> None:
+    if not (0 < width <= MAX_IMAGE_SIDE and 0 < height <= MAX_IMAGE_SIDE and width * height <= MAX_IMAGE_PIXELS):
+        limit = f"at most {MAX_IMAGE_SIDE:,} a side and {MAX_IMAGE_PIXELS:,} in all are read"
+        raise InputError(f"{name}: {width} x {height} pixels, but {limit}; scale it down")

@@ -74,7 +74,9 @@ def _model_flags(group) -> None:
         "--no_pretrained", action="store_true", help="random ViT weights; a missing embedding table is no error"
     )
     group.add_argument("--random_embeddings", action="store_true", help="random word embeddings")
-    group.add_argument("--print_model", action="store_true", help="print parameters and FLOPs by part, and stop")
+    group.add_argument(
+        "--print_model", action="store_true", help="print parameters, FLOPs and memory of a step, and stop"
+    )
 
 
 def _recipe_flags(group) -> None:
@@ -114,6 +116,11 @@ def _run_flags(group) -> None:
     group.add_argument("--amp", action="store_true", help="mixed precision")
     group.add_argument(
         "--amp_dtype", default="bf16", choices=["bf16", "fp16"], help="of --amp; fp16 for GPUs before Ampere"
+    )
+    group.add_argument("--deterministic", action="store_true", help="the same bits from equal GPU runs: slower")
+    group.add_argument("--compile", action="store_true", help="torch.compile: faster steps after a minute or two")
+    group.add_argument(
+        "--tf32", action="store_true", help="float32 products in TF32 on GPUs that have it: for no --amp"
     )
     group.add_argument("--grad_checkpoint", action="store_true", help="recompute activations: less memory, slower")
     group.add_argument("--eval_batch_size", type=int, default=8, help="images and expressions a time in validation")

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.batch_folder import META
 from utils.batches import BatchSplit
 from utils.errors import InputError
-from utils.safe_io import read_npy
+from utils.safe_io import read_npy, safe_name
 from utils.text import Vocabulary
 
 _REMEDY = "make it with build_vocab.py --glove FILE"
@@ -49,4 +50,5 @@ def _data(split: BatchSplit) -> Path:
 def _name(split: BatchSplit) -> str:
     if split.meta is None:
         return "referit" if split.dataset == "referit" else "Gref"
-    return split.meta["vocabulary"]["source"].removeprefix("vocabulary_").removesuffix(".txt")
+    source = safe_name(split.meta["vocabulary"].get("source"), f"{split.folder / META}: the vocabulary's source")
+    return source.removeprefix("vocabulary_").removesuffix(".txt")

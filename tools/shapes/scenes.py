@@ -8,13 +8,18 @@ from tools.shapes.drawing import COLOURS, KINDS, Scene, Shape, visible_masks
 
 LEVELS = ("easy", "full")
 # Longest side of a shape / longer side of the image; few shapes have room to be larger.
-SIZES = {"easy": {"small": 1 / 4.4, "big": 1 / 2.7}, "full": {"small": 1 / 6, "big": 1 / 3.5}}
+SIZES = {"easy": {"small": 1 / 3.2, "big": 1 / 2.1}, "full": {"small": 1 / 6, "big": 1 / 3.5}}
 SIZE_NAMES = ("small", "big")
+# Thin outlines cost a small model most of its IoU, so they are rare where scenes are to be easy.
+EASY_KINDS = {"circle": 23, "square": 23, "triangle": 23, "diamond": 19, "star": 4, "cross": 4, "ring": 4}  # percent
 SIZE_JITTER = 0.05  # far less than the gap between small and big
-# width / height and how often: landscape, portrait and square photographs, as in COCO
-ASPECTS = ((4 / 3, 0.5), (3 / 2, 0.1), (3 / 4, 0.2), (2 / 3, 0.05), (1.0, 0.15))
+# width / height and how often: landscape, portrait and square photographs; "full" as in COCO
+ASPECTS = {
+    "easy": ((4 / 3, 0.2), (3 / 4, 0.1), (1.0, 0.7)),
+    "full": ((4 / 3, 0.5), (3 / 2, 0.1), (3 / 4, 0.2), (2 / 3, 0.05), (1.0, 0.15)),
+}
 GRAY_SHARE = 0.03  # COCO has a few grayscale photographs
-BAR_SHARE = 0.3  # scenes in which a bar lies across a big shape, so that its visible part is in pieces
+BAR_SHARE = {"easy": 0.15, "full": 0.3}  # scenes in which a bar cuts a big shape into pieces
 MOST_BIG = {"easy": 2, "full": 3}  # more would not fit beside the small ones
 TILT = 12  # degrees: a square never turns into a diamond
 MIN_VISIBLE = 0.65  # share of a shape's pixels that nothing covers
@@ -47,7 +52,7 @@ def sample_scene(rng: np.random.Generator, level: str, image_size: int) -> tuple
     At least two things have attributes (kind, colour, size) that no other thing of the scene shares.
     """
     gray = bool(rng.random() < GRAY_SHARE)
-    aspect = rng.choice([a for a, _ in ASPECTS], p=[share for _, share in ASPECTS])
+    aspect = rng.choice([a for a, _ in ASPECTS[level]], p=[share for _, share in ASPECTS[level]])
     width, height = round(image_size * min(1, aspect)), round(image_size * min(1, 1 / aspect))
     while True:
         described = (_easy_attributes if level == "easy" else _full_attributes)(rng, gray)
@@ -56,7 +61,7 @@ def sample_scene(rng: np.random.Generator, level: str, image_size: int) -> tuple
         shapes = _place(rng, described, SIZES[level], height, width)
         if shapes is None:
             continue
-        scene = Scene(height, width, shapes, _cover(rng, shapes, image_size), gray)
+        scene = Scene(height, width, shapes, _cover(rng, shapes, BAR_SHARE[level], image_size), gray)
         things = _look(scene)
         if things is not None:
             return scene, things
@@ -69,7 +74,7 @@ def _unique(attributes: list[tuple]) -> int:
 def _easy_attributes(rng: np.random.Generator, gray: bool) -> list[tuple]:
     """2-4 shapes of different colours; in a grayscale image of different kinds instead."""
     count = int(rng.integers(2, 5))
-    kinds = rng.choice(KINDS, count, replace=not gray)
+    kinds = rng.choice(list(EASY_KINDS), count, replace=not gray, p=np.array(list(EASY_KINDS.values())) / 100)
     colours = [None] * count if gray else [str(c) for c in rng.choice(list(COLOURS), count, replace=False)]
     return [(str(kind), colour, str(rng.choice(SIZE_NAMES))) for kind, colour in zip(kinds, colours, strict=True)]
 
@@ -114,10 +119,10 @@ def _gray_rgb(rng: np.random.Generator) -> tuple:
     return (rng.uniform(190, 245),) * 3  # clear of the ground and of the bar
 
 
-def _cover(rng: np.random.Generator, shapes: tuple, image_size: int) -> Shape | None:
+def _cover(rng: np.random.Generator, shapes: tuple, share: float, image_size: int) -> Shape | None:
     """A bar across the middle of one big shape, or nothing."""
     big = [s for s in shapes if s.size == "big"]
-    if not big or rng.random() >= BAR_SHARE:
+    if not big or rng.random() >= share:
         return None
     below = big[rng.integers(len(big))]
     x, y = (centre + rng.uniform(-0.08, 0.08) * below.diameter for centre in (below.x, below.y))

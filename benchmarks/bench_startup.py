@@ -1,0 +1,90 @@
+"""Start-up of training on a split of 120,000 expressions, and memory over an epoch.
+
+    python benchmarks/bench_startup.py
+    python benchmarks/bench_startup.py --expressions 1000000
+
+The split is synthetic: 100 real samples at 480 and hard links to their npz under the other numbers, so that the folder
+has as many entries as a real one and every sample can be read; for the reader a linked sample is like any other. Each
+way runs in a process of its own that has imported train_restr.py: `first batch` opens the split, makes the first
+epoch's permutation and loads 8 samples; `an epoch` draws all batches of an epoch and loads every 100th of them.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.report import peak_mb, table, where  # noqa: E402
+from utils.errors import ArgumentParser, run_main  # noqa: E402
+
+READ_EVERY = 100
+WAYS = ("first batch", "an epoch")
+
+
+def make_split(root: Path, expressions: int) -> Path:
+    """A folder whose split `train` has so many expressions."""
+    from benchmarks.photos import make_set
+    from utils.build import BuildOptions, build
+    from utils.safe_io import read_json, write_json
+
+    make_set(root, 14)
+    folder = build(BuildOptions(root, "unc", "train", (480, 480), workers=1)).folder
+    meta = read_json(folder / "meta.json", "meta", "")
+    real = meta["splits"]["train"]["expressions"]
+    for number in range(real, expressions):
+        os.link(folder / f"train_batch/unc_train_{number % real}.npz", folder / f"train_batch/unc_train_{number}.npz")
+    meta["splits"]["train"]["expressions"] = expressions
+    write_json(folder / "meta.json", meta)
+    return folder
+
+
+def run_way(way: str, folder: Path) -> None:
+    """Do it in this process and print seconds and peak MB."""
+    import train_restr  # noqa: F401
+    from utils.batches import BatchSplit, TrainDataset, collate
+    from utils.sampler import StepSampler
+
+    before, started = peak_mb(), time.perf_counter()
+    split = BatchSplit(folder, "train")
+    samples = TrainDataset(split)
+    for step, indices in enumerate(StepSampler(len(split), 8, seed=1, start=0, stop=len(split) // 8)):
+        if step % READ_EVERY == 0:
+            collate([samples[i] for i in indices])["image"]
+        if way == "first batch":
+            break
+    print(time.perf_counter() - started, before, peak_mb())
+
+
+def main() -> None:
+    parser = ArgumentParser(description="Start-up on a large split.")
+    parser.add_argument("--expressions", type=int, default=120_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.way:
+        run_way(args.way, args.folder)
+        return
+    print(f"{where()}\n{args.expressions:,} expressions\n")
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = make_split(Path(scratch), args.expressions)
+        for way in WAYS:
+            command = [sys.executable, __file__, "--way", way, "--folder", folder]
+            runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(args.repeats)]
+            values = [[float(word) for word in run.stdout.split()] for run in runs]
+            seconds, before, after = (median(column) for column in zip(*values, strict=True))
+            rows.append((way, seconds, before, after - before))
+    head = ("until the end of", "s after the imports", "MB after the imports", "MB more at the peak")
+    print(table(head, rows))
+
+
+if __name__ == "__main__":
+    run_main(main)

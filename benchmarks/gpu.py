@@ -1,0 +1,117 @@
+"""Every GPU figure of this repository in one command of under ten minutes; needs no data and no pre-trained weights.
+
+    python benchmarks/gpu.py --out gpu_results                   # on a machine with a GPU
+    python benchmarks/gpu.py --device cpu --tiny --out toy       # only shows that the script runs
+
+The reference's way (benchmarks/bench_model.py: softmax attention, upsample-then-project decoder) trains under float16
+autocast with a gradient scaler, which is its `--amp`, and evaluates one expression at a time in float32. Ours trains
+under bfloat16 autocast with fused AdamW, with and without torch.compile. Writes OUT.md and OUT.json.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch  # noqa: E402
+
+from benchmarks import gpu_rows  # noqa: E402
+from benchmarks.report import table, where  # noqa: E402
+from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
+from utils.safe_io import atomic_write, write_json  # noqa: E402
+
+NOT_MEASURED = "not measured"
+
+
+def parse_args():
+    parser = ArgumentParser(description="All GPU rows: training, memory, evaluation.")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu with --tiny")
+    parser.add_argument("--tiny", action="store_true", help="a toy model: shows that the script runs")
+    parser.add_argument("--batches", default="8,16,32,64", help="batch sizes of training, from small to large")
+    parser.add_argument("--images", type=int, default=8, help="images that evaluation encodes at a time")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls a row; the median counts")
+    parser.add_argument("--minutes", type=float, default=8, help="after so many no further training row is begun")
+    parser.add_argument("--out", type=Path, default=Path("gpu_results"), help="where OUT.md and OUT.json go")
+    args = parser.parse_args()
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {args.device}: there is no GPU; --device cpu --tiny shows that the script runs")
+    return args
+
+
+def measure(args) -> dict:
+    """All rows as plain numbers; evaluation first, so that a slow compiler costs training rows only."""
+    sizes = [int(size) for size in args.batches.split(",")]
+    bench = gpu_rows.Bench(torch.device(args.device), args.tiny, args.repeats, 60 * args.minutes)
+    values = {"where": where(args.device), "tiny": args.tiny, "matmul_tflops": gpu_rows.matmul_rate(bench)}
+    values["evaluation"] = gpu_rows.evaluation_rows(bench, args.images)
+    values["bf16_oiou_points"] = gpu_rows.metric_change(bench)
+    values["flops_a_sample"] = gpu_rows.flops_a_sample(bench)
+    values["training"] = gpu_rows.training_rows(bench, sizes, values["matmul_tflops"], values["flops_a_sample"])
+    values["gb_a_sample"] = gpu_rows.memory_slopes(values["training"])
+    return values
+
+
+def markdown(values: dict) -> str:
+    """The tables of `measure`'s values."""
+    reference = best(values["training"], gpu_rows.REFERENCE.name)
+    rows = [_training_row(row, reference) for row in values["training"]]
+    head = ("way", "batch", "samples/s", "x the reference's best", "TFLOP/s", "share of the product's rate", "peak GB")
+    slopes = values["gb_a_sample"]
+    base = slopes.get(gpu_rows.REFERENCE.name)
+    memory = [(way, slope, slope / base if base else NOT_MEASURED) for way, slope in slopes.items()]
+    evaluation = [
+        (row["way"], row["per_s"], row["ratio"], _or(row.get("pixels_differ")), _or(row.get("logits_differ")))
+        for row in values["evaluation"]
+    ]
+    hours = 3.2e6 / max(rate for rate in map(best, [values["training"]] * len(NAMES), NAMES)) / 3600
+    parts = [
+        f"{values['where']}{' (toy size: these figures mean nothing)' if values['tiny'] else ''}",
+        f"A large bfloat16 product: {values['matmul_tflops']:.3g} TFLOP/s. A sample in training, forward and backward: "
+        f"{values['flops_a_sample'] / 1e12:.3g} TFLOP. The 3.2 million samples of the schedule at ours' best rate: "
+        f"{hours:.2f} h.",
+        "## Training\n\n" + table(head, rows),
+        "## Memory of one more sample\n\n" + table(("way", "GB a sample", "of the reference's"), memory or [_none(3)]),
+        f"## Evaluation, {gpu_rows.EXPRESSIONS} expressions an image\n\n"
+        + table(
+            ("way", "expressions/s", "x", "pixels that differ from fp32", "logits, largest difference"), evaluation
+        ),
+        f"oIoU in bfloat16 instead of float32, a moment of training on: {values['bf16_oiou_points']:.3f} points away.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+NAMES = [way.name for way in gpu_rows.OURS]
+
+
+def best(rows: list[dict], way: str) -> float:
+    """The highest rate of a way over its batch sizes; 0.0 if none was measured."""
+    return max((row["samples_per_s"] or 0.0 for row in rows if row["way"] == way), default=0.0)
+
+
+def _training_row(row: dict, reference: float) -> tuple:
+    if row["samples_per_s"] is None:
+        return row["way"], row["batch"], f"{NOT_MEASURED}: {row['why']}", *_none(4)
+    times = row["samples_per_s"] / reference if reference else NOT_MEASURED
+    return row["way"], row["batch"], row["samples_per_s"], times, row["tflops"], row["share"], _or(row["gb"])
+
+
+def _or(value: float | None) -> float | str:
+    return NOT_MEASURED if value is None else value
+
+
+def _none(columns: int) -> tuple[str, ...]:
+    return (NOT_MEASURED,) * columns
+
+
+def main() -> None:
+    args = parse_args()
+    values = measure(args)
+    text = markdown(values)
+    write_json(args.out.with_suffix(".json"), values)
+    with atomic_write(args.out.with_suffix(".md")) as file:
+        file.write(text.encode())
+    print(text)
+
+
+if __name__ == "__main__":
+    run_main(main)

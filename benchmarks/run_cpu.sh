@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Every CPU row of RESULTS.md, as Markdown on standard output, in under 15 minutes on 2 cores with nothing beside it.
+#   bash benchmarks/run_cpu.sh [FOLDER_OF_PHOTOGRAPHS] > results.md
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+PYTHON="${PYTHON:-python}"
+photographs=()
+if [ $# -gt 0 ]; then photographs=(--images "$1"); fi
+
+section() { printf '\n## %s\n\n' "$1"; }
+
+section "build_batches.py"
+"$PYTHON" "$here/bench_build.py" "${photographs[@]}"
+section "Loading training samples"
+"$PYTHON" "$here/bench_load.py" "${photographs[@]}"
+section "Start-up of training"
+"$PYTHON" "$here/bench_startup.py"
+section "The model"
+"$PYTHON" "$here/bench_model.py"

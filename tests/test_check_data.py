@@ -1,0 +1,160 @@
+"""tools/check_data.py: everything that is wrong is named at once, and nothing that is right."""
+
+import re
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tools import check_data
+from tools.data_facts import COUNTS, WORDS, Counts, downloads
+from utils.errors import run_main
+
+from .conftest import SHARED, needs_shared
+from .tiny_set import VOCABULARY, edit_instances, edit_refs, make_tiny_set
+
+IMAGES = "data/coco/images/train2014"
+TINY = {
+    "unc": {"train": Counts(10, 20, 5), "testA": Counts(10, 20, 5, counted=True)},
+    "Gref": {"train": Counts(10, 20, 5), "val": Counts(10, 20)},
+    "referit": {"trainval": Counts(10, 20, 5, counted=True), "test": Counts(10, 20, 5, counted=True)},
+}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A tiny set that is right in all that is looked at, if these were the published numbers."""
+    for name, splits in TINY.items():
+        monkeypatch.setitem(COUNTS, name, splits)
+    for name in WORDS:
+        monkeypatch.setitem(WORDS, name, len(VOCABULARY))
+        (tmp_path / "data").mkdir(exist_ok=True)
+        np.save(tmp_path / f"data/{name}_emb.npy", np.ones((len(VOCABULARY), 300), np.float32))
+    unc = check_data.DATASETS["unc"]
+    monkeypatch.setitem(check_data.DATASETS, "unc", replace(unc, splits=("train", "testA")))
+    return make_tiny_set(tmp_path)
+
+
+@pytest.fixture
+def check(root, monkeypatch, capsys):
+    """Run the script; returns its exit code and what it printed."""
+
+    def run(*flags):
+        monkeypatch.setattr(sys, "argv", ["check_data.py", "--root", str(root), *flags])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            run_main(check_data.main)
+        return left.value.code, capsys.readouterr().out
+
+    return run
+
+
+def faults(output: str) -> list[str]:
+    return [line.strip() for line in output.splitlines() if line.startswith("  FAULT")]
+
+
+def test_all_is_right(check):
+    for flags in ([], ["--deep"]):
+        code, output = check("-d", "unc", "Gref", "referit", *flags)
+        assert code == 0 and faults(output) == [], output
+        assert "ok     train: 10 refs, 20 expressions, 5 images" in output and "5 masks" not in output
+        assert "ok     10 masks are there" in output
+        assert ("ok     5 images opened" in output) == bool(flags)
+        assert "no link was verified" in output and "all is right" in output
+
+
+def test_everything_that_is_wrong_is_named_at_once(check, root):
+    edit_refs(root, lambda refs: refs.append({**refs[0], "ref_id": refs[1]["ref_id"]}))
+    edit_refs(root, lambda refs: (refs[2].update(ann_id="x"), refs[3]["sentences"][0].update(sent=" ")))
+    edit_instances(root, lambda value: value["annotations"][4].update(segmentation=[[1, 2]]))
+    (root / IMAGES / "COCO_train2014_000000000003.jpg").unlink()
+    (root / IMAGES / "COCO_train2014_000000000001.jpg").write_bytes(b"")
+    (root / "data/referit/mask/2_0.mat").unlink()
+    (root / "data/referit/referit_query_test.json").write_text("{")
+    np.save(root / "data/Gref_emb.npy", np.ones((3, 300), np.float32))
+    (root / "data/vocabulary_referit.txt").unlink()
+    code, output = check("-d", "Gref", "referit")
+    assert code == 1
+    expected = [
+        "3 refs cannot be used:",
+        "train: 8 refs, 16 expressions, 5 images; in the literature: 10 refs, 20 expressions",
+        "train: 1 refs have an empty expression",
+        "1 images are missing; get the images as data/README.md says:",
+        "1 images are empty files",
+        "referit_query_test.json: is not a readable query file",
+        "1 masks are missing",
+        "Gref_emb.npy: 3 x 300, or not finite; 11 x 300",
+        "vocabulary_referit.txt: no such file; make one with build_vocab.py",
+    ]
+    assert len(faults(output)) == len(expected), output
+    for fault in expected:
+        assert any(fault in line for line in faults(output)), (fault, output)
+    for example in ("ref number 2: has no whole number as ann_id", "ref 4 of refs(google).p: a polygon has 2 numbers"):
+        assert example in output
+    assert "ref 1 is there twice" in output and "mask/2_0.mat" in output and "ref 3" in output
+    assert "9 kinds of faults" in output
+
+
+def test_deep_opens_every_image_and_mask(check, root):
+    picture = root / IMAGES / "COCO_train2014_000000000003.jpg"
+    picture.write_bytes(picture.read_bytes()[:-300])
+    edit_instances(root, lambda value: value["images"][2].update(height=64))
+    mask = root / "data/referit/mask/4_1.mat"
+    mask.write_bytes(mask.read_bytes()[:150])
+    code, output = check("-d", "Gref", "referit")
+    assert code == 0 and "images were not opened: --deep does" in output
+    code, output = check("-d", "Gref", "referit", "--deep")
+    assert code == 1
+    assert "5 images or masks cannot be used" in output and "1 images or masks cannot be used" in output
+    assert "COCO_train2014_000000000003.jpg: is truncated" in output and "4_1.mat" in output
+    assert len(re.findall(r"is annotated at 64 x 48, the image 48 x 48", output)) == 4
+
+
+def test_of_many_faults_ten_are_shown(check, root):
+    edit_refs(root, lambda refs: [ref.update(image_id=99) for ref in refs[:12]])
+    code, output = check("-d", "Gref")
+    assert code == 1 and "12 refs cannot be used:" in output and "           and 2 more" in output
+    assert len(re.findall(r"image 99 is not there", output)) == 10
+
+
+def test_nothing_is_there(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["check_data.py", "--root", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as left:
+        run_main(check_data.main)
+    output = capsys.readouterr().out
+    assert left.value.code == 1 and "Traceback" not in output
+    for name in COUNTS:
+        assert re.search(rf"^{re.escape(name)}, below ", output, re.MULTILINE)
+        assert all(link in output for links in downloads(name).values() for link in links)
+
+
+def test_literature_s_numbers_may_be_slightly_off(capsys):
+    report = check_data.Report()
+    for number, source, count in ((995, "literature", 0), (980, "literature", 1), (999, "counted", 2)):
+        published = Counts(1000, 2000, counted=source == "counted")
+        check_data.check_counts("val", Counts(number, 2000, 7), published, report)
+        assert report.faults == count
+        assert source in capsys.readouterr().out
+
+
+@needs_shared
+def test_numbers_and_links_are_the_specification_s():
+    spec = (SHARED / "SPEC.md").read_text()
+    for name, splits in COUNTS.items():
+        row = next(line for line in spec.splitlines() if line.startswith(f"| `{name}`"))
+        for split, counts in splits.items():
+            assert f"{split} {counts.refs:,} / {counts.expressions:,}" in row
+            assert counts.images is None or f"({counts.images:,})" in row
+        assert set(splits) == set(check_data.DATASETS[name].splits)
+        links = [link.split()[0] for group in downloads(name).values() for link in group if "http" in link]
+        for link in (word for word in links if "web.archive" in word or "cocodataset" in word or "google" in word):
+            assert link in spec
+    assert all(f"{words:,} words" in spec for words in WORDS.values())
+
+
+def test_the_build_s_estimate_is_of_the_right_size(capsys, tmp_path):
+    check_data.estimate("unc", {}, tmp_path)
+    gigabytes = float(re.search(r"about ([\d.]+) GB", capsys.readouterr().out)[1])
+    per_expression = gigabytes * 1e6 / sum(counts.expressions for counts in COUNTS["unc"].values())
+    assert 30 < per_expression < 70  # kB; the reference takes 920

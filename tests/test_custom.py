@@ -1,0 +1,245 @@
+"""Users' own data: JSON Lines and RefCOCO's layout, names that would clash, and what is wrong with broken files."""
+
+import json
+import pickle
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco
+
+import build_vocab
+from utils.batch_folder import read_meta
+from utils.batches import BatchSplit
+from utils.custom import OwnData, own_data
+from utils.errors import run_main
+from utils.text import SPECIAL_WORDS, Vocabulary
+from utils.words import embeddings_file, vocabulary_of
+
+from .builder import build_fixture, tree  # noqa: F401
+from .hostile import FUZZ, mutated, refused, survives
+
+SQUARE = [[2, 3, 6, 3, 6, 8, 2, 8]]
+MASK = np.zeros((10, 12), bool)
+MASK[3:8, 2:6] = True
+RUNS = coco.encode(np.asfortranarray(MASK.astype(np.uint8)))
+LINES = [
+    {"image": "a/1.jpg", "polygon": SQUARE, "text": ["left man", "man"], "split": "train"},
+    {"image": "b/1.jpg", "rle": {**RUNS, "counts": RUNS["counts"].decode()}, "text": "left", "split": "train"},
+    {"image": "a/1.jpg", "mask": "masks/1.png", "text": "red", "split": "val"},
+    {"image": "b/1.jpg", "mask": "masks/gray.png", "text": "red", "split": "val", "more": 1},
+    {"image": "two.png", "polygon": SQUARE, "text": "zebra", "split": "val"},
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The files that LINES name, each image of a colour of its own."""
+    for number, name in enumerate(["a/1.jpg", "b/1.jpg", "two.png"]):
+        path = tmp_path / "own" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 10), (80 * number, 0, 0)).save(path)
+    (tmp_path / "own/masks").mkdir()
+    Image.fromarray(MASK).save(tmp_path / "own/masks/1.png")
+    Image.fromarray(MASK.astype(np.uint8) * 7).save(tmp_path / "own/masks/gray.png")
+    save(tmp_path / "own", LINES)
+    return tmp_path / "own"
+
+
+def save(folder, lines):
+    path = folder / "refs.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return path
+
+
+def lines_data(folder, lines=LINES):
+    return OwnData("own", save(folder, lines), None, None)
+
+
+def coco_data(folder, file_name="a/1.jpg", suffix="json"):
+    ref = {"ref_id": 7, "ann_id": 70, "image_id": 1, "split": "train", "sentences": [{"sent": "left"}]}
+    refs = folder / f"refs.{suffix}"
+    refs.write_bytes(json.dumps([ref]).encode() if suffix == "json" else pickle.dumps([ref], 2))
+    image = {"id": 1, "height": 10, "width": 12, "file_name": file_name}
+    annotation = {"id": 70, "segmentation": SQUARE}
+    (folder / "inst.json").write_text(json.dumps({"images": [image], "annotations": [annotation]}))
+    return OwnData("own", refs, folder / "inst.json", folder)
+
+
+def test_every_kind_of_outline(folder):
+    first, second = lines_data(folder).read_refs("train")
+    val = lines_data(folder, ["", *LINES, " "]).read_refs("val")
+    assert [ref.ref_id for ref in (first, second, *val)] == ["1", "2", "4", "5", "6"]  # lines, counted from 1
+    assert (first.sentences, second.sentences) == (("left man", "man"), ("left",))
+    assert (first.size, second.size, val[0].size) == ((10, 12), (10, 12), None)
+    for ref in (first, second, *val):
+        mask = ref.mask()
+        np.testing.assert_array_equal(mask, MASK)
+        assert set(np.unique(mask.view(np.uint8))) == {0, 1}
+        assert ref.image_path.is_file()
+
+
+def test_names_are_distinct_whatever_the_paths_are(folder):
+    files = ["a/1.jpg", "a__1.jpg", "1.jpg", "1.png", "b/1.jpg", "c/" * 80 + "1.jpg", "c.d.jpg"]
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 10)).save(folder / name)
+    data = lines_data(folder, [{**LINES[0], "image": name} for name in files])
+    names = {ref.image_path.relative_to(folder).as_posix(): ref.image_name for ref in data.read_refs("train")}
+    assert len(set(names.values())) == len(files) and all(len(name) <= 100 for name in names.values())
+    assert names["b/1.jpg"] == "b__1" and names["c.d.jpg"] == "c.d"
+    again = lines_data(folder, [{**LINES[0], "image": name} for name in reversed(files)]).read_refs("train")
+    assert {ref.image_name for ref in again} == set(names.values())
+
+
+@pytest.mark.parametrize("flags", [[], ["--self_contained"]])
+def test_batches_of_images_with_the_same_name(folder, build, flags):
+    root, refs = folder.parent, str(folder / "refs.jsonl")
+    (root / "data").mkdir()
+    (root / "data/vocabulary_own.txt").write_text("\n".join([*SPECIAL_WORDS, "left", "man"]))
+    for split in ("train", "val"):
+        code, _, error = build(root, "own", split, "--refs", refs, *flags)
+        assert (code, error) == (0, "")
+    data = BatchSplit(root / "data/custom/own_48_batch", "val")
+    assert [data.text(i)[2] for i in range(3)] == ["a__1", "b__1", "two"]
+    reds = [int(np.median(data.image(i)[..., 0])) for i in range(3)]
+    assert np.allclose(reds, [0, 80, 160], atol=3)
+    assert all((data.mask(i) == MASK).all() for i in range(3))
+    assert embeddings_file(data) == (root / "data/own_emb.npy").resolve() and len(vocabulary_of(data)) == 6
+    train = BatchSplit(root / "data/custom/own_48_batch", "train")
+    assert len(train) == 3 and train.image(2).shape == (48, 48, 3) and train.image_groups() == [[0, 1], [2]]
+    before = tree(data.folder)
+    save(folder, [*LINES, {**LINES[0], "text": "new"}])
+    code, _, error = build(root, "own", "train", "--refs", refs, *flags)
+    assert code == 2 and "other expressions" in error and tree(data.folder) == before
+
+
+def test_the_layout_of_refcoco(folder, build):
+    for suffix in ("json", "p"):
+        (ref,) = coco_data(folder, suffix=suffix).read_refs("train")
+        assert (ref.ref_id, ref.image_name, ref.image_path) == ("7", "a__1", folder / "a/1.jpg")
+        np.testing.assert_array_equal(ref.mask(), MASK)
+    own = coco_data(folder)
+    flags = ["--refs", str(own.refs), "--instances", str(own.instances), "--images", str(folder)]
+    words = folder / "vocabulary_Gref.txt"
+    words.write_text("\n".join(SPECIAL_WORDS))
+    code, output, error = build(folder.parent, "own", "train", *flags, "--vocabulary", str(words))
+    assert (code, error) == (0, "") and "1 refs, 1 expressions, 1 images" in output
+    data = BatchSplit(folder.parent / "data/custom/own_48_batch", "train")
+    assert embeddings_file(data).name == "Gref_emb.npy"
+    with Image.open(folder / "a/1.jpg") as image:
+        image.resize((24, 20)).save(folder / "a/1.jpg")
+    code, _, error = build(folder.parent, "own", "train", *flags[:-1], str(folder), "--vocabulary", str(words))
+    assert code == 0  # it is built
+    code, _, error = build(folder.parent, "own2", "train", *flags, "--vocabulary", str(words))
+    assert code == 2 and "1.jpg: is 20 x 24" in error and "inst.json says 10 x 12" in error
+
+
+@pytest.mark.parametrize("name", ["../a/1.jpg", "/etc/passwd", "a/../../x.jpg", "C:\\x.jpg", "", "a/.hidden", None, 3])
+def test_paths_stay_in_the_folder(folder, name):
+    messages = [refused(lines_data(folder, [{**LINES[0], "image": name}]).read_refs, "train")]
+    messages.append(refused(lines_data(folder, [{**LINES[2], "mask": name}]).read_refs, "val"))
+    messages.append(refused(coco_data(folder, name).read_refs, "train"))
+    for message, where in zip(messages, ("refs.jsonl: line 1", "refs.jsonl: line 1", "inst.json: ref 7"), strict=True):
+        assert where in message
+        assert any(words in message for words in ("plain file name", "leaves the folder", "not a string"))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "line 2: is not JSON"),
+        ("[" * 100_000, "line 2: is not JSON"),
+        ("\udcff", "line 2: is not JSON"),
+        ("[1]", "line 2: is not a JSON object"),
+        ({**LINES[0], "split": 3}, 'line 2: has no "split"'),
+        ({**LINES[0], "text": []}, 'line 2: has no "text"'),
+        ({**LINES[0], "text": [3]}, "line 2: an expression is not text"),
+        ({**LINES[0], "text": "x" * 10_001}, "line 2: an expression has 10,001 characters"),
+        ({**LINES[0], "mask": "masks/1.png"}, "line 2: has to have one of mask, polygon, rle, and has 2"),
+        ({"image": "a/1.jpg", "text": "a", "split": "train"}, "and has 0"),
+        ({**LINES[0], "polygon": [2, 3, 6, 3, 6, 8]}, "line 2: a polygon is not a list of numbers"),
+        ({**LINES[0], "polygon": [[2, 3, 600, 3, 6, 8]]}, "reaches far outside"),
+        ({**LINES[0], "polygon": LINES[1]["rle"]}, 'line 2: "polygon" is a list of polygons, "rle" an object'),
+        ({**LINES[1], "rle": {"size": [12, 10], "counts": [120]}}, "line 2: the run lengths are not for the image"),
+        ({**LINES[2], "split": "train", "mask": "a/1.jpg"}, "line 2: the mask is not a .png file"),
+        ({**LINES[2], "split": "train", "mask": "masks/2.png"}, "masks/2.png: no such file; mend the entry"),
+        ({**LINES[0], "image": "a/2.jpg"}, "a/2.jpg: no such file; mend the entry"),
+        ({**LINES[0], "image": "c/2.jpg"}, "c: No such file"),
+        ({**LINES[0], "image": "refs.jsonl"}, "refs.jsonl: is truncated or damaged; mend the entry"),
+    ],
+)
+def test_broken_lines_are_named(folder, line, said):
+    path = folder / "refs.jsonl"
+    path.write_bytes((json.dumps(LINES[0]) + "\n").encode() + _bytes(line))
+    assert said in refused(OwnData("own", path, None, None).read_refs, "train")
+
+
+def _bytes(line) -> bytes:
+    return (line if isinstance(line, str) else json.dumps(line)).encode("utf-8", "surrogateescape")
+
+
+def test_missing_splits_and_files_are_named(folder):
+    assert "no line of the split test; splits there: train, val" in refused(lines_data(folder).read_refs, "test")
+    assert "none.jsonl: no such file; docs" in refused(OwnData("n", folder / "none.jsonl", None, None).read_refs, "val")
+
+
+def test_flags_that_do_not_go_together(folder, build):
+    refs, other = folder / "refs.jsonl", folder / "refs.p"
+    assert own_data("unc", None) is None
+    assert own_data("my-data_2", refs) == OwnData("my-data_2", refs, None, None)
+    assert "known are unc" in refused(own_data, "own", None)
+    assert "--refs FILE gives" in refused(own_data, "own", None, None, folder)
+    assert "public data set" in refused(own_data, "unc", refs)
+    for name in ("../x", "a b", "", ".x", "-x", "a/b", "x" * 65, "a\n"):
+        assert "a name has letters" in refused(own_data, name, refs)
+    assert "--instances goes with" in refused(own_data, "own", refs, folder / "inst.json")
+    code, _, error = build(folder.parent, "own", "train", "--refs", str(other))
+    assert code == 2 and "give --instances and --images too" in error
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", ".x", 3, None])
+def test_a_folder_s_description_cannot_name_what_leaves_it(folder, build, name):
+    words = folder / "words.txt"
+    words.write_text("\n".join(SPECIAL_WORDS))
+    refs = str(folder / "refs.jsonl")
+    assert build(folder.parent, "own", "val", "--refs", refs, "--vocabulary", str(words))[0] == 0
+    built = folder.parent / "data/custom/own_48_batch"
+    meta = {**json.loads((built / "meta.json").read_text()), "dataset": name}
+    (built / "meta.json").write_text(json.dumps(meta))
+    assert "no valid dataset" in refused(read_meta, built)
+
+
+def vocabulary(monkeypatch, capsys, *flags) -> str:
+    monkeypatch.setattr(sys, "argv", ["build_vocab.py", *map(str, flags)])
+    with pytest.raises(SystemExit) as left:
+        run_main(build_vocab.main)
+    return f"{left.value.code} {''.join(capsys.readouterr())}"
+
+
+def test_words_come_from_the_splits_for_training(folder, monkeypatch, capsys):
+    root = folder.parent
+    more = {**LINES[0], "split": "train2", "text": "man hat"}
+    lines_data(folder, [*LINES, more])
+    run = lambda *flags: vocabulary(monkeypatch, capsys, "--root", root, *flags)  # noqa: E731
+    assert run("-d", "own", "--refs", folder / "refs.jsonl").startswith("0 ")
+    assert Vocabulary.load(root / "data/vocabulary_own.txt").words == [*SPECIAL_WORDS, "man", "left", "hat"]
+    assert run("-d", "two", "--refs", coco_data(folder).refs).startswith("0 ")
+    assert Vocabulary.load(root / "data/vocabulary_two.txt").words == [*SPECIAL_WORDS, "left"]
+    lines_data(folder, LINES[2:])
+    assert 'no split has "train" in its name' in run("-d", "three", "--refs", folder / "refs.jsonl")
+    assert "--refs goes with one name" in run("-d", "own", "two", "--refs", folder / "refs.jsonl")
+    assert not (root / "data/vocabulary_three.txt").exists()
+
+
+@FUZZ
+@given(st.data())
+def test_mutated_lines(folder, data):
+    path = save(folder, LINES)
+    path.write_bytes(mutated(data, path.read_bytes()))
+    own = OwnData("own", path, None, None)
+    survives(lambda: [ref.mask() for ref in own.read_refs("train")])
+    survives(own.read_training_expressions)

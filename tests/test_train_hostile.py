@@ -1,0 +1,83 @@
+"""train_restr.py where files vanish, cannot be written, are half built or not of this run: one line, exit code 2."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from tests import forked
+from tests.train_runs import batches_fixture, errors, start, train, wait_for
+from utils.text import Vocabulary
+
+__all__ = ["batches_fixture"]
+
+
+@pytest.fixture
+def copied(batches, tmp_path):
+    """A batch folder to be harmed."""
+    return shutil.copytree(batches, tmp_path / "Gref_48_batch")
+
+
+def only_line(message: str) -> str:
+    lines = [line for line in message.splitlines() if "start from random values" not in line]
+    assert len(lines) == 1, message
+    return lines[0]
+
+
+def refused(batches, folder, *flags, **limits) -> str:
+    code, message = train(batches, folder, *flags, **limits)
+    assert code == 2, message
+    return only_line(message)
+
+
+@pytest.mark.parametrize("gone", ["batches", "run"])
+def test_a_folder_that_vanishes_in_mid_training(copied, tmp_path, gone):
+    folder = tmp_path / "run"
+    process = start(copied, folder, "--num_steps", "2000", "--save_every", "3")
+    wait_for((folder / "Gref_3.pth").exists)
+    shutil.move(copied if gone == "batches" else folder, tmp_path / "elsewhere")  # at once, unlike a removal
+    process.join(60)
+    assert process.exitcode == 2
+    line = only_line(errors(folder))
+    if gone == "batches":
+        assert "Gref_48_batch" in line
+        assert torch.load(folder / "last.pth", weights_only=True)["step"] >= 3
+    else:
+        assert not folder.exists()
+
+
+def test_a_folder_that_cannot_be_written(batches, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    line = refused(batches, tmp_path / "run", "--weights_dir", str(locked), powerless=True)
+    assert "locked" in line and "Permission denied" in line
+
+
+def test_a_half_built_folder_is_refused_with_the_command(copied, tmp_path):
+    value = json.loads((copied / "meta.json").read_text())
+    value["splits"]["val"]["complete"] = False
+    (copied / "meta.json").write_text(json.dumps(value))
+    command = "build_batches.py -d Gref -t val --img-size 48"
+    assert command in refused(copied, tmp_path / "run")
+    flags = ["--data_dir", copied, "--set", "val", "--checkpoint", tmp_path / "none.pth"]
+    process = forked.start(forked.script, "eval.evaluate", flags, output=tmp_path / "evaluate")
+    process.join(60)
+    assert process.exitcode == 2 and command in only_line(errors(tmp_path / "evaluate"))
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_a_state_of_other_words_or_of_another_program_is_not_resumed(batches, copied, tmp_path):
+    folder = tmp_path / "run"
+    assert train(batches, folder, "--num_steps", "1")[0] == 0
+    value = json.loads((copied / "meta.json").read_text())
+    words = (copied / "vocabulary.txt").read_text().replace("shirt", "skirt")
+    (copied / "vocabulary.txt").write_text(words)
+    value["vocabulary"]["sha256"] = Vocabulary.load(copied / "vocabulary.txt").sha256
+    (copied / "meta.json").write_text(json.dumps(value))
+    assert "vocabulary" in refused(copied, folder, "--num_steps", "1", "--resume")
+    whole = torch.load(folder / "last.pth", weights_only=True)
+    (folder / "last.prev.pth").unlink()
+    for broken in ({}, {"options": 3}, {**whole["training"], "trainer": {}}, {**whole["training"], "log_bytes": "x"}):
+        torch.save({**whole, "training": broken}, folder / "last.pth")
+        assert "another --exp_name" in refused(batches, folder, "--num_steps", "1", "--resume")
