@@ -63,12 +63,13 @@ def markdown(values: dict) -> str:
         (row["way"], row["per_s"], row["ratio"], _or(row.get("pixels_differ")), _or(row.get("logits_differ")))
         for row in values["evaluation"]
     ]
-    hours = 3.2e6 / max(rate for rate in map(best, [values["training"]] * len(NAMES), NAMES)) / 3600
+    rate = max(best(values["training"], name) for name in NAMES)
+    hours = f"{3.2e6 / rate / 3600:.2f} h" if rate else NOT_MEASURED
     parts = [
         f"{values['where']}{' (toy size: these figures mean nothing)' if values['tiny'] else ''}",
         f"A large bfloat16 product: {values['matmul_tflops']:.3g} TFLOP/s. A sample in training, forward and backward: "
         f"{values['flops_a_sample'] / 1e12:.3g} TFLOP. The 3.2 million samples of the schedule at ours' best rate: "
-        f"{hours:.2f} h.",
+        f"{hours}.",
         "## Training\n\n" + table(head, rows),
         "## Memory of one more sample\n\n" + table(("way", "GB a sample", "of the reference's"), memory or [_none(3)]),
         f"## Evaluation, {gpu_rows.EXPRESSIONS} expressions an image\n\n"

@@ -88,7 +88,7 @@ def _pixels(image) -> np.ndarray:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise InputError(f"an image array must be uint8 H x W x 3, not {image.dtype} {image.shape}")
-        return np.ascontiguousarray(image)
+        return np.require(image, requirements=["C", "W"])  # PyTorch takes no memory that it may not write
     if hasattr(image, "convert"):
         return to_rgb(image, upright=True)
     return read_image(image, remedy="give an image file", upright=True)

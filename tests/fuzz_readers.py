@@ -25,6 +25,7 @@ from tests.test_checkpoint import save as save_model
 from tests.test_segmentation import mat
 from tests.tiny_set import make_tiny_set
 from utils.batches import BatchSplit
+from utils.custom import OwnData
 from utils.glove import read_glove
 from utils.refer import read_refs
 from utils.safe_io import read_image, read_mask_png
@@ -78,6 +79,23 @@ def instances(folder: Path) -> Case:
 def queries(folder: Path) -> Case:
     root = make_tiny_set(folder, images=2, refs=1)
     return _json_case(root / "data/referit/referit_query_test.json", lambda: _masks(root, "referit", "test"))
+
+
+def own_lines(folder: Path) -> Case:
+    Image.new("RGB", (12, 10)).save(folder / "1.png")
+    common = {"image": "1.png", "split": "train", "text": ["left", "man"]}
+    outlines = {"mask": "1.png", "polygon": [[2, 3, 6, 3, 6, 8]], "rle": {"size": [10, 12], "counts": [60, 60]}}
+    lines = [{**common, key: value} for key, value in outlines.items()]
+    path = folder / "refs.jsonl"
+
+    def dump(value: Any) -> bytes:
+        return b"\n".join(_dump_json(line) for line in (value if isinstance(value, list) else [value]))
+
+    def read() -> list:
+        own = OwnData("own", path, None, None)
+        return own.read_training_expressions() + [ref.mask() for ref in own.read_refs("train")]
+
+    return Case(path, [dump(lines)], read, lambda _: copy.deepcopy(lines), dump)
 
 
 def mat_masks(folder: Path) -> Case:
@@ -237,8 +255,8 @@ def log(folder: Path) -> Case:
 
 
 READERS = {
-    "refs": refs, "instances": instances, "queries": queries, "mat": mat_masks, "compact npz": compact_npz,
-    "self-contained npz": self_contained_npz, "meta": meta, "vocabulary": vocabulary, "GloVe": glove,
+    "refs": refs, "instances": instances, "queries": queries, "own lines": own_lines, "mat": mat_masks,
+    "compact npz": compact_npz, "self-contained npz": self_contained_npz, "meta": meta, "vocabulary": vocabulary, "GloVe": glove,
     "embeddings": embeddings, "checkpoint": checkpoint, "reference checkpoint": reference_checkpoint,
     "ViT .pth": _weights("model"), "ViT .npz": _weights("npz"), "ViT .safetensors": _weights("safetensors"),
     "image": image, "mask": mask, "metrics": metrics, "log": log,

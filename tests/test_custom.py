@@ -6,8 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -20,7 +18,7 @@ from utils.text import SPECIAL_WORDS, Vocabulary
 from utils.words import embeddings_file, vocabulary_of
 
 from .builder import build_fixture, tree  # noqa: F401
-from .hostile import FUZZ, mutated, refused, survives
+from .hostile import refused
 
 SQUARE = [[2, 3, 6, 3, 6, 8, 2, 8]]
 MASK = np.zeros((10, 12), bool)
@@ -233,13 +231,3 @@ def test_words_come_from_the_splits_for_training(folder, monkeypatch, capsys):
     assert 'no split has "train" in its name' in run("-d", "three", "--refs", folder / "refs.jsonl")
     assert "--refs goes with one name" in run("-d", "own", "two", "--refs", folder / "refs.jsonl")
     assert not (root / "data/vocabulary_three.txt").exists()
-
-
-@FUZZ
-@given(st.data())
-def test_mutated_lines(folder, data):
-    path = save(folder, LINES)
-    path.write_bytes(mutated(data, path.read_bytes()))
-    own = OwnData("own", path, None, None)
-    survives(lambda: [ref.mask() for ref in own.read_refs("train")])
-    survives(own.read_training_expressions)

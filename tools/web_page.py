@@ -1,0 +1,105 @@
+"""The looks and the wiring of tools/web_demo.py's page; gradio is imported only where it is used."""
+
+import warnings
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.inference import Segmentation
+from utils.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    import gradio
+
+CSS = (Path(__file__).parent / "web_page.css").read_text()
+HINT = "“woman in gray shirt”, “the red circle on the left”"
+SYSTEM_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # none is fetched
+MONOSPACE = ["ui-monospace", "monospace"]
+
+
+def build(subtitle: str, examples: list[Path], answer: Callable, cut: Callable) -> "gradio.Blocks":
+    """The page. `answer` and `cut` are web_demo's, the former without its model."""
+    import gradio as gr
+
+    quiet = {"show_label": True, "interactive": False, "buttons": ["download", "fullscreen"], "format": "png"}
+    with gr.Blocks(title="ReSTR", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.HTML(f"<header><h1>ReSTR</h1><p>Point at things with words.</p><small>{escape(subtitle)}</small></header>")
+        found = gr.State(None)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=4, min_width=320):
+                image = gr.Image(type="filepath", label="Image", sources=["upload", "clipboard"], height=330)
+                text = gr.Textbox(label="Expression", placeholder=HINT, max_lines=2, elem_id="expression")
+                button = gr.Button("Find it", variant="primary", elem_id="find")
+                said = gr.HTML(elem_id="said")
+                if examples:
+                    gr.Examples([[str(path)] for path in examples], [image], label="Examples", cache_examples=False)
+            with gr.Column(scale=6, min_width=360):
+                mask = gr.Image(label="Mask", height=400, elem_id="mask", **quiet)
+                share = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold on the probability", elem_id="threshold")
+                with gr.Row():
+                    soft = gr.Image(label="Probability of each pixel", height=240, elem_id="soft", **quiet)
+                    patches = gr.Image(label="Probability of each patch", height=240, elem_id="patches", **quiet)
+                gr.HTML('<div class="scale"><span>0</span><i></i><span>1</span></div>')
+                words = gr.HTML(elem_id="words")
+        outputs = [found, mask, soft, patches, words, said]
+        run = {"concurrency_limit": 1, "api_visibility": "private", "show_progress_on": [mask]}
+        gr.on([button.click, text.submit], answer, [image, text, share], outputs, **run)
+        again = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
+        share.input(cut, [found, share], [mask, said], **again)
+    return page
+
+
+def serve(page: "gradio.Blocks", port: int, sessions: int) -> None:
+    """Serve the page on 127.0.0.1 until interrupted. Raises InputError for a port that is taken."""
+    import gradio as gr
+
+    theme = gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=SYSTEM_FONT, font_mono=MONOSPACE)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            page.queue(api_open=False).launch(
+                server_name="127.0.0.1",
+                server_port=port,
+                share=False,
+                quiet=True,
+                ssr_mode=False,
+                footer_links=[],
+                max_file_size="64mb",
+                state_session_capacity=sessions,
+                theme=theme,
+                css=CSS,
+            )
+    except OSError as error:
+        raise InputError(f"--port {port}: {one_line(error, 120)}; give another") from None
+
+
+def complaint(message: str) -> str:
+    """What the user did wrong, as HTML."""
+    return f'<p class="complaint" role="alert">{escape(one_line(message))}</p>'
+
+
+def remark(share: float) -> str:
+    """How much of the image the mask covers, as HTML."""
+    said = f"The mask covers <b>{share:.1%}</b> of the image." if share else "Nothing reaches the threshold."
+    return f'<p class="remark">{said}</p>'
+
+
+def words(result: Segmentation, seconds: float) -> str:
+    """The expression as the model read it, each word with the attention of the class seed, as HTML."""
+    top = max((paid for _, paid in result.words), default=0) or 1
+    cells = []
+    for word, paid in result.words:
+        shown, unknown = escape(one_line(word.strip(), 40)), word in result.unknown
+        title = ' class="unknown" title="not in the vocabulary: read as &lt;unk&gt;"' if unknown else ""
+        cells.append(
+            f'<li{title}><b>{shown}</b><i style="height:{100 * paid / top:.0f}%"></i><span>{paid:.1%}</span></li>'
+        )
+    rest = 1 - sum(paid for _, paid in result.words)
+    notes = [f"{rest:.0%} of it went to padding and to the seed itself", f"answered in {seconds:.2f} s"]
+    if result.unknown:
+        notes.insert(0, f"not in the vocabulary: {escape(one_line(', '.join(result.unknown), 200))}")
+    if result.unread:
+        notes.insert(0, f"only the first {len(result.words)} words are read")
+    bars = f"<ol>{''.join(cells)}</ol>" if cells else "<p>The expression has no words.</p>"
+    return f"<h2>Attention of the class seed to the words</h2>{bars}<small>{'; '.join(notes)}.</small>"
