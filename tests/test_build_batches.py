@@ -186,7 +186,7 @@ def test_killed_at_any_moment(tmp_path, build):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_by_a_signal(tmp_path, number):
-    root = make_tiny_set(tmp_path / "set", images=24, refs=2, sentences=8)
+    root = make_tiny_set(tmp_path / "set", images=120, refs=2, sentences=8)
     process = start(root, "--workers", "2")
     while process.poll() is None and not any(batches(root).glob("train_batch/*.npz")):
         time.sleep(0.002)
