@@ -256,8 +256,8 @@ def log(folder: Path) -> Case:
 
 READERS = {
     "refs": refs, "instances": instances, "queries": queries, "own lines": own_lines, "mat": mat_masks,
-    "compact npz": compact_npz, "self-contained npz": self_contained_npz, "meta": meta, "vocabulary": vocabulary, "GloVe": glove,
-    "embeddings": embeddings, "checkpoint": checkpoint, "reference checkpoint": reference_checkpoint,
+    "compact npz": compact_npz, "self-contained npz": self_contained_npz, "meta": meta, "vocabulary": vocabulary,
+    "GloVe": glove, "embeddings": embeddings, "checkpoint": checkpoint, "reference checkpoint": reference_checkpoint,
     "ViT .pth": _weights("model"), "ViT .npz": _weights("npz"), "ViT .safetensors": _weights("safetensors"),
     "image": image, "mask": mask, "metrics": metrics, "log": log,
 }  # fmt: skip
