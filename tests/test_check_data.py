@@ -109,6 +109,9 @@ def test_deep_opens_every_image_and_mask(check, root):
     assert "5 images or masks cannot be used" in output and "1 images or masks cannot be used" in output
     assert "COCO_train2014_000000000003.jpg: is truncated" in output and "4_1.mat" in output
     assert len(re.findall(r"is annotated at 64 x 48, the image 48 x 48", output)) == 4
+    (root / IMAGES / "COCO_train2014_000000000000.jpg").unlink()  # missing, and so not looked at
+    _, output = check("-d", "Gref", "--deep")
+    assert "1 images are missing" in output and "5 images or masks cannot be used" in output
 
 
 def test_of_many_faults_ten_are_shown(check, root):
