@@ -10,6 +10,7 @@ From the repository or from inside eval/, on one process or under torchrun:
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from eval.evaluator import PADS, EvalSettings, check_complete, count_rotated, evaluate, gather_scores
+from eval.evaluator import PADS, EvalSettings, Prediction, check_complete, count_rotated, evaluate, gather_scores
 from eval.find_model import check_fit, find_checkpoints, load_model, step_of
 from eval.metrics import SampleScore, format_table, overall_iou, summarise
 from eval.provenance import provenance, sha256_of
+from eval.report import read_other, write_report
+from eval.thumbnails import Thumbnails
 from eval.visualise import write_prediction
 from models.restr import ReSTR
 from utils import distributed
@@ -42,6 +45,8 @@ def parse(arguments: list[str] | None) -> Namespace:
         parser.error("give either --restore_refseg DIR with --iters N, or --checkpoint FILE")
     if options.checkpoint and options.iters:
         parser.error("--iters chooses among the files of --restore_refseg; --checkpoint names one")
+    if options.against and not options.report:
+        parser.error("--against is shown in the report: give --report too")
     return options
 
 
@@ -89,6 +94,10 @@ def _add_running(group) -> None:
     output = "folder of metrics.json, one below it for each of several --iters; if not given: eval_* by the checkpoint"
     _add(group, "--output_dir", type=Path, help=output)
     _add(group, "--is_vis", action="store_true", help="write image, ground truth, soft and hard prediction to vis/")
+    report = "write report.html, which shows where the model fails: tables, charts, pictures; any browser opens it"
+    _add(group, "--report", action="store_true", help=report)
+    against = "metrics.json of another checkpoint on this split, samples.jsonl beside it: the report compares with it"
+    _add(group, "--against", type=Path, metavar="FILE", help=against)
     _add(group, "--batch_size", type=int, default=8, help="images, and expressions, at a time")
     _add(group, "--num_workers", type=int, default=2, help="processes that decode images; 0: none")
     _add(group, "--device", help="cpu, cuda, cuda:1, ...; if not given: cuda where there is one")
@@ -102,6 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.threshold, options.eval_pad, options.eval_antialias, options.batch_size, options.amp
     )
     split = BatchSplit(options.data_dir, options.set)
+    other = read_other(options.against, split) if options.against else None
     paths = [options.checkpoint]
     if options.restore_refseg:
         paths = find_checkpoints(options.restore_refseg, options.iters, split.dataset)
@@ -112,10 +122,17 @@ def main(arguments: list[str] | None = None) -> None:
         model = load_model(path, ranks.device, vars(options))
         check_fit(model, path, split, options.input_size, options.allow_other_dataset)
         folder = _output_folder(options, split, step_of(model, path), path, several=len(paths) > 1)
-        scores, control = _judge(model, split, settings, ranks, folder, options)
+        thumbnails = Thumbnails(settings.threshold) if options.report else None
+        on_sample = _watcher(thumbnails, folder / "vis" if options.is_vis else None, settings.threshold)
+        scores, control = _judge(model, split, settings, ranks, options, on_sample)
         metrics = summarise(scores, split.dataset) | control
+        if thumbnails:
+            thumbnails.gather()
         if ranks.is_main:
-            _write(folder, scores, metrics | _record(model, split, settings, ranks.device))
+            record = metrics | _record(model, split, settings, ranks.device)
+            if thumbnails:
+                write_report(folder / "report.html", record, scores, thumbnails, other)
+            _write(folder, scores, record)
             print(f"results: {folder}")
         rows[f"{split.dataset} {options.set} {step_of(model, path)}"] = metrics
     if ranks.is_main:
@@ -140,13 +157,28 @@ def _output_folder(options: Namespace, split: BatchSplit, step: str, path: Path,
     return folder
 
 
+def _watcher(
+    thumbnails: Thumbnails | None, pictures: Path | None, threshold: float
+) -> Callable[[Prediction], None] | None:
+    """What is done with each prediction: kept as a thumbnail, drawn into the folder `pictures`, both, nothing."""
+    calls = [thumbnails] if thumbnails else []
+    if pictures:
+        calls.append(partial(write_prediction, pictures, threshold=threshold))
+
+    def watch(prediction: Prediction) -> None:
+        for call in calls:
+            call(prediction)
+
+    return watch if calls else None
+
+
 def _judge(
     model: ReSTR,
     split: BatchSplit,
     settings: EvalSettings,
     ranks: distributed.Ranks,
-    folder: Path,
     options: Namespace,
+    on_sample: Callable[[Prediction], None] | None,
 ) -> tuple[list[SampleScore], dict]:
     """Scores of the whole split on every rank; for the control the rotated ones, and what it is compared with."""
 
@@ -166,7 +198,6 @@ def _judge(
         check_complete(scores, split)
         return scores
 
-    on_sample = partial(write_prediction, folder / "vis", threshold=settings.threshold) if options.is_vis else None
     if not options.rotate_expressions:
         return run(on_sample=on_sample), {}
     unrotated = overall_iou(run())
