@@ -12,7 +12,7 @@ as a viewer shows it; COCO's annotations and evaluate.py know only pixels as sto
 import math
 import time
 import warnings
-from argparse import ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +30,17 @@ SUFFIX_BYTES = 40  # of "_K_overlay.png" and what a file system needs beside it
 
 def parse_args(arguments: list[str] | None = None) -> Namespace:
     """The command line."""
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint that train_restr.py wrote")
+    parser = ArgumentParser(description=__doc__)
     several = {"nargs": "+", "action": "extend", "required": True}
-    parser.add_argument("--image", type=Path, help="image files; may be repeated", **several)
-    parser.add_argument("--text", help="what to find in them, in quotes; may be repeated", **several)
-    parser.add_argument("--out", type=Path, default=Path("predictions"), help="folder (default: predictions)")
-    parser.add_argument(
-        "--threshold", type=finite, default=1e-9, help="logit from which a pixel belongs (default: 1e-9)"
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
+    what = parser.add_argument_group("what to find, and where")
+    what.add_argument("--image", type=Path, metavar="FILE", help="image files; may be repeated", **several)
+    what.add_argument("--text", help="expressions, each in quotes; may be repeated", **several)
+    model = parser.add_argument_group("model")
+    model.add_argument("--checkpoint", type=Path, metavar="FILE", required=True, help="what train_restr.py wrote")
+    model.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    result = parser.add_argument_group("results")
+    result.add_argument("--out", type=Path, metavar="DIR", default=Path("predictions"), help="folder, made if need be")
+    result.add_argument("--threshold", type=finite, default=1e-9, help="logit from which a pixel belongs to the object")
     return parser.parse_args(arguments)
 
 
@@ -58,8 +59,10 @@ def main(arguments: list[str] | None = None) -> None:
         if not text.strip():
             raise InputError(f"--text, number {number}: it is empty; describe the object in a word or more")
     names = [plain_name(path) for path in args.image]
-    if len(set(names)) < len(names):
-        raise InputError("--image: two files have the same name, so their results would have too: rename one")
+    for name, path in zip(names, args.image, strict=True):
+        first = args.image[names.index(name)]
+        if first is not path:
+            raise InputError(f"--image {path}: its results would have the same name as those of {first}; use two --out")
     model = load_restr(args.checkpoint, distributed.start(args.device).device)
     args.out.mkdir(parents=True, exist_ok=True)
     for path, name in zip(args.image, names, strict=True):
@@ -73,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
             write(args.out / f"{name}_{number}", image, result, model.image_size)
             print(f"{name}_{number}: {one_line(text, 80)!r}, {result.mask.mean():.1%} of the image{remarks(result)}")
         print(f"{one_line(path)}: {len(results)} expression{'s'[: len(results) - 1]} in {seconds:.2f} s")
-    print(f"results: {args.out}")
+    print(f"results: {one_line(args.out)}")
 
 
 def plain_name(path: Path) -> str:
@@ -88,7 +91,7 @@ def remarks(result: Segmentation) -> str:
     if not result.words:
         said += "; it has no words"
     if result.unknown:
-        said += f"; not in the vocabulary: {one_line(', '.join(result.unknown))}"
+        said += f"; not in the vocabulary: {result.unknown_words}"
     if result.unread:
         said += f"; only the first {len(result.words)} words are read, not: {one_line(' '.join(result.unread), 80)}"
     return said

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import seed_attention
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.geometry import resize_and_crop, resize_and_pad
 from utils.safe_io import read_image, to_rgb
 from utils.text import TEXT_LENGTH, Vocabulary, tokenize
@@ -29,6 +29,11 @@ class Segmentation(NamedTuple):
     words: list[tuple[str, float]]
     unknown: list[str]
     unread: list[str]
+
+    @property
+    def unknown_words(self) -> str:
+        """`unknown` for people: each once, in quotes, on one line; empty if there are none."""
+        return one_line(", ".join(dict.fromkeys(f'"{word.strip()}"' for word in self.unknown)), 200)
 
 
 def to_canvas(model: nn.Module, image: Tensor, pad: str = "grey", antialias: bool = False) -> Tensor:

@@ -168,7 +168,7 @@ def test_paths_stay_in_the_folder(folder, name):
         ({**LINES[2], "split": "train", "mask": "masks/2.png"}, "masks/2.png: no such file; mend the entry"),
         ({**LINES[0], "image": "a/2.jpg"}, "a/2.jpg: no such file; mend the entry"),
         ({**LINES[0], "image": "c/2.jpg"}, "c: No such file"),
-        ({**LINES[0], "image": "refs.jsonl"}, "refs.jsonl: is truncated or damaged; mend the entry"),
+        ({**LINES[0], "image": "refs.jsonl"}, "refs.jsonl: is truncated, damaged or no image; mend the entry"),
     ],
 )
 def test_broken_lines_are_named(folder, line, said):

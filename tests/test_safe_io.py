@@ -237,7 +237,7 @@ def test_images_of_impossible_size_are_refused_before_decoding(tmp_path, size):
 def test_damaged_images_are_refused(tmp_path):
     whole = encoded(Image.fromarray(pixels(64, 64, 3)), "JPEG")
     path = write(tmp_path / "x.jpg", whole[: len(whole) // 2])
-    assert refused(read_image, path) == f"{path}: is truncated or damaged; download it again"
+    assert refused(read_image, path) == f"{path}: is truncated, damaged or no image; download it again"
     for data in (b"", b"not an image", whole[:3], encoded(Image.fromarray(pixels(9, 9)))[:-30]):
         assert "x.jpg" in refused(read_image, data, "x.jpg")
     for options in ({}, {"compression": "tiff_lzw"}):  # libtiff prints what it dislikes

@@ -91,7 +91,7 @@ def refusing(name: object, what: str, remedy: str) -> Iterator[None]:
         raise InputError(f"{name}: no such file; {remedy}") from error
     except OSError as error:
         # Image and archive decoders also report damaged content as OSError, then without an error number.
-        fault = error.strerror if error.errno else "is truncated or damaged"
+        fault = error.strerror if error.errno else f"is truncated, damaged or no {what}"
         raise InputError(f"{name}: {fault}; {remedy}") from error
     except (
         Exception
