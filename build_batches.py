@@ -1,9 +1,9 @@
-"""Make the batches of one split from annotations and images (SPEC sections 2 to 5).
+"""Make the batches of one split from annotations and images.
 
     python build_batches.py -d unc -t train --img-size 480
     python build_batches.py -d unc -t val --img-size 480
 
-reads data/ and external/ below --root and writes data/mscoco/unc_480_batch/. An interrupted build goes on where it
+This reads data/ and external/ below --root and writes data/mscoco/unc_480_batch/. An interrupted build goes on where it
 stopped when the same command is run again. On a cluster, `--shard i/n` for i = 1 .. n builds the parts of a split.
 Your own data (docs/CUSTOM_DATA.md) go to data/custom/NAME_480_batch/:
 
@@ -42,26 +42,15 @@ def main() -> None:
 
 
 def parse() -> BuildOptions:
-    parser = ArgumentParser(description="Make the batches of one split of a data set.")
-    parser.add_argument("-d", "--dataset", required=True, help=f"{', '.join(DATASETS)}, or a name for your own data")
-    parser.add_argument(
-        "-t", "--split", required=True, help="train, val, testA, testB, trainval or test; of your own data any"
-    )
-    parser.add_argument(
-        "--img-size", "--img_size", type=image_size, default="480", help="side of the canvas, or HEIGHT,WIDTH"
-    )
-    parser.add_argument(
-        "--root",
-        type=Path,
-        default=Path(__file__).resolve().parent,
-        help="the folder that holds data/ and external/",
-    )
-    parser.add_argument("--workers", type=at_least_one, default=os.cpu_count(), help="processes")
-    parser.add_argument("--shard", type=shard, default="1/1", help="I/N: only the I-th of N parts, I from 1 to N")
-    parser.add_argument("--self_contained", action="store_true", help="write the reference's large npz files")
-    parser.add_argument("--skip_empty", action="store_true", help="leave out empty expressions")
-    parser.add_argument("--vocabulary", type=Path, help="default: ROOT/data/vocabulary_{Gref,referit,NAME}.txt")
+    parser = ArgumentParser(description=__doc__)
+    _add_what(parser.add_argument_group("what to build"))
     _add_own_data(parser.add_argument_group("your own data"))
+    how = parser.add_argument_group("how")
+    how.add_argument("--workers", type=at_least_one, default=os.cpu_count(), help="processes, this machine's cores")
+    how.add_argument("--shard", type=shard, default="1/1", metavar="I/N", help="the I-th of N parts, I from 1 to N")
+    npz = "write the reference's large npz files, each with image and mask"
+    how.add_argument("--self_contained", action="store_true", help=npz)
+    how.add_argument("--skip_empty", action="store_true", help="leave out empty expressions instead of stopping at one")
     flags = vars(parser.parse_args())
     if not is_plain_name(flags["split"]):
         raise InputError(f"-t {flags['split']!r}: a split's name has letters, digits and . _ + - only, at most 64")
@@ -71,10 +60,25 @@ def parse() -> BuildOptions:
     return BuildOptions(size=flags.pop("img_size"), own=own, **flags)
 
 
+def _add_what(group) -> None:
+    names = f"{', '.join(DATASETS)}, or a name for your own data"
+    group.add_argument("-d", "--dataset", required=True, metavar="NAME", help=names)
+    splits = "train, val, testA, testB, trainval or test; of your own data any"
+    group.add_argument("-t", "--split", required=True, help=splits)
+    side = "pixels, the side of the square canvas or HEIGHT,WIDTH"
+    group.add_argument("--img-size", "--img_size", type=image_size, default="480", metavar="SIZE", help=side)
+    where = "folder that holds data/ and external/ (default: the repository)"
+    group.add_argument("--root", type=Path, default=Path(__file__).resolve().parent, metavar="DIR", help=where)
+    words = "(default: ROOT/data/vocabulary_Gref.txt, _referit.txt or of your own data _NAME.txt)"
+    group.add_argument("--vocabulary", type=Path, metavar="FILE", help=f"word list that gives the ids {words}")
+
+
 def _add_own_data(group) -> None:
-    group.add_argument("--refs", type=Path, help="JSON Lines file, or refs in RefCOCO's layout (a pickle or .json)")
-    group.add_argument("--instances", type=Path, help="instances.json, for refs in RefCOCO's layout")
-    group.add_argument("--images", type=Path, help="folder of images (default for a .jsonl file: its own folder)")
+    refs = "JSON Lines file, or refs in RefCOCO's layout (a pickle or .json)"
+    group.add_argument("--refs", type=Path, metavar="FILE", help=refs)
+    group.add_argument("--instances", type=Path, metavar="FILE", help="instances.json, for refs in RefCOCO's layout")
+    images = "folder of images (default for a .jsonl file: its own folder)"
+    group.add_argument("--images", type=Path, metavar="DIR", help=images)
 
 
 def image_size(text: str) -> tuple[int, int]:

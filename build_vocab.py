@@ -71,20 +71,19 @@ def make_embeddings(path: Path, vocabulary: Vocabulary, glove_file: Path, seed: 
 
 
 def parse_arguments():
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "-d",
-        "--dataset",
-        nargs="+",
-        required=True,
-        metavar="NAME",
-        help=f"data sets to take words from: {', '.join(DATASETS)}, or a name for your own data",
-    )
-    parser.add_argument("--refs", type=Path, help="of your own data: a JSON Lines file, or refs in RefCOCO's layout")
-    parser.add_argument("--root", type=Path, default=ROOT, help="folder that holds data/ and external/")
-    parser.add_argument("--glove", type=Path, help="GloVe text file, such as glove.6B.300d.txt")
-    parser.add_argument("--min_count", type=int, default=1, help="leave out words that occur less often")
-    parser.add_argument("--seed", type=int, default=1, help="for the vectors of words that GloVe lacks")
+    parser = ArgumentParser(description=__doc__)
+    data = parser.add_argument_group("data")
+    names = f"data sets to take words from: {', '.join(DATASETS)}, or a name for your own data"
+    data.add_argument("-d", "--dataset", nargs="+", required=True, metavar="NAME", help=names)
+    own = "of your own data: a JSON Lines file, or refs in RefCOCO's layout (a pickle or .json)"
+    data.add_argument("--refs", type=Path, metavar="FILE", help=own)
+    where = "folder that holds data/ and external/ (default: the repository)"
+    data.add_argument("--root", type=Path, metavar="DIR", default=ROOT, help=where)
+    words = parser.add_argument_group("words and their embeddings")
+    words.add_argument("--min_count", type=int, default=1, help="leave out words that occur less often")
+    glove = "GloVe text file, such as glove.6B.300d.txt (default: no embeddings are made)"
+    words.add_argument("--glove", type=Path, metavar="FILE", help=glove)
+    words.add_argument("--seed", type=int, default=1, help="for the vectors of words that GloVe lacks, 0 or more")
     arguments = parser.parse_args()
     if arguments.min_count < 1 or arguments.seed < 0:
         parser.error("--min_count is 1 or more, --seed 0 or more")

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Train ReSTR.
 
-One GPU or CPU    python train_restr.py --data_dir ./data/mscoco/unc_480_batch --adamW
-Eight GPUs        torchrun --nproc_per_node 8 train_restr.py --data_dir ./data/mscoco/unc_480_batch --adamW --amp
-ReferIt           python train_restr.py --data_dir ./data/referit/referit_480_batch --set trainval --valset test --adamW
-Go on             the same command with --resume
+    python train_restr.py --data_dir data/mscoco/unc_480_batch --adamW
+    python train_restr.py --data_dir data/referit/referit_480_batch --set trainval --valset test --adamW
+    torchrun --nproc_per_node 8 train_restr.py --data_dir data/mscoco/unc_480_batch --adamW --amp    # eight GPUs
+
+A signal (Ctrl+C, SIGTERM, SIGUSR1) saves and stops the run; the same command with --resume goes on.
 """
 
 import os

@@ -138,11 +138,11 @@ def peak_rows(args, scratch: Path) -> list[tuple]:
 
 
 def main() -> None:
-    parser = ArgumentParser(description="Preparation: ours against the reference's way.")
-    parser.add_argument("--images", type=Path, help="a folder of photographs (default: synthetic ones)")
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=Path, metavar="DIR", help="a folder of photographs (default: synthetic ones)")
     parser.add_argument("--count", type=int, default=100, help="images of the split")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of ours")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of ours, this machine's cores")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each way; the median counts")
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # pycocotools
     print(f"{where()}\n{'photographs' if args.images else 'synthetic images'}, {args.workers} processes for ours\n")

@@ -72,11 +72,13 @@ def throughput(split: BatchSplit, workers: int, repeats: int, samples: int = 800
 
 
 def main() -> None:
-    parser = ArgumentParser(description="Loading of training samples.")
-    parser.add_argument("--images", type=Path, help="a folder of photographs (default: synthetic ones)")
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=Path, metavar="DIR", help="a folder of photographs (default: synthetic ones)")
     parser.add_argument("--count", type=int, default=40, help="images of the split, of 7.5 samples each")
-    parser.add_argument("--workers", type=numbers, default=f"1,{os.cpu_count()}", help="loader processes to try")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--workers", type=numbers, default=f"1,{os.cpu_count()}", help="loader processes to try, with commas"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each way; the median counts")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{where()}\n{'photographs' if args.images else 'synthetic images'}, files in the page cache\n")

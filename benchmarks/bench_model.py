@@ -238,13 +238,13 @@ BENCHES = {"train": bench_train, "eval": bench_eval, "decoder": bench_decoder, "
 
 
 def parse_args():
-    parser = ArgumentParser(description="Time and memory of the full model, ours against the reference's way.")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--what", default=",".join(BENCHES), help=f"some of {','.join(BENCHES)}")
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--what", default=",".join(BENCHES), metavar="NAMES", help="which of these, with commas")
     parser.add_argument("--batch", type=int, default=2, help="samples in a training step")
     parser.add_argument("--expressions", type=int, default=7, help="expressions of one image (unc val: 7.2)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each way after the first")
-    parser.add_argument("--peak_of", choices=WAYS, help="only print the peak memory of that way, in GB")
+    parser.add_argument("--peak_of", choices=WAYS, help="instead of all that, print the peak memory of one way, in GB")
     args = parser.parse_args()
     if unknown := set(args.what.split(",")) - set(BENCHES):
         raise InputError(f"--what {','.join(sorted(unknown))}: choose from {','.join(BENCHES)}")

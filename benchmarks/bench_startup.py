@@ -63,9 +63,9 @@ def run_way(way: str, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = ArgumentParser(description="Start-up on a large split.")
-    parser.add_argument("--expressions", type=int, default=120_000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--expressions", type=int, default=120_000, help="samples of the split; RefCOCO has 120,624")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each way; the median counts")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

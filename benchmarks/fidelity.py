@@ -1,6 +1,8 @@
 """Print the table of docs/FIDELITY.md: the largest deviation from the stored numbers of the authors' code.
 
-python benchmarks/fidelity.py --reference ../shared/reference
+    python benchmarks/fidelity.py --reference ../shared/reference
+
+The numbers are no part of the repository.
 """
 
 import json
@@ -21,7 +23,7 @@ from utils.text import Vocabulary
 
 def main() -> None:
     """Print one row a point."""
-    parser = ArgumentParser(description="Deviations from the stored numbers of the authors' code.")
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--reference", type=Path, default=Path("../shared/reference"), help="folder of stored numbers")
     folder = parser.parse_args().reference
     tiny = torch.load(folder / "tiny_default.pt", weights_only=True)

@@ -24,14 +24,14 @@ NOT_MEASURED = "not measured"
 
 
 def parse_args():
-    parser = ArgumentParser(description="All GPU rows: training, memory, evaluation.")
-    parser.add_argument("--device", default="cuda", help="cuda, or cpu with --tiny")
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ..., or cpu with --tiny")
     parser.add_argument("--tiny", action="store_true", help="a toy model: shows that the script runs")
-    parser.add_argument("--batches", default="8,16,32,64", help="batch sizes of training, from small to large")
+    parser.add_argument("--batches", default="8,16,32,64", help="batch sizes of training, samples, from small to large")
     parser.add_argument("--images", type=int, default=8, help="images that evaluation encodes at a time")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls a row; the median counts")
-    parser.add_argument("--minutes", type=float, default=8, help="after so many no further training row is begun")
-    parser.add_argument("--out", type=Path, default=Path("gpu_results"), help="where OUT.md and OUT.json go")
+    parser.add_argument("--minutes", type=float, default=8, help="minutes after which no further training row is begun")
+    parser.add_argument("--out", type=Path, default=Path("gpu_results"), help="OUT.md and OUT.json are written")
     args = parser.parse_args()
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {args.device}: there is no GPU; --device cpu --tiny shows that the script runs")

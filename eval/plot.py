@@ -61,9 +61,9 @@ class Run:
 
 def parser() -> ArgumentParser:
     """The command line."""
-    result = ArgumentParser(prog="plot.py", description=__doc__.partition("\n")[0])
-    result.add_argument("runs", type=Path, nargs="+", help="weights/EXP, or a log.jsonl")
-    result.add_argument("--out", type=Path, help="PNG to write; if not given: curves.png in the first run's folder")
+    result = ArgumentParser(prog="plot.py", description=__doc__)
+    result.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="weights/EXP, or a log.jsonl")
+    result.add_argument("--out", type=Path, help="PNG to write (default: curves.png in the first run's folder)")
     return result
 
 

@@ -1,4 +1,4 @@
-"""Collect metrics.json files into the paper's tables, with the published numbers and our difference to them (SPEC 11).
+"""Collect metrics.json files into the paper's tables, with the published numbers and our difference to them.
 
     python eval/tables.py weights/*                     # Markdown on the screen
     python eval/tables.py weights/* --out results       # results/tables.md, tables.tex and tables.csv
@@ -44,7 +44,7 @@ Rows = dict[str, dict[tuple[str, str], Result]]  # row -> (data set, split) -> r
 
 def parser() -> ArgumentParser:
     """The command line."""
-    result = ArgumentParser(prog="tables.py", description=__doc__.partition("\n")[0])
+    result = ArgumentParser(prog="tables.py", description=__doc__)
     result.add_argument("paths", type=Path, nargs="+", help="folders, searched for metrics.json, or such files")
     output = result.add_mutually_exclusive_group()
     output.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown", help="on the screen")

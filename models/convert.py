@@ -1,4 +1,4 @@
-"""A reference checkpoint to a self-describing one.
+"""Make a self-describing checkpoint of one that the authors' code wrote.
 
     python -m models.convert REF.pth --config CONFIG.json --vocabulary FILE --out weights/X/unc_25000.pth
 
@@ -17,11 +17,13 @@ from utils.text import Vocabulary
 
 def parse_args():
     """The command line."""
-    parser = ArgumentParser(prog="python -m models.convert", description="Reference checkpoint to self-describing one.")
-    parser.add_argument("reference", type=Path, help="checkpoint written by the authors' code")
-    parser.add_argument("--config", type=Path, help="its configuration as JSON (default: the reference's defaults)")
-    parser.add_argument("--vocabulary", type=Path, required=True, help="vocabulary file that it was trained with")
-    parser.add_argument("--out", type=Path, required=True, help="file to write, e.g. weights/X/unc_25000.pth")
+    parser = ArgumentParser(prog="python -m models.convert", description=__doc__)
+    parser.add_argument("reference", type=Path, metavar="REF.pth", help="checkpoint written by the authors' code")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="its configuration, JSON (default: reference's)")
+    words = "vocabulary that it was trained with, such as data/vocabulary_Gref.txt"
+    parser.add_argument("--vocabulary", type=Path, metavar="FILE", required=True, help=words)
+    name = "file to write, named DATASET_STEP.pth so that evaluate.py finds it"
+    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help=name)
     parser.add_argument("--dataset", help="data set that it was trained on (default: from the name of --out)")
     return parser.parse_args()
 

@@ -11,7 +11,6 @@ and prints where each download is to be had. Exit code 0: all is right; 1: somet
 import os
 import shutil
 import sys
-from argparse import RawDescriptionHelpFormatter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -65,11 +64,13 @@ def main() -> int:
 
 def parse():
     """The command line."""
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("-d", "--dataset", nargs="+", choices=DATASETS, help="data sets (default: all)")
+    names = f"data sets: {', '.join(DATASETS)} (default: all)"
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("-d", "--dataset", nargs="+", choices=DATASETS, metavar="NAME", help=names)
     root = Path(__file__).resolve().parents[1]
-    parser.add_argument("--root", type=Path, default=root, help="folder with data/ and external/ (default: this one)")
-    parser.add_argument("--deep", action="store_true", help="open every image and draw every mask")
+    where = "folder that holds data/ and external/ (default: the repository)"
+    parser.add_argument("--root", type=Path, metavar="DIR", default=root, help=where)
+    parser.add_argument("--deep", action="store_true", help="also open every image and draw every mask: minutes")
     return parser.parse_args()
 
 

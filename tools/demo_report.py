@@ -1,4 +1,9 @@
-"""The end of `make demo`: its table, whether it learned what it should, and one picture of some predictions."""
+"""The end of `make demo`: its table, whether it learned what it should, and one picture of some predictions.
+
+    python tools/demo_report.py --out demo --seconds 600
+
+Exit code 2 if the model fell short of what is expected.
+"""
 
 import json
 import sys
@@ -18,9 +23,9 @@ SHOWN = 6  # predictions in the picture
 
 def main() -> None:
     """Print the table and write the picture; an error if the model fell short."""
-    parser = ArgumentParser(description="Table and picture of the demo.")
-    parser.add_argument("--out", type=Path, required=True, help="the demo's folder")
-    parser.add_argument("--seconds", type=int, required=True, help="how long the demo took")
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="the demo's folder")
+    parser.add_argument("--seconds", type=int, required=True, help="how long the demo took, to be printed")
     args = parser.parse_args()
     results = args.out / "results"
     rows = {name: read_json(results / name / "metrics.json", "result", "run the demo again") for name in ROWS}

@@ -40,9 +40,10 @@ IMAGE_NOTE = (
 
 def parser() -> ArgumentParser:
     """The command line."""
-    result = ArgumentParser(prog="export_onnx.py", description=__doc__.partition("\n")[0])
+    result = ArgumentParser(prog="export_onnx.py", description=__doc__)
     result.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of this code or the reference's")
-    result.add_argument("--out", type=Path, required=True, help="the ONNX file to write; its folder is made if need be")
+    where = "the ONNX file to write; its folder is made if need be"
+    result.add_argument("--out", type=Path, metavar="FILE", required=True, help=where)
     opsets = range(OPSETS[0], OPSETS[1] + 1)
     result.add_argument("--opset", type=int, choices=opsets, default=OPSETS[0], help="version of ONNX's operators")
     return result

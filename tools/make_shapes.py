@@ -1,4 +1,4 @@
-"""Make a small synthetic referring data set of coloured shapes, in the real input formats (SPEC section 3).
+"""Make a small synthetic referring data set of coloured shapes, in the real input formats.
 
     python tools/make_shapes.py --root shapes
     python build_batches.py --root shapes -d unc -t train --img-size 64
@@ -23,13 +23,13 @@ IMAGE_SIZES = (64, 2048)
 
 def parser() -> ArgumentParser:
     """The command line."""
-    result = ArgumentParser(prog="make_shapes.py", description=__doc__.partition("\n")[0])
+    result = ArgumentParser(prog="make_shapes.py", description=__doc__)
     where = result.add_argument_group("where")
     where.add_argument(
         "--root",
         type=Path,
+        metavar="DIR",
         required=True,
-        default=SUPPRESS,
         help="folder to write data/ and external/ in; made if need be",
     )
     where.add_argument("--overwrite", action="store_true", help="replace other shapes that --root holds")
@@ -42,12 +42,12 @@ def parser() -> ArgumentParser:
     what.add_argument("--images", type=int, default=1000, help="train images, of about 9 RefCOCO expressions each")
     what.add_argument("--val_images", type=int, default=SUPPRESS, help="val images (default: a tenth of --images)")
     what.add_argument(
-        "--test_images", type=int, default=SUPPRESS, help="testA images, and as many testB (default: a twentieth)"
+        "--test_images", type=int, default=SUPPRESS, help="testA images, as many testB (default: a 20th of --images)"
     )
     what.add_argument("--image_size", type=int, default=128, help="longer side of the images, pixels")
-    what.add_argument("--seed", type=int, default=1, help="of scenes, expressions and splits, from 0")
+    what.add_argument("--seed", type=int, default=1, help="of scenes, expressions and splits, 0 or more")
     how = result.add_argument_group("how")
-    how.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    how.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, this machine's cores")
     return result
 
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from utils.command_line import HelpFormatter
+
 EXIT_USER_ERROR = 2
 
 
@@ -14,10 +16,10 @@ class InputError(Exception):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with defaults in `--help` and errors of one line."""
+    """argparse with the help of `HelpFormatter` and errors of one line."""
 
     def __init__(self, **options):
-        options.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        options.setdefault("formatter_class", HelpFormatter)
         super().__init__(**options)
 
     def error(self, message: str) -> NoReturn:

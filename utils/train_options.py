@@ -1,16 +1,12 @@
 """The command line of train_restr.py. SPEC section 2."""
 
 import os
-from argparse import ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from pathlib import Path
 
 import torch
 
 from utils.errors import ArgumentParser, InputError
-
-
-class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Defaults in the help, the description as it is written."""
 
 
 def size(text: str) -> tuple[int, int]:
@@ -23,11 +19,14 @@ def size(text: str) -> tuple[int, int]:
 
 def parse_args(description: str) -> Namespace:
     """Parse the command line and fill in what depends on other flags. Raises InputError for values that cannot be."""
-    parser = ArgumentParser(description=description, formatter_class=_Help)
+    parser = ArgumentParser(description=description)
     _data_flags(parser.add_argument_group("data"))
     _model_flags(parser.add_argument_group("model"))
     _recipe_flags(parser.add_argument_group("recipe"))
+    _loss_flags(parser.add_argument_group("loss"))
     _run_flags(parser.add_argument_group("run"))
+    _machine_flags(parser.add_argument_group("machine"))
+    _validation_flags(parser.add_argument_group("validation"))
     args = parser.parse_args()
     if args.warm_iter is None:
         args.warm_iter = args.num_steps // 10
@@ -41,89 +40,91 @@ def parse_args(description: str) -> Namespace:
     return args
 
 
-PATCH_HELP = "what the count (any: as the reference) or the share (share) of a patch's mask pixels must exceed"
-
-
 def _data_flags(group) -> None:
-    group.add_argument("--data_dir", type=Path, required=True, help="folder written by build_batches.py")
-    group.add_argument("--set", default="train", help="split to train on")
-    group.add_argument("--valset", default="val", help="split to validate on")
-    group.add_argument("--input_size", "--input-size", type=size, default=(480, 480), help="height,width in pixels")
-    group.add_argument(
-        "--vocabulary", type=Path, help="for a folder made by the reference (default: DATA/vocabulary_NAME.txt)"
-    )
-    group.add_argument(
-        "--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that load samples"
-    )
-    group.add_argument(
-        "--embeddings", type=Path, help="word embedding table (default: DATA/NAME_emb.npy beside the vocabulary)"
-    )
+    add = group.add_argument
+    add("--data_dir", type=Path, metavar="DIR", required=True, help="folder written by build_batches.py")
+    add("--set", default="train", help="split to train on")
+    add("--valset", default="val", help="split to validate on")
+    add("--input_size", "--input-size", type=size, metavar="H,W", default="480,480", help="height,width in pixels")
+    words = "for a folder made by the reference (default: DATA/vocabulary_NAME.txt)"
+    add("--vocabulary", type=Path, metavar="FILE", help=words)
+    table = "word embedding table (default: DATA/NAME_emb.npy beside the vocabulary)"
+    add("--embeddings", type=Path, metavar="FILE", help=table)
+    add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that load samples; 0: none")
 
 
 def _model_flags(group) -> None:
-    group.add_argument("--v_backbone", default="vit_base_patch16_384", help="a plain ViT of timm, or vit_shapes_patch8")
-    group.add_argument("--l_backbone", default="transformer_glove", choices=["transformer_glove", "transformer_shapes"])
-    group.add_argument("--mm_fusion", default="decoder_transformer", choices=["decoder_transformer"])
-    group.add_argument("--fusion", default="indirect", choices=["indirect", "independent", "vanilla"], help="ablation")
-    group.add_argument("--tr_n_layers", type=int, default=2, help="blocks of each fusion encoder")
-    group.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth of each encoder's last block")
-    group.add_argument("--is_shared", action="store_true", help="one block applied --tr_n_layers times in each of them")
-    group.add_argument("--no_decoder", action="store_true", help="patch logits only, without the patch loss")
-    group.add_argument("--v_weights", type=Path, help="ViT weights: .npz, .pth or .safetensors (default: timm's hub)")
-    group.add_argument(
-        "--no_pretrained", action="store_true", help="random ViT weights; a missing embedding table is no error"
-    )
-    group.add_argument("--random_embeddings", action="store_true", help="random word embeddings")
-    group.add_argument(
-        "--print_model", action="store_true", help="print parameters, FLOPs and memory of a step, and stop"
-    )
+    add = group.add_argument
+    vision = "a plain ViT of timm, or vit_shapes_patch8 (small, for the demo)"
+    add("--v_backbone", metavar="NAME", default="vit_base_patch16_384", help=vision)
+    language = "language encoder; transformer_shapes is small, for the demo"
+    names = ["transformer_glove", "transformer_shapes"]
+    add("--l_backbone", default="transformer_glove", choices=names, help=language)
+    add("--mm_fusion", default="decoder_transformer", choices=["decoder_transformer"], help="the one that there is")
+    ways = ["indirect", "independent", "vanilla"]
+    add("--fusion", default="indirect", choices=ways, help="fusion encoder; the others are ablations")
+    add("--tr_n_layers", type=int, default=2, help="blocks of each fusion encoder")
+    depth = "probability with which the last block of each encoder is left out in training, 0 to 1"
+    add("--drop_path", type=float, default=0.1, help=depth)
+    add("--is_shared", action="store_true", help="one block applied --tr_n_layers times in each fusion encoder")
+    add("--no_decoder", action="store_true", help="patch logits only, without the patch loss")
+    weights = "ViT weights: .npz, .pth or .safetensors (default: downloaded by timm)"
+    add("--v_weights", type=Path, metavar="FILE", help=weights)
+    add("--no_pretrained", action="store_true", help="random ViT weights; a missing embedding table is no error")
+    add("--random_embeddings", action="store_true", help="random word embeddings")
+    add("--print_model", action="store_true", help="print parameters, FLOPs and memory of a step, and stop")
 
 
 def _recipe_flags(group) -> None:
-    group.add_argument("--batch_size", type=int, default=8, help="samples a step, over all processes")
-    group.add_argument("--accum", type=int, default=1, help="cut each step into so many micro-batches: less memory")
-    group.add_argument("--num_steps", type=int, default=400_000)
-    group.add_argument("--adamW", action="store_true", help="AdamW (the paper's); without it SGD with --momentum")
-    group.add_argument("--lr", type=float, default=1e-5, help="peak learning rate of language and fusion")
-    group.add_argument("--v_lr_scale", type=float, default=0.1, help="the vision encoder's share of --lr")
-    group.add_argument("--end_lr", type=float, default=0.0)
-    group.add_argument("--warm_iter", type=int, help="steps of warm-up (default: a tenth of --num_steps)")
-    group.add_argument("--power", type=float, default=0.9, help="of the polynomial schedule")
-    group.add_argument("--is_cos", action="store_true", help="cosine schedule")
-    group.add_argument("--weight_decay", type=float, default=5e-4)
-    group.add_argument("--momentum", type=float, default=0.9, help="of SGD")
-    group.add_argument("--grad_clip", type=float, default=0.0, help="largest gradient norm; 0: no clipping")
+    add = group.add_argument
+    add("--batch_size", type=int, default=8, help="samples a step, over all processes")
+    add("--accum", type=int, default=1, help="cut each step into so many micro-batches: less memory")
+    add("--num_steps", type=int, default=400_000, help="steps of the whole run")
+    add("--adamW", action="store_true", help="AdamW (the paper's); without it SGD with --momentum")
+    add("--lr", type=float, default=1e-5, help="peak learning rate of language and fusion")
+    add("--v_lr_scale", type=float, default=0.1, help="the vision encoder's share of --lr")
+    add("--end_lr", type=float, default=0.0, help="learning rate at the last step")
+    add("--warm_iter", type=int, help="steps of linear warm-up (default: a tenth of --num_steps)")
+    add("--power", type=float, default=0.9, help="of the polynomial schedule")
+    add("--is_cos", action="store_true", help="cosine schedule instead of the polynomial one")
+    add("--weight_decay", type=float, default=5e-4, help="of the optimiser")
+    add("--momentum", type=float, default=0.9, help="of SGD")
+    add("--grad_clip", type=float, default=0.0, help="largest gradient norm; 0: no clipping")
+    add("--seed", type=int, default=1, help="of weights, order of samples and dropped blocks, 0 or more")
+
+
+def _loss_flags(group) -> None:
     group.add_argument("--alpha_loc", type=float, default=0.1, help="weight of the patch loss")
-    group.add_argument(
-        "--patch_label",
-        default="any",
-        choices=["any", "share"],
-        help="label of a patch, see --patch_thres",
-    )
-    group.add_argument("--patch_thres", type=float, default=0.8, help=PATCH_HELP)
-    group.add_argument("--seed", type=int, default=1)
+    any_or_share = "a patch's label comes from the count (any: as the reference) or the share of its mask pixels"
+    group.add_argument("--patch_label", default="any", choices=["any", "share"], help=any_or_share)
+    group.add_argument("--patch_thres", type=float, default=0.8, help="what that count or share must exceed")
 
 
 def _run_flags(group) -> None:
-    group.add_argument("--exp_name", help="name of the run's folder (default: restr_DATASET)")
-    group.add_argument("--weights_dir", type=Path, default=Path("weights"), help="where the run's folder is made")
-    group.add_argument("--resume", action="store_true", help="continue from last.pth")
-    group.add_argument("--save_every", type=int, default=5000, help="steps between validations and checkpoints")
-    group.add_argument("--keep", type=int, default=0, help="numbered checkpoints to keep; 0: all")
-    group.add_argument("--log_every", type=int, default=100, help="steps between log lines")
-    group.add_argument("--is_vis", action="store_true", help="pictures of some validation samples at each validation")
-    group.add_argument("--max_bad_steps", type=int, default=10, help="stop after so many non-finite steps in a row")
-    group.add_argument("--amp", action="store_true", help="mixed precision")
-    group.add_argument(
-        "--amp_dtype", default="bf16", choices=["bf16", "fp16"], help="of --amp; fp16 for GPUs before Ampere"
-    )
-    group.add_argument("--deterministic", action="store_true", help="the same bits from equal GPU runs: slower")
-    group.add_argument("--compile", action="store_true", help="torch.compile: faster steps after a minute or two")
-    group.add_argument(
-        "--tf32", action="store_true", help="float32 products in TF32 on GPUs that have it: for no --amp"
-    )
-    group.add_argument("--grad_checkpoint", action="store_true", help="recompute activations: less memory, slower")
-    group.add_argument("--eval_batch_size", type=int, default=8, help="images and expressions a time in validation")
-    group.add_argument("--eval_pad", default="grey", choices=["grey", "black"], help="padding in validation")
-    group.add_argument("--eval_antialias", action="store_true", help="anti-aliased resize in validation")
-    group.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
+    add = group.add_argument
+    add("--exp_name", metavar="EXP", help="name of the run's folder (default: restr_DATASET)")
+    add("--weights_dir", type=Path, metavar="DIR", default="weights", help="where the run's folder is made")
+    add("--resume", action="store_true", help="continue from last.pth")
+    add("--save_every", type=int, default=5000, help="steps between validations and checkpoints")
+    add("--keep", type=int, default=0, help="numbered checkpoints to keep; 0: all")
+    add("--log_every", type=int, default=100, help="steps between log lines")
+    add("--max_bad_steps", type=int, default=10, help="stop after so many non-finite steps in a row")
+
+
+def _machine_flags(group) -> None:
+    add = group.add_argument
+    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    add("--amp", action="store_true", help="mixed precision")
+    add("--amp_dtype", default="bf16", choices=["bf16", "fp16"], help="of --amp; fp16 for GPUs before Ampere")
+    add("--tf32", action="store_true", help="float32 products in TF32 on GPUs that have it (without --amp)")
+    add("--compile", action="store_true", help="torch.compile: faster steps after a minute or two")
+    add("--grad_checkpoint", action="store_true", help="recompute activations: less memory, slower")
+    add("--deterministic", action="store_true", help="the same bits from equal GPU runs: slower")
+
+
+def _validation_flags(group) -> None:
+    add = group.add_argument
+    add("--eval_batch_size", type=int, default=8, help="images, and expressions, at a time")
+    add("--eval_pad", default="grey", choices=["grey", "black"], help="canvas around the image; training pads black")
+    add("--eval_antialias", action="store_true", help="shrink images through an anti-aliasing filter")
+    add("--is_vis", action="store_true", help="pictures of some samples at each validation")
