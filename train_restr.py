@@ -29,6 +29,7 @@ from models.memory import describe_memory
 from models.summary import describe
 from models.vision import vision_config
 from utils import distributed
+from utils.allocator import settle_memory
 from utils.batches import BatchSplit, TrainDataset, collate
 from utils.distributed import Ranks
 from utils.errors import InputError, one_line, run_main
@@ -49,6 +50,8 @@ def main() -> int:
     if args.deterministic:
         make_deterministic()
     ranks = distributed.start(args.device)
+    if ranks.device.type == "cpu":
+        settle_memory()
     try:
         return run(args, ranks)
     finally:

@@ -5,7 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+
+from models.blocks import recomputed
 
 GROUP = 16  # channels that exist at the size of the image at a time
 
@@ -41,22 +42,16 @@ class CoarseToFineDecoder(nn.Module):
         x = torch.cat([v, m], -1).transpose(1, 2).unflatten(2, self.grid)  # B 1536 30 30
         x = self.up[0](x)
         for conv, size in zip(self.up[1:], self.sizes, strict=False):
-            x = _recomputed(_resize_and_project, x, conv.weight, size)
+            x = recomputed(_resize_and_project, x, conv.weight, size)
         return self._logits(x)  # B 1 480 480
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.head.weight
         pairs = zip(x.split(GROUP, 1), weight.split(GROUP, 1), strict=True)
-        parts = [_recomputed(_resize_and_project, *pair, self.sizes[-1]) for pair in pairs]
+        parts = [recomputed(_resize_and_project, *pair, self.sizes[-1]) for pair in pairs]
         return torch.cat(parts, 1).sum(1, keepdim=True, dtype=weight.dtype)  # B 6 480 480 to B 1 480 480
 
 
 def _resize_and_project(x: torch.Tensor, weight: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     x = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
     return F.conv2d(F.leaky_relu(x, 0.01, inplace=True), weight)
-
-
-def _recomputed(function, *arguments):
-    if not torch.is_grad_enabled():
-        return function(*arguments)
-    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)

@@ -13,9 +13,11 @@ import timm
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
+from timm.layers import Mlp
 from timm.models import clean_state_dict, load_state_dict
 from torch import nn
 
+from models.blocks import LeanMlp
 from models.config import VISION_BACKBONES, VisionConfig
 from models.tensor_file import load_tensors
 from utils.errors import InputError, one_line
@@ -51,6 +53,9 @@ class VisionEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = _create(config)
+        for module in self.backbone.modules():
+            if type(module) is Mlp:  # no gated one, which others of timm's ViTs have
+                module.__class__ = LeanMlp
         self.width = self.backbone.embed_dim
         heads = (module.num_heads for module in self.backbone.blocks.modules() if hasattr(module, "num_heads"))
         self.heads = next(heads, max(1, self.width // 64))

@@ -1,9 +1,13 @@
 """The estimate of a training step's memory, against what PyTorch's allocator really handed out."""
 
+import copy
+
 import pytest
 import torch
+from timm.layers import Mlp
 
 from models import build_restr
+from models.blocks import LeanMlp
 from models.config import FusionConfig, LanguageConfig, ReSTRConfig, VisionConfig
 from models.loss import LossConfig, restr_loss
 from models.memory import BATCH_SIZES, TRACED, describe_memory, step_bytes, training_gigabytes
@@ -52,3 +56,27 @@ def test_the_table_counts_the_optimiser():
     column = BATCH_SIZES.index(TRACED)
     assert training_gigabytes(CONFIG, False, False)[column] * 1e9 == pytest.approx(2 * weights + peak)
     assert len(describe_memory(CONFIG).splitlines()) == 5
+
+
+def test_a_lean_mlp_gives_the_same_bits_and_keeps_less():
+    torch.manual_seed(0)
+    plain = Mlp(24, 96)
+    lean = copy.deepcopy(plain)
+    lean.__class__ = LeanMlp
+    results = []
+    for mlp in (plain, lean):
+        x = torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
+            y = mlp(x)
+        y.square().sum().backward()
+        wide = {t.untyped_storage().data_ptr() for t in kept if t.shape[-1] == 96 and t.numel() == 2 * 7 * 96}
+        results.append((y, x.grad, [p.grad for p in mlp.parameters()], len(wide)))
+    (y, dx, grads, wide), (lean_y, lean_dx, lean_grads, lean_wide) = results
+    assert torch.equal(y, lean_y) and torch.equal(dx, lean_dx) and (wide, lean_wide) == (2, 1)
+    assert all(torch.equal(a, b) for a, b in zip(grads, lean_grads, strict=True))
+
+
+def test_the_encoders_mlps_are_lean():
+    model = build_restr(CONFIG)
+    assert not [name for name, module in model.named_modules() if type(module) is Mlp]
