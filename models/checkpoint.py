@@ -73,15 +73,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         ) from None
 
 
-def read_checkpoint(path: Path, reference: dict | None = None) -> Checkpoint:
+def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Checkpoint:
     """Read a checkpoint of ours or of the reference; code in the file is never run.
 
-    Args: reference, the reference's configuration dict for a raw reference file; None: its default size at 480 x 480.
+    Args, both for a raw reference file, which does not say what it is: reference, the reference's configuration dict;
+    assumed, without it, what differs from the default size (keywords of `reference_config`: image_size, shared).
     Raises InputError if the file is missing, damaged or neither of the two.
     """
     values = load_tensors(path)
     if values.get("format") != FORMAT:
-        return _read_reference(path, values, reference)
+        return _read_reference(path, values, reference, assumed)
     version = values.get("version")
     if not isinstance(version, int) or version != VERSION:
         version = one_line(repr(version), 40)
@@ -110,12 +111,13 @@ def read_checkpoint(path: Path, reference: dict | None = None) -> Checkpoint:
     )
 
 
-def load_restr(path: Path | str, device: str = "cpu", reference: dict | None = None) -> ReSTR:
+def load_restr(path: Path | str, device: str = "cpu", reference: dict | None = None, **assumed) -> ReSTR:
     """The model of a checkpoint file, in eval mode on `device`, with `vocabulary` (words or None) and `provenance`.
 
-    `provenance` is a dict of the file's name, its sha256, `data`, `step` and `metrics`. Raises InputError.
+    `provenance` is a dict of the file's name, its sha256, `data`, `step` and `metrics`. `reference` and `assumed` are
+    those of `read_checkpoint`. Raises InputError.
     """
-    checkpoint = read_checkpoint(Path(path), reference)
+    checkpoint = read_checkpoint(Path(path), reference, **assumed)
     model = checkpoint.build(path).to(device)
     model.vocabulary = checkpoint.vocabulary
     model.provenance = {
@@ -134,12 +136,13 @@ def file_sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_reference(path: Path, values: dict, config: dict | None) -> Checkpoint:
+def _read_reference(path: Path, values: dict, config: dict | None, assumed: dict) -> Checkpoint:
     state = _reference_state(path, values)
     try:
-        model = from_reference(state, config or reference_config(state))
+        model = from_reference(state, config or reference_config(state, **assumed))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        remedy = "" if config else "; give --is_shared if its encoders share weights, or its --config to python -m models.convert"
+        raise InputError(f"{path}: {error}{remedy}") from None
     return Checkpoint(model.state_dict(), model.config, vocabulary=None, data={"image_size": list(model.image_size)})
 
 

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ import torch
 
 from eval.evaluate import main
 from eval.evaluator import EvalSettings, evaluate
+from eval.find_model import load_model
 from eval.metrics import SampleScore, summarise
 from models import load_restr
+from models.reference import config_from_reference, reference_config, to_reference
+from models.restr import build_restr
 from tests.eval_folder import COUNT, VOCABULARY, write_checkpoint, write_folder
 from tests.test_evaluator import SIZE
 from utils.batches import BatchSplit
-from utils.errors import run_main
+from utils.errors import InputError, run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -252,3 +256,24 @@ def test_from_inside_the_folder(tmp_path):
     done = subprocess.run(command, cwd=ROOT / "eval", capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.startswith("evaluate.py: error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("case", ["default", "shared", "no_decoder"])
+def test_a_raw_reference_file_of_the_default_size(tmp_path, case):
+    """Of the official names and shapes, all zero."""
+    with torch.device("meta"):
+        config = config_from_reference(reference_config([], shared=case == "shared"), 50)
+        decoder = replace(config.decoder, enabled=case != "no_decoder")
+        names = to_reference(build_restr(replace(config, decoder=decoder)))
+    torch.save({name: torch.zeros(value.shape) for name, value in names.items()}, tmp_path / "raw.pth")
+    flags = {"v_backbone": None, "l_backbone": None, "input_size": None, "is_shared": False, "no_decoder": False}
+    if case == "shared":
+        with pytest.raises(InputError, match="--is_shared"):
+            load_model(tmp_path / "raw.pth", "cpu", flags)
+    model = load_model(tmp_path / "raw.pth", "cpu", flags | {"is_shared": case == "shared"})
+    assert model.config.fusion.shared == (case == "shared") and model.config.fusion.layers == 2
+    assert (model.decoder is None) == (case == "no_decoder") and model.image_size == (480, 480)
+    if case == "default":
+        with pytest.raises(InputError, match="raw.pth"):
+            load_model(tmp_path / "raw.pth", "cpu", flags | {"input_size": (320, 320)})
+    (tmp_path / "raw.pth").unlink()
