@@ -29,12 +29,18 @@ from skimage.transform import resize  # noqa: E402
 from benchmarks.photos import SENTENCES, make_set  # noqa: E402
 from benchmarks.report import table, where  # noqa: E402
 from utils.batches import BatchSplit  # noqa: E402
-from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
+from utils.errors import ArgumentParser, InputError, one_line, run_main  # noqa: E402
 from utils.refer import read_refs  # noqa: E402
 from utils.text import Vocabulary  # noqa: E402
 
 SIZE = 480
 ROOT = Path(__file__).resolve().parents[1]
+SMALL_PARENT = """
+import resource, subprocess, sys, time
+started = time.perf_counter()
+subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL, check=True)
+print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 
 
 def fit_and_pad(array: np.ndarray) -> np.ndarray:
@@ -81,13 +87,13 @@ def reference_seconds(root: Path, folder: Path, processes: int) -> float:
 
 def our_seconds(root: Path, workers: int) -> tuple[float, float]:
     """Seconds of the whole command, and the peak MB of its largest process."""
-    command = [sys.executable, ROOT / "build_batches.py", "-d", "unc", "-t", "train", "--root", root]
-    started = time.perf_counter()
-    process = subprocess.Popen([*command, "--workers", str(workers)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise InputError("build_batches.py failed")
-    return time.perf_counter() - started, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    command = [ROOT / "build_batches.py", "-d", "unc", "-t", "train", "--root", root, "--workers", str(workers)]
+    # A process's peak is never below what its parent held, so a small one stands between.
+    done = subprocess.run([sys.executable, "-c", SMALL_PARENT, *command], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"build_batches.py failed: {one_line(done.stderr, 200)}")
+    seconds, peak = map(float, done.stdout.split())
+    return seconds, peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def check_identical(theirs: Path, ours: BatchSplit) -> None:
@@ -140,7 +146,7 @@ def peak_rows(args, scratch: Path) -> list[tuple]:
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, metavar="DIR", help="a folder of photographs (default: synthetic ones)")
-    parser.add_argument("--count", type=int, default=100, help="images of the split")
+    parser.add_argument("--count", type=int, default=300, help="images of the split")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of ours, this machine's cores")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each way; the median counts")
     args = parser.parse_args()

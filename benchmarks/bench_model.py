@@ -31,6 +31,7 @@ from models.loss import LossConfig, restr_loss  # noqa: E402
 from models.reference import reference_config, to_reference  # noqa: E402
 from models.restr import ReSTR, build_restr  # noqa: E402
 from models.vision import vision_config  # noqa: E402
+from utils.allocator import settle_memory  # noqa: E402
 from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
 from utils.text import TEXT_LENGTH  # noqa: E402
 
@@ -101,30 +102,34 @@ def train_step(model, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
     return loss.item()
 
 
-def seconds(work: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each of `work`, which take turns; the first round is not counted."""
+def seconds(
+    work: dict[str, Callable[[], object]], repeats: int, device: torch.device, warm: bool = True
+) -> dict[str, float]:
+    """Median seconds of each of `work`, which take turns; with `warm`, a first round is not counted."""
     times = {name: [] for name in work}
-    for _ in range(repeats + 1):
+    for _ in range(repeats + warm):
         for name, run in work.items():
             start = time.perf_counter()
             run()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             times[name].append(time.perf_counter() - start)
-    return {name: median(values[1:]) for name, values in times.items()}
+    return {name: median(values[warm:]) for name, values in times.items()}
 
 
 def peak_gb(way: str, args) -> float:
-    """Peak memory of two training steps in a process of their own."""
+    """Peak memory of three training steps in a process of their own."""
     command = [sys.executable, __file__, "--peak_of", way, "--batch", str(args.batch), "--device", args.device]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def print_peak(way: str, args) -> None:
     device = torch.device(args.device)
+    if way != "reference" and device.type == "cpu":
+        settle_memory()  # as train_restr.py does
     model, optimizer = build(way, device)
     batch = make_batch(args.batch, device)
-    for _ in range(2):  # the optimiser has its moments from the first step on
+    for _ in range(3):  # the optimiser has its moments from the first step on
         train_step(model, optimizer, batch)
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PYTHON="${PYTHON:-.venv/bin/python}"
 OUT=demo
-STEPS=2000
+STEPS=1500
 BATCHES="$OUT/data/mscoco/unc_64_batch"
 # step NAME COMMAND...: show the command, then run it unless it was finished before.
 step() {
