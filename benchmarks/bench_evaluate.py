@@ -23,7 +23,8 @@ from benchmarks.report import table, where  # noqa: E402
 from eval.evaluator import EvalSettings, evaluate  # noqa: E402
 from models.inference import to_canvas  # noqa: E402
 from utils.batches import BatchSplit  # noqa: E402
-from utils.build import BuildOptions, build as build_batches  # noqa: E402
+from utils.build import BuildOptions  # noqa: E402
+from utils.build import build as build_batches
 from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
 from utils.geometry import resize_and_crop  # noqa: E402
 
@@ -53,12 +54,10 @@ def check_equal(theirs: list[tuple[int, int]], ours: list[tuple[int, int]], pixe
 
 
 def main() -> None:
-    parser = ArgumentParser(description="Evaluation from files to scores, ours against the reference's way.")
-    parser.add_argument("--images", type=int, default=2, help="images of the split (default: %(default)s)")
-    parser.add_argument(
-        "--repeats", type=int, default=3, help="runs of each way after the first (default: %(default)s)"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=2, help="images of the split")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each way after the first")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     args = parser.parse_args()
     device = torch.device(args.device)
     reference, model = build("reference", device)[0], build("ours", device)[0]
