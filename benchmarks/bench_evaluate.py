@@ -24,7 +24,7 @@ from eval.evaluator import EvalSettings, evaluate  # noqa: E402
 from models.inference import to_canvas  # noqa: E402
 from utils.batches import BatchSplit  # noqa: E402
 from utils.build import BuildOptions  # noqa: E402
-from utils.build import build as build_batches
+from utils.build import build as build_batches  # noqa: E402
 from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
 from utils.geometry import resize_and_crop  # noqa: E402
 
