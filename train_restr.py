@@ -85,7 +85,10 @@ def run(args, ranks: Ranks) -> int:
     trainer = build_trainer(args, model, ranks)
     if state:
         restore(trainer, state, folder)
-    log = RunLog(folder.path, trainer.step, state.training["log_bytes"] if state else 0) if ranks.is_main else NoLog()
+    log = NoLog()
+    if ranks.is_main:
+        known = state.training["log_bytes"] if state else 0
+        log = RunLog(folder.path, trainer.step, known, recipe(args) if args.wandb else None)
     pictures = folder.path / "vis" if args.is_vis else None
     validation = Validation(valset, eval_settings(args), ranks, log, pictures, args.num_workers)
     experiment = Experiment(args, ranks, model, trainer, folder, log, vocabulary, validation)

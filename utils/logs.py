@@ -4,9 +4,12 @@ import json
 import os
 import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm import tqdm
+
+from utils.errors import InputError
 
 
 def progress_bar(**options) -> tqdm:
@@ -20,14 +23,26 @@ def _pass_over_disk_errors(failure) -> None:
         threading.__excepthook__(failure)
 
 
+def _start_wandb(folder: Path, flags: dict):
+    """A run that mirrors TensorBoard's scalars and pictures, to be started before TensorBoard's writer."""
+    if find_spec("wandb") is None:
+        raise InputError("--wandb: the package is not installed: pip install wandb, or leave the flag out")
+    import wandb
+
+    name = folder.resolve().name  # the parts of a resumed run are one group
+    return wandb.init(project="restr", name=name, group=name, dir=folder, config=flags, sync_tensorboard=True)
+
+
 class RunLog:
     """`log.jsonl` (only what a repeated run repeats: no times) and TensorBoard scalars, in `folder`.
 
     A resumed run passes the number of bytes of log.jsonl that its checkpoint knows; what was logged after it is
-    dropped, and comes again. TensorBoard drops its events after `step` by itself.
+    dropped, and comes again. TensorBoard drops its events after `step` by itself. `wandb`: the flags of the run, to show
+    it at Weights & Biases, too; None: nothing is imported or sent. Raises InputError if that package is missing.
     """
 
-    def __init__(self, folder: Path, step: int = 0, known_bytes: int = 0):
+    def __init__(self, folder: Path, step: int = 0, known_bytes: int = 0, wandb: dict | None = None):
+        self.wandb = None if wandb is None else _start_wandb(folder, wandb)
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only here
 
         threading.excepthook = _pass_over_disk_errors
@@ -63,6 +78,8 @@ class RunLog:
         """Write everything out."""
         self.file.close()
         self.board.close()
+        if self.wandb:
+            self.wandb.finish()
 
 
 class NoLog:

@@ -108,6 +108,7 @@ def _run_flags(group) -> None:
     add("--save_every", type=int, default=5000, help="steps between validations and checkpoints")
     add("--keep", type=int, default=0, help="numbered checkpoints to keep; 0: all")
     add("--log_every", type=int, default=100, help="steps between log lines")
+    add("--wandb", action="store_true", help="send what TensorBoard shows to Weights & Biases, too (pip install wandb)")
     add("--max_bad_steps", type=int, default=10, help="stop after so many non-finite steps in a row")
 
 

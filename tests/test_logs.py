@@ -1,0 +1,47 @@
+"""utils/logs.py: --wandb, which is imported only when asked for."""
+
+import importlib.util
+import sys
+import types
+
+import pytest
+
+from utils import logs
+from utils.errors import InputError
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A stand-in that writes down the calls, and when TensorBoard's writer was made."""
+    calls = []
+    package = types.ModuleType("wandb")
+    package.init = lambda **options: calls.append(options) or package
+    package.finish = lambda: calls.append("finished")
+    package.__spec__ = importlib.util.spec_from_loader("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    return calls
+
+
+def test_wandb_mirrors_tensorboard(wandb, tmp_path, monkeypatch):
+    from torch.utils import tensorboard
+
+    writer = tensorboard.SummaryWriter
+    monkeypatch.setattr(tensorboard, "SummaryWriter", lambda *a, **k: wandb.append("writer") or writer(*a, **k))
+    log = logs.RunLog(tmp_path, wandb={"lr": 1e-5})
+    log.record("train", 1, {"loss": 0.5})
+    log.close()
+    options, *later = wandb
+    assert options["sync_tensorboard"] and options["config"] == {"lr": 1e-5} and options["group"] == tmp_path.name
+    assert later == ["writer", "finished"]  # a writer made earlier would not be mirrored
+
+
+def test_nothing_is_sent_unless_asked_for(wandb, tmp_path):
+    logs.RunLog(tmp_path).close()
+    assert wandb == []
+
+
+def test_without_the_package(monkeypatch, tmp_path):
+    monkeypatch.setattr(logs, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install wandb"):
+        logs.RunLog(tmp_path, wandb={})
+    assert list(tmp_path.iterdir()) == []
