@@ -37,8 +37,8 @@ class RunLog:
     """`log.jsonl` (only what a repeated run repeats: no times) and TensorBoard scalars, in `folder`.
 
     A resumed run passes the number of bytes of log.jsonl that its checkpoint knows; what was logged after it is
-    dropped, and comes again. TensorBoard drops its events after `step` by itself. `wandb`: the flags of the run, to show
-    it at Weights & Biases, too; None: nothing is imported or sent. Raises InputError if that package is missing.
+    dropped, and comes again. TensorBoard drops its events after `step` by itself. `wandb`: the flags of the run, to
+    show it at Weights & Biases, too; None: nothing is imported or sent. Raises InputError if that package is missing.
     """
 
     def __init__(self, folder: Path, step: int = 0, known_bytes: int = 0, wandb: dict | None = None):
