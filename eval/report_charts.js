@@ -92,7 +92,9 @@ function drawTable(id, table, facet) {
     const group = pickable(box, x, step, facet, label, `${label}: ${whole(rows[0].n)} expressions; ${told}`);
     drawRows(box, group, rows, x, step);
     const middle = { x: x + step / 2, "text-anchor": "middle" };
-    group.append(draw("text", { ...middle, y: HEIGHT - 20, class: "value" }, label));
+    const tight = step < 60; // a narrow window
+    const name = tight ? label.replace("%", "") : label;
+    group.append(draw("text", { ...middle, y: HEIGHT - 20, class: tight ? "value tight" : "value" }, name));
     const count = step > 44 || rows[0].n < 1000 ? whole(rows[0].n) : `${(rows[0].n / 1000).toFixed(1)}k`;
     group.append(draw("text", { ...middle, y: HEIGHT - 5 }, count));
   });
@@ -106,10 +108,12 @@ function drawRows(box, group, rows, x, step) {
     group.append(column(box, left + 1, width - 2, row.oIoU, side ? "theirs" : "ours"));
     const ring = { cx: left + width / 2, cy: box.y(row.mIoU), r: 3.5, class: "mean" };
     group.append(draw("circle", ring));
-    if (side || step < 30) return;
-    const top = box.y(Math.max(row.oIoU, row.mIoU + 3)) - 5;
-    const value = { x: left + width / 2, y: top, "text-anchor": "middle", class: "value" };
-    group.append(draw("text", value, percent(row.oIoU, step > 52 ? 1 : 0)));
+    const room = rows.length === 1 ? step : width; // a second bar would hide what is wider
+    if (side || room < 18) return;
+    const above = box.y(row.oIoU) - 5;
+    const ringInTheWay = ring.cy < above + 9 && ring.cy > above - 14;
+    const value = { x: left + width / 2, y: ringInTheWay ? ring.cy - 8 : above, "text-anchor": "middle" };
+    group.append(draw("text", { ...value, class: "value" }, percent(row.oIoU, room >= 34 ? 1 : 0)));
   });
 }
 

@@ -199,5 +199,5 @@ function photo(sample) {
 }
 
 function mask(sample) {
-  return `data:image/png;base64,${sample.overlay}`;
+  return `data:image/webp;base64,${sample.overlay}`;
 }

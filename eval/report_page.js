@@ -68,18 +68,18 @@ function showHead() {
 
 function showSummary() {
   const steps = Object.keys(facts.sides[0].prec);
-  const head = ["Checkpoint", "Expressions", "oIoU", "mIoU", ...steps.map((x) => `Prec@${x}`)];
+  const head = ["Checkpoint", "oIoU", "mIoU", ...steps.map((x) => `Prec@${x}`)];
   const numbers = (side) => [side.oIoU, side.mIoU, ...steps.map((x) => side.prec[x])];
   const large = (value, i) => make("td", { className: i < 2 ? "large" : "" }, percent(value));
   const rows = facts.sides.map((side, i) => {
     const name = make("td", { title: side.checkpoint }, dot(i), side.checkpoint);
-    return make("tr", {}, name, make("td", {}, whole(side.n_samples)), ...numbers(side).map(large));
+    return make("tr", {}, name, ...numbers(side).map(large));
   });
   if (facts.sides.length > 1) {
     const differences = numbers(facts.sides[0]).map((value, i) => value - numbers(facts.sides[1])[i]);
     const kind = (value) => (Math.abs(value) < 0.005 ? "" : value > 0 ? "good" : "bad");
     const cells = differences.map((value) => make("td", { className: kind(value) }, signed(value, 2)));
-    rows.push(make("tr", { className: "difference" }, make("td", {}, "Difference"), make("td"), ...cells));
+    rows.push(make("tr", { className: "difference" }, make("td", {}, "Difference"), ...cells));
   }
   const top = make("tr", {}, ...head.map((text) => make("th", {}, text)));
   document.getElementById("summary").append(make("thead", {}, top), make("tbody", {}, ...rows));
