@@ -74,7 +74,8 @@ def main(arguments: list[str] | None = None) -> None:
         seconds = time.perf_counter() - started
         for number, (text, result) in enumerate(zip(args.text, results, strict=True), 1):
             write(args.out / f"{name}_{number}", image, result, model.image_size)
-            print(f"{name}_{number}: {one_line(text, 80)!r}, {result.mask.mean():.1%} of the image{remarks(result)}")
+            share = f"{result.mask.mean():.1%} of the image"
+            print(f'{name}_{number}: "{one_line(text, 80)}", {share}{remarks(result)}')
         print(f"{one_line(path)}: {len(results)} expression{'s'[: len(results) - 1]} in {seconds:.2f} s")
     print(f"results: {one_line(args.out)}")
 
