@@ -7,12 +7,14 @@ It answers only to 127.0.0.1, asks nothing of any other machine, and reports not
 1280 pixels a side are scaled down first; predict.py takes them as they are.
 """
 
+import contextlib
 import importlib.util
 import os
 import sys
+import threading
 import time
 import warnings
-from argparse import Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +40,7 @@ QUIET = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
+    "no_proxy": "127.0.0.1",  # gradio asks its own server whether it has started
 }
 
 
@@ -50,13 +53,11 @@ class Found(NamedTuple):
 
 def parse_args(arguments: list[str] | None = None) -> Namespace:
     """The command line."""
-    parser = ArgumentParser(prog="web_demo.py", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint that train_restr.py wrote")
-    parser.add_argument("--port", type=int, default=7860, help="of 127.0.0.1 (default: 7860)")
-    parser.add_argument(
-        "--examples", type=Path, metavar="DIR", help=f"folder whose first {EXAMPLES} images are offered"
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
+    parser = ArgumentParser(prog="web_demo.py", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", required=True, help="what train_restr.py wrote")
+    parser.add_argument("--examples", type=Path, metavar="DIR", help=f"folder, {EXAMPLES} images of which are offered")
+    parser.add_argument("--port", type=int, default=7860, help="of 127.0.0.1, 1 to 65535")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     return parser.parse_args(arguments)
 
 
@@ -71,8 +72,10 @@ def main(arguments: list[str] | None = None) -> None:
     examples = example_images(args.examples) if args.examples else []
     model = load_restr(args.checkpoint, distributed.start(args.device).device)
     page = web_page.build(subtitle(model), examples, lambda image, text, share: answer(model, image, text, share), cut)
-    print(f"http://127.0.0.1:{args.port}  (Ctrl+C ends it)", flush=True)
-    web_page.serve(page, args.port, SESSIONS)
+    with web_page.served(page, args.port, SESSIONS):
+        print(f"http://127.0.0.1:{args.port}  (Ctrl+C ends it)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
 
 
 def example_images(folder: Path) -> list[Path]:
@@ -100,7 +103,7 @@ def answer(model: ReSTR, path: str | None, text: str, share: float) -> tuple:
     `share` is the probability from which a pixel belongs to the object. What the user did wrong is said in the remarks.
     """
     try:
-        if path is None:
+        if path is None or not Path(path).is_file():  # the page forgets an upload after an hour
             raise InputError("Give an image first: drop one on the left, or pick an example.")
         if not text.strip():
             raise InputError("The expression is empty: describe the object in a word or more.")
@@ -124,7 +127,12 @@ def cut(found: Found | None, share: float) -> tuple:
     if found is None:
         return None, ""
     mask = found.result.logits >= logit(share)
-    return overlay(found.image, mask, ORANGE), web_page.remark(float(mask.mean()))
+    return highlight(found.image, mask), web_page.remark(float(mask.mean()))
+
+
+def highlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """uint8 H x W x 3 with what `mask` leaves out darkened, so that a mask on an orange thing shows too."""
+    return overlay(np.where(mask[..., None], image, image // 2), mask, ORANGE, strength=0.3)
 
 
 def logit(share: float) -> float:

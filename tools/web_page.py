@@ -1,7 +1,8 @@
 """The looks and the wiring of tools/web_demo.py's page; gradio is imported only where it is used."""
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,24 +25,30 @@ def build(subtitle: str, examples: list[Path], answer: Callable, cut: Callable) 
 
     quiet = {"show_label": True, "interactive": False, "buttons": ["download", "fullscreen"], "format": "png"}
     with gr.Blocks(title="ReSTR", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.HTML(f"<header><h1>ReSTR</h1><p>Point at things with words.</p><small>{escape(subtitle)}</small></header>")
+        gr.HTML(
+            f"<header><h1>ReSTR</h1><p>Point at things with words.</p><small>{escape(subtitle)}</small></header>",
+            padding=False,
+        )
         found = gr.State(None)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320):
-                image = gr.Image(type="filepath", label="Image", sources=["upload", "clipboard"], height=330)
-                text = gr.Textbox(label="Expression", placeholder=HINT, max_lines=2, elem_id="expression")
-                button = gr.Button("Find it", variant="primary", elem_id="find")
-                said = gr.HTML(elem_id="said")
+                image = gr.Image(
+                    type="filepath", label="Image", sources=["upload", "clipboard"], height=300, elem_id="image"
+                )
+                image.preprocess = lambda file: file and file.path  # `answer` reads it, and says what is wrong with it
                 if examples:
                     gr.Examples([[str(path)] for path in examples], [image], label="Examples", cache_examples=False)
+                text = gr.Textbox(label="Expression", placeholder=HINT, max_lines=4, elem_id="expression")
+                button = gr.Button("Find it", variant="primary", elem_id="find")
+                said = gr.HTML(elem_id="said", padding=False)
             with gr.Column(scale=6, min_width=360):
-                mask = gr.Image(label="Mask", height=400, elem_id="mask", **quiet)
+                mask = gr.Image(label="Mask", height=340, elem_id="mask", **quiet)
                 share = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold on the probability", elem_id="threshold")
                 with gr.Row():
-                    soft = gr.Image(label="Probability of each pixel", height=240, elem_id="soft", **quiet)
-                    patches = gr.Image(label="Probability of each patch", height=240, elem_id="patches", **quiet)
-                gr.HTML('<div class="scale"><span>0</span><i></i><span>1</span></div>')
-                words = gr.HTML(elem_id="words")
+                    soft = gr.Image(label="Each pixel", height=200, elem_id="soft", **quiet)
+                    patches = gr.Image(label="Each patch", height=200, elem_id="patches", **quiet)
+                gr.HTML('<div class="scale"><span>probability 0</span><i></i><span>1</span></div>', padding=False)
+                words = gr.HTML(elem_id="words", padding=False)
         outputs = [found, mask, soft, patches, words, said]
         run = {"concurrency_limit": 1, "api_visibility": "private", "show_progress_on": [mask]}
         gr.on([button.click, text.submit], answer, [image, text, share], outputs, **run)
@@ -50,11 +57,13 @@ def build(subtitle: str, examples: list[Path], answer: Callable, cut: Callable) 
     return page
 
 
-def serve(page: "gradio.Blocks", port: int, sessions: int) -> None:
-    """Serve the page on 127.0.0.1 until interrupted. Raises InputError for a port that is taken."""
+@contextlib.contextmanager
+def served(page: "gradio.Blocks", port: int, sessions: int) -> Iterator[None]:
+    """The page, served on 127.0.0.1 meanwhile. Raises InputError for a port that cannot be had."""
     import gradio as gr
 
     theme = gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=SYSTEM_FONT, font_mono=MONOSPACE)
+    theme.set(body_background_fill="*neutral_50", block_label_text_size="13px", block_radius="10px")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -63,6 +72,7 @@ def serve(page: "gradio.Blocks", port: int, sessions: int) -> None:
                 server_port=port,
                 share=False,
                 quiet=True,
+                prevent_thread_lock=True,
                 ssr_mode=False,
                 footer_links=[],
                 max_file_size="64mb",
@@ -70,8 +80,12 @@ def serve(page: "gradio.Blocks", port: int, sessions: int) -> None:
                 theme=theme,
                 css=CSS,
             )
-    except OSError as error:
-        raise InputError(f"--port {port}: {one_line(error, 120)}; give another") from None
+    except OSError:
+        raise InputError(f"--port {port}: another program has it, or it is reserved; give another") from None
+    try:
+        yield
+    finally:
+        page.close(verbose=False)
 
 
 def complaint(message: str) -> str:
@@ -96,9 +110,9 @@ def words(result: Segmentation, seconds: float) -> str:
             f'<li{title}><b>{shown}</b><i style="height:{100 * paid / top:.0f}%"></i><span>{paid:.1%}</span></li>'
         )
     rest = 1 - sum(paid for _, paid in result.words)
-    notes = [f"{rest:.0%} of it went to padding and to the seed itself", f"answered in {seconds:.2f} s"]
+    notes = [f"{rest:.0%} of the attention went to padding and to the seed itself", f"answered in {seconds:.2f} s"]
     if result.unknown:
-        notes.insert(0, f"not in the vocabulary: {escape(one_line(', '.join(result.unknown), 200))}")
+        notes.insert(0, f"not in the vocabulary: {escape(result.unknown_words)}")
     if result.unread:
         notes.insert(0, f"only the first {len(result.words)} words are read")
     bars = f"<ol>{''.join(cells)}</ol>" if cells else "<p>The expression has no words.</p>"
