@@ -1,8 +1,9 @@
-r"""Evaluate checkpoints on a split: oIoU, mIoU, Prec@X and the table by expression length (SPEC 10).
+r"""Evaluate checkpoints on a split: oIoU, mIoU, Prec@X and the table by expression length.
 
 From the repository or from inside eval/, on one process or under torchrun:
 
-    python eval/evaluate.py --data_dir data/mscoco/Gref_480_batch --restore_refseg weights/test --set val --iters 25000
+    python eval/evaluate.py --data_dir data/mscoco/Gref_480_batch --set val \
+        --restore_refseg weights/test --iters 25000
     torchrun --nproc_per_node 8 eval/evaluate.py --data_dir data/mscoco/unc_480_batch --set testA \
         --checkpoint weights/unc/best.pth
 """
@@ -36,7 +37,7 @@ from utils.train_options import size
 
 def parse(arguments: list[str] | None) -> Namespace:
     """The command line; dashes and underscores are the same in every flag."""
-    parser = ArgumentParser(description="Evaluate checkpoints on a split of a batch folder.")
+    parser = ArgumentParser(description=__doc__)
     _add_data_and_model(parser)
     _add_protocol(parser.add_argument_group("protocol"))
     _add_running(parser.add_argument_group("running and output"))
@@ -69,9 +70,7 @@ def _add_data_and_model(parser: ArgumentParser) -> None:
     _add(data, "--allow_other_dataset", action="store_true", help="evaluate a model of another data set")
     model = parser.add_argument_group("model")
     _add(model, "--restore_refseg", type=Path, metavar="DIR", help="folder of checkpoints")
-    _add(
-        model, "--iters", type=int, nargs="+", metavar="N", help="steps of DIR; 0: each 5000th; if not given: best.pth"
-    )
+    _add(model, "--iters", type=int, nargs="+", metavar="N", help="steps of DIR; 0: each 5000th (default: best.pth)")
     _add(model, "--checkpoint", type=Path, metavar="FILE", help="one file, instead of --restore_refseg and --iters")
     _add(model, "--v_backbone", help="checked against the checkpoint, which knows what it is; so are the next four")
     _add(model, "--l_backbone", help="see --v_backbone")
@@ -91,7 +90,7 @@ def _add_protocol(group) -> None:
 
 
 def _add_running(group) -> None:
-    output = "folder of metrics.json, one below it for each of several --iters; if not given: eval_* by the checkpoint"
+    output = "folder of metrics.json, one below it for each of several --iters (default: eval_* by the checkpoint)"
     _add(group, "--output_dir", type=Path, help=output)
     _add(group, "--is_vis", action="store_true", help="write image, ground truth, soft and hard prediction to vis/")
     report = "write report.html, which shows where the model fails: tables, charts, pictures; any browser opens it"
@@ -100,7 +99,7 @@ def _add_running(group) -> None:
     _add(group, "--against", type=Path, metavar="FILE", help=against)
     _add(group, "--batch_size", type=int, default=8, help="images, and expressions, at a time")
     _add(group, "--num_workers", type=int, default=2, help="processes that decode images; 0: none")
-    _add(group, "--device", help="cpu, cuda, cuda:1, ...; if not given: cuda where there is one")
+    _add(group, "--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     _add(group, "--seed", type=int, default=1, help="of torch; evaluation itself draws no random numbers")
 
 
