@@ -80,14 +80,16 @@ def run(args, ranks: Ranks) -> int:
         check_same_run(args, config, vocabulary, state)
     if args.tf32:
         torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(args.seed)
     model = build_model(args, config, split, state).to(ranks.device)
     trainer = build_trainer(args, model, ranks)
     if state:
         restore(trainer, state, folder)
+    known = state.training["log_bytes"] if state else 0
+    del state  # as large as model and optimiser together
     log = NoLog()
     if ranks.is_main:
-        known = state.training["log_bytes"] if state else 0
         log = RunLog(folder.path, trainer.step, known, recipe(args) if args.wandb else None)
     pictures = folder.path / "vis" if args.is_vis else None
     validation = Validation(valset, eval_settings(args), ranks, log, pictures, args.num_workers)
@@ -96,7 +98,8 @@ def run(args, ranks: Ranks) -> int:
         with explained_compiler(args.compile):
             fit(trainer, loader(args, split, trainer, ranks), log, experiment.save, experiment.validate)
     except Stopped:
-        print(f"saved step {trainer.step} in {folder.path}: continue with --resume", file=sys.stderr)
+        if ranks.is_main:
+            print(f"saved step {trainer.step} in {folder.path}: continue with --resume", file=sys.stderr)
         return EXIT_RESUME
     finally:
         log.close()
@@ -198,7 +201,8 @@ def build_trainer(args, model: torch.nn.Module, ranks: Ranks) -> Trainer:
     if args.compile:
         model.compile()  # in place: names in the state dict stay, and DDP's hooks stay outside
     if ranks.world > 1:
-        model = DistributedDataParallel(model, device_ids=[ranks.device] if ranks.device.type == "cuda" else None)
+        devices = [ranks.device] if ranks.device.type == "cuda" else None
+        model = DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
     options = TrainOptions(
         num_steps=args.num_steps,
         batch_size=args.batch_size,
@@ -242,14 +246,16 @@ def loader(args, split: BatchSplit, trainer: Trainer, ranks: Ranks) -> DataLoade
 
 def eval_settings(args) -> EvalSettings:
     """The evaluation protocol that validation uses."""
-    return EvalSettings(pad=args.eval_pad, antialias=args.eval_antialias, batch_size=args.eval_batch_size, amp=args.amp)
+    return EvalSettings(
+        pad=args.eval_pad, antialias=args.eval_antialias, batch_size=args.eval_batch_size, amp=args.amp_dtype
+    )
 
 
 def recipe(args) -> dict:
     """The flags that decide weights and log; a resumed run must have the same."""
     names = (
-        "set valset batch_size accum num_steps adamW lr v_lr_scale end_lr warm_iter power is_cos weight_decay momentum "
-        "grad_clip alpha_loc patch_label patch_thres seed save_every log_every amp eval_pad eval_antialias"
+        "set valset batch_size num_steps adamW lr v_lr_scale end_lr warm_iter power is_cos weight_decay momentum "
+        "grad_clip alpha_loc patch_label patch_thres seed save_every log_every amp amp_dtype eval_pad eval_antialias"
     )
     return {name: getattr(args, name) for name in names.split()}
 

@@ -31,6 +31,7 @@ from models.restr import ReSTR
 from utils import distributed
 from utils.batches import BatchSplit
 from utils.errors import ArgumentParser, run_main
+from utils.precision import AMP_DTYPES
 from utils.safe_io import atomic_write, write_json
 from utils.train_options import size
 
@@ -84,7 +85,8 @@ def _add_protocol(group) -> None:
     _add(group, "--threshold", type=float, default=1e-9, help="logit from which a pixel belongs to the object")
     _add(group, "--eval_pad", choices=PADS, default="grey", help="canvas around the image; training pads black")
     _add(group, "--eval_antialias", action="store_true", help="shrink images through an anti-aliasing filter")
-    _add(group, "--amp", action="store_true", help="bfloat16 autocast")
+    _add(group, "--amp", action="store_true", help="mixed precision")
+    _add(group, "--amp_dtype", default="bf16", choices=[*AMP_DTYPES], help="of --amp; fp16 for GPUs before Ampere")
     rotate = "control: also judge each expression against the next ref of its image; --output_dir gets that result"
     _add(group, "--rotate_expressions", action="store_true", help=rotate)
 
@@ -106,9 +108,8 @@ def _add_running(group) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Evaluate each checkpoint asked for, write its files, print one table."""
     options = parse(arguments)
-    settings = EvalSettings(
-        options.threshold, options.eval_pad, options.eval_antialias, options.batch_size, options.amp
-    )
+    amp = options.amp_dtype if options.amp else None
+    settings = EvalSettings(options.threshold, options.eval_pad, options.eval_antialias, options.batch_size, amp)
     split = BatchSplit(options.data_dir, options.set)
     other = read_other(options.against, split) if options.against else None
     paths = [options.checkpoint]
@@ -149,7 +150,7 @@ def _output_folder(options: Namespace, split: BatchSplit, step: str, path: Path,
             options.eval_pad: options.eval_pad != "grey",
             "antialias": options.eval_antialias,
             f"threshold{options.threshold:g}": options.threshold != 1e-9,
-            "amp": options.amp,
+            options.amp_dtype: options.amp,
         }
         folder = path.parent / "_".join(["eval", split.dataset, options.set, step, *(m for m in marks if marks[m])])
     (folder / "vis" if options.is_vis else folder).mkdir(parents=True, exist_ok=True)

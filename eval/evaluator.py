@@ -23,6 +23,7 @@ from utils.batches import BatchSplit
 from utils.errors import InputError
 from utils.geometry import resize_and_crop
 from utils.logs import progress_bar
+from utils.precision import autocast
 from utils.text import tokenize
 
 PADS = ("grey", "black")
@@ -34,15 +35,15 @@ class EvalSettings:
 
     threshold: a pixel belongs to the object where its logit is at least this. pad: "grey" fills the canvas with zeros
     after normalisation (the reference), "black" with normalised black (as in training). antialias: shrink images
-    through an anti-aliasing filter. batch_size: images encoded, and expressions segmented, at a time. amp: bfloat16
-    autocast. Raises InputError for a value that cannot be.
+    through an anti-aliasing filter. batch_size: images encoded, and expressions segmented, at a time. amp: a
+    name of `precision.AMP_DTYPES`; None: float32. Raises InputError for a value that cannot be.
     """
 
     threshold: float = 1e-9
     pad: str = "grey"
     antialias: bool = False
     batch_size: int = 8
-    amp: bool = False
+    amp: str | None = None
 
     def __post_init__(self):
         if self.pad not in PADS:
@@ -185,17 +186,17 @@ def _segment(
     """Logits of all expressions of a few images, in order: (image, which of its expressions, n H W at its size)."""
     images = [group.image.to(device, non_blocking=True) for group in batch]
     canvases = [to_canvas(model, image, settings.pad, settings.antialias) for image in images]
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.amp):
+    with autocast(device, settings.amp):
         v = model.encode_image(torch.cat(canvases))  # images N d
     ids = torch.cat([group.ids for group in batch])  # expressions 20
     _check_ids(model, batch, ids)
     ids = ids.to(device, non_blocking=True)
     rows = [(number, row) for number, group in enumerate(batch) for row in range(len(group.indices))]
+    owners = torch.tensor([number for number, _ in rows]).to(device, non_blocking=True)  # image of each expression
     for start in range(0, len(rows), settings.batch_size):
         chunk = rows[start : start + settings.batch_size]
-        image = torch.tensor([number for number, _ in chunk], device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.amp):
-            logits, _ = canvas_logits(model, v[image], ids[start : start + len(chunk)])
+        with autocast(device, settings.amp):
+            logits, _ = canvas_logits(model, v[owners[start : start + len(chunk)]], ids[start : start + len(chunk)])
         for number, members in groupby(range(len(chunk)), key=lambda place: chunk[place][0]):
             places = list(members)  # of one image's expressions in the chunk
             first, height, width = chunk[places[0]][1], *batch[number].image.shape[:2]

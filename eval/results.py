@@ -109,8 +109,8 @@ def _marks(settings: dict) -> tuple[str, ...]:
 
 
 def _mark(name: str, value: object) -> str:
-    if value is True and name in ("amp", "antialias"):
-        return {"amp": "bfloat16", "antialias": "anti-aliased"}[name]
+    if value is True and name == "antialias":
+        return "anti-aliased"
     if name == "pad":
         return f"{one_line(value, 40)} padding"
     return f"{one_line(name, 40)} {one_line(f'{value:g}' if type(value) is float else value, 40)}"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from timm.layers import Attention, Mlp, calculate_drop_path_rates
+from timm.layers import Attention, DropPath, Mlp, calculate_drop_path_rates
 from timm.models.vision_transformer import Block
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -30,6 +30,21 @@ class LeanMlp(Mlp):
 
     def _second(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.norm(self.drop1(self.act(hidden))))
+
+
+class SampleDropPath(DropPath):
+    """timm's stochastic depth; a trainer may set its draws, so that they do not depend on how a batch is cut up.
+
+    `draws`: uniform numbers of 0..1, float [samples of the batch]; None: drawn here.
+    """
+
+    draws: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.draws is None or not self.training:
+            return super().forward(x)
+        keep = 1 - self.drop_prob
+        return x * ((self.draws < keep).to(x.dtype) / keep).view(-1, *[1] * (x.ndim - 1))
 
 
 class PostNormBlock(nn.Module):

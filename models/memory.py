@@ -16,7 +16,7 @@ from models.restr import build_restr
 from utils.text import TEXT_LENGTH
 
 BATCH_SIZES = (1, 8, 16, 32, 64)
-TRACED = 16  # samples in the step that is traced; memory beyond the weights grows with the batch
+TRACED = (8, 16)  # samples in the steps that are traced; memory grows with the batch in a straight line
 SETTINGS = {  # flags of train_restr.py -> (amp, grad_checkpoint)
     "(float32)": (False, False),
     "--amp": (True, False),
@@ -73,11 +73,12 @@ def step_bytes(config: ReSTRConfig, batch: int, amp: bool, grad_checkpoint: bool
 
 
 def training_gigabytes(config: ReSTRConfig, amp: bool, grad_checkpoint: bool) -> list[float]:
-    """GB (1e9 bytes) of a training step with AdamW for each of BATCH_SIZES, from one traced step."""
-    weights, peak = step_bytes(config, TRACED, amp, grad_checkpoint)
-    sample = (peak - weights) / TRACED
+    """GB (1e9 bytes) of a training step with AdamW for each of BATCH_SIZES, from two traced steps."""
+    (weights, less), (_, more) = (step_bytes(config, batch, amp, grad_checkpoint) for batch in TRACED)
+    sample = (more - less) / (TRACED[1] - TRACED[0])
+    fixed = less - weights - sample * TRACED[0]  # such as the weights in bfloat16
     # Weights and two moments stay; activations go before the last gradients come, so the larger of the two counts.
-    return [(3 * weights + max(weights, sample * batch)) / 1e9 for batch in BATCH_SIZES]
+    return [(3 * weights + max(weights, fixed + sample * batch)) / 1e9 for batch in BATCH_SIZES]
 
 
 def describe_memory(config: ReSTRConfig) -> str:
@@ -85,5 +86,8 @@ def describe_memory(config: ReSTRConfig) -> str:
     lines = [f"{'GB of a step, by samples a process':36}" + "".join(f"{batch:>7}" for batch in BATCH_SIZES)]
     for flags, setting in SETTINGS.items():
         lines += [f"{flags:36}" + "".join(f"{value:7.1f}" for value in training_gigabytes(config, *setting))]
-    lines += ["(estimated; AdamW's state is counted; a GPU takes about 1 GB more; --accum N divides the samples by N)"]
+    with torch.device("meta"):
+        weights = sum(parameter.nbytes for parameter in build_restr(config).parameters()) / 1e9
+    lines += ["(estimated; AdamW's state is counted; a GPU takes about 1 GB more; --accum N divides the samples by N;"]
+    lines += [f" with --accum or several processes the gradients stay: {weights:.1f} GB more)"]
     return "\n".join(lines)

@@ -2,8 +2,10 @@
 
 import numpy as np
 import torch
+from timm.layers import DropPath
 from torch import nn
 
+from models.blocks import SampleDropPath
 from models.config import ReSTRConfig
 from models.decoder import CoarseToFineDecoder
 from models.fusion import MultimodalFusion
@@ -30,6 +32,9 @@ class ReSTR(nn.Module):
         self.decoder = None
         if config.decoder.enabled:
             self.decoder = CoarseToFineDecoder(width, self.patch_size, self.grid, self.image_size)
+        for module in self.modules():
+            if type(module) is DropPath:
+                module.__class__ = SampleDropPath
 
     def normalise(self, image: torch.Tensor) -> torch.Tensor:
         """uint8 B x 3 x H x W (any H, W), 0..255, to the float32 that `encode_image` takes."""

@@ -57,7 +57,7 @@ def thumbnails_of(made: list[Prediction]) -> Thumbnails:
 
 def metrics_of(scores: list[SampleScore], file: str = "weights/new/best.pth") -> dict:
     """As evaluate.py records them."""
-    settings = {"threshold": 1e-9, "pad": "grey", "antialias": False, "batch_size": 8, "amp": False}
+    settings = {"threshold": 1e-9, "pad": "grey", "antialias": False, "batch_size": 8, "amp": None}
     record = {"dataset": "unc", "split": "val", "settings": settings, "data": {"folder": "data/<b>unc"}}
     return summarise(scores, "unc") | record | {"checkpoint": {"file": file, "sha256": "0" * 64, "step": 5000}}
 

@@ -82,7 +82,7 @@ def test_metrics_and_samples(place, batches, tmp_path, capsys):
     assert [SampleScore(**row) for row in rows] == scores
     assert (metrics["dataset"], metrics["split"], metrics["checkpoint"]["step"]) == ("unc", "val", 500)
     assert metrics["settings"] == {
-        **{"threshold": 1e-9, "pad": "grey", "antialias": False, "batch_size": 8, "amp": False},
+        **{"threshold": 1e-9, "pad": "grey", "antialias": False, "batch_size": 8, "amp": None},
         "image_size": list(SIZE),
     }
     assert len(metrics["checkpoint"]["sha256"]) == len(metrics["data"]["meta_sha256"]) == 64

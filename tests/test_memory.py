@@ -10,7 +10,7 @@ from models import build_restr
 from models.blocks import LeanMlp
 from models.config import FusionConfig, LanguageConfig, ReSTRConfig, VisionConfig
 from models.loss import LossConfig, restr_loss
-from models.memory import BATCH_SIZES, TRACED, describe_memory, step_bytes, training_gigabytes
+from models.memory import BATCH_SIZES, describe_memory, step_bytes, training_gigabytes
 
 CONFIG = ReSTRConfig(
     VisionConfig("vit_tiny_patch16_224", (96, 128), patch_size=16, width=48, depth=3, heads=3, norm_eps=1e-5),
@@ -52,10 +52,11 @@ def test_flags_that_save_memory_save_it():
 
 
 def test_the_table_counts_the_optimiser():
-    weights, peak = step_bytes(CONFIG, TRACED, False, False)
-    column = BATCH_SIZES.index(TRACED)
-    assert training_gigabytes(CONFIG, False, False)[column] * 1e9 == pytest.approx(2 * weights + peak)
-    assert len(describe_memory(CONFIG).splitlines()) == 5
+    for batch in (8, 32):  # one that the estimate has traced, and one that it has not
+        weights, peak = step_bytes(CONFIG, batch, True, False)
+        found = training_gigabytes(CONFIG, True, False)[BATCH_SIZES.index(batch)]
+        assert found * 1e9 == pytest.approx(2 * weights + peak, rel=1e-3)
+    assert len(describe_memory(CONFIG).splitlines()) == 6
 
 
 def test_a_lean_mlp_gives_the_same_bits_and_keeps_less():

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from utils.errors import InputError
 
 SETTINGS = {
-    "threshold": 1e-9, "pad": "grey", "antialias": False, "batch_size": 8, "amp": False, "image_size": [480, 480],
+    "threshold": 1e-9, "pad": "grey", "antialias": False, "batch_size": 8, "amp": None, "image_size": [480, 480],
 }  # fmt: skip
 FULL = {"unc val": 10834, "unc testA": 5657, "unc+ val": 10758, "Gref val": 9536, "referit test": 60105}
 
@@ -148,7 +148,7 @@ def test_the_step_of_a_reference_checkpoint_is_in_its_name(tmp_path):
 
 def test_another_protocol_has_its_own_row_and_a_control_none(tmp_path, capsys):
     write(tmp_path, "a", "unc", "val", 67.0)
-    write(tmp_path, "a", "unc", "val", 66.0, folder="eval_1", settings={"pad": "black", "amp": True, "batch_size": 2})
+    write(tmp_path, "a", "unc", "val", 66.0, folder="eval_1", settings={"pad": "black", "amp": "bf16", "batch_size": 2})
     write(tmp_path, "a", "unc", "val", 65.0, folder="eval_2", settings={"threshold": 0.5, "antialias": True})
     write(tmp_path, "a", "unc", "val", 64.0, folder="eval_3", settings={"{0.x}": "{1}"})
     write(tmp_path, "a", "unc", "val", 99.0, folder="eval_4", control={"rotated": 1, "oIoU_unrotated": 3.0})
@@ -157,7 +157,7 @@ def test_another_protocol_has_its_own_row_and_a_control_none(tmp_path, capsys):
     found = {row["method"]: row["unc val"] for row in cells(output.out, 0)[3:]}
     assert found == {
         "a": "67.00 (-0.22)",
-        "a, bfloat16, black padding": "66.00 (-1.22)",
+        "a, amp bf16, black padding": "66.00 (-1.22)",
         "a, anti-aliased, threshold 0.5": "65.00 (-2.22)",
         r"a, \{0.x\} \{1\}": "64.00 (-3.22)",
     }

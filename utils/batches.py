@@ -50,6 +50,7 @@ class BatchSplit:
             self.dataset, self._length = self.meta["dataset"], self._complete_split()["expressions"]
         self._self_contained = self.meta is None or self.meta["self_contained"]
         self._files = SplitFiles(self.folder, self.dataset, split)
+        self._groups: list[list[int]] | None = None
         self._last: tuple[int, dict] = (-1, {})  # the compact entry read last: it is asked for text, image and mask
 
     def _complete_split(self) -> dict:
@@ -108,11 +109,13 @@ class BatchSplit:
         return f"{self.text(i)[2]} {hashlib.sha256(self._raw_mask(i)).hexdigest()}"
 
     def image_groups(self) -> list[list[int]]:
-        """Indices of the expressions of each image, in order of first appearance. Reads every npz file."""
-        groups: dict[str, list[int]] = {}
-        for i in range(len(self)):
-            groups.setdefault(self.text(i)[2], []).append(i)
-        return list(groups.values())
+        """Indices of the expressions of each image, in order of first appearance. Reads every npz file, once."""
+        if self._groups is None:
+            groups: dict[str, list[int]] = {}
+            for i in range(len(self)):
+                groups.setdefault(self.text(i)[2], []).append(i)
+            self._groups = list(groups.values())
+        return self._groups
 
     def _entry(self, i: int) -> dict[str, np.ndarray]:
         """What the npz of expression i holds, but for pictures."""

@@ -26,9 +26,10 @@ class Ranks:
 def start(device: str | None = None) -> Ranks:
     """Join the group that torchrun describes in the environment (NCCL on CUDA, gloo on CPU), or be alone.
 
-    Args: device, "cpu", "cuda", "cuda:1", ...; None: CUDA where there is one. Raises InputError for a device that is
-    not there.
+    Args: device, "cpu", "cuda", "cuda:1", ...; None: CUDA where there is one. float32 means float32 from here on: by
+    default PyTorch convolves in TF32. Raises InputError for a device that is not there.
     """
+    torch.backends.cudnn.allow_tf32 = False
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {name}: this PyTorch sees no CUDA device; use --device cpu")
@@ -37,10 +38,12 @@ def start(device: str | None = None) -> Ranks:
         chosen = torch.device(name)
     except RuntimeError:
         raise InputError(f"--device {name}: not a device; use cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]) if world > 1 else chosen.index or 0)
+        if chosen.index >= torch.cuda.device_count():
+            raise InputError(f"{chosen}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
+        torch.cuda.set_device(chosen)
     if world > 1:
-        if chosen.type == "cuda":
-            chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(chosen)
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     return Ranks(chosen, rank, world)
 
@@ -60,10 +63,12 @@ def gather(items: list) -> list:
     return [item for part in parts for item in part]
 
 
-def mean(values: dict[str, float]) -> dict[str, float]:
-    """Each value averaged over the ranks."""
-    every = gather([values])
-    return {key: sum(each[key] for each in every) / len(every) for key in values}
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """Each value averaged over the ranks, on every rank."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return values
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

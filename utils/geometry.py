@@ -74,7 +74,7 @@ def resize_and_pad(image: Tensor, size: tuple[int, int], antialias: bool = False
         image, (fit.height, fit.width), mode="bilinear", align_corners=False, antialias=antialias
     )
     canvas = image.new_empty(*image.shape[:2], *size)
-    canvas[:] = image.new_tensor(fill).reshape(-1, 1, 1) if isinstance(fill, float | int) else fill.view(-1, 1, 1)
+    canvas[:] = fill if isinstance(fill, float | int) else fill.view(-1, 1, 1)
     canvas[..., fit.top : fit.top + fit.height, fit.left : fit.left + fit.width] = resized
     return canvas
 

@@ -108,12 +108,16 @@ def regular_file_size(path: str | os.PathLike, remedy: str) -> int:
     return status.st_size
 
 
+def _check_size(path: str | os.PathLike, limit: int, what: str, remedy: str) -> None:
+    size = regular_file_size(path, remedy)
+    if size > limit:
+        raise InputError(f"{path}: {size:,} bytes, but a {what} has at most {limit:,}; {remedy}")
+
+
 def read_bytes(path: str | os.PathLike, limit: int, what: str, remedy: str) -> bytes:
     """Content of a regular file of at most `limit` bytes. Raises InputError: missing, no file, larger."""
     with refusing(path, what, remedy):
-        size = regular_file_size(path, remedy)
-        if size > limit:
-            raise InputError(f"{path}: {size:,} bytes, but a {what} has at most {limit:,}; {remedy}")
+        _check_size(path, limit, what, remedy)
         with open(path, "rb") as file:  # noqa: PTH123
             return file.read(limit)
 
@@ -163,13 +167,14 @@ def read_npz(
 
     Raises InputError for a missing file or key, pickled objects, and sizes that do not fit what the file holds.
     """
-    data = read_bytes(path, MAX_NPZ_BYTES, "npz file", remedy)
-    with refusing(path, "npz file", remedy), zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = set(archive.namelist())
-        for key in required_keys:
-            if f"{key}.npy" not in members:
-                raise InputError(f"{path}: holds no {key}; {remedy}")
-        return {key: _unpacked(archive, f"{key}.npy") for key in required_keys}
+    with refusing(path, "npz file", remedy):
+        _check_size(path, MAX_NPZ_BYTES, "npz file", remedy)
+        with zipfile.ZipFile(path) as archive:
+            members = set(archive.namelist())
+            for key in required_keys:
+                if f"{key}.npy" not in members:
+                    raise InputError(f"{path}: holds no {key}; {remedy}")
+            return {key: _unpacked(archive, f"{key}.npy") for key in required_keys}
 
 
 def _unpacked(archive: zipfile.ZipFile, member: str) -> np.ndarray:

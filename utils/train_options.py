@@ -4,9 +4,11 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-import torch
-
+from eval.evaluator import PADS
+from models.config import FUSION_VARIANTS, LANGUAGE_BACKBONES
+from models.loss import PATCH_LABELS
 from utils.errors import ArgumentParser, InputError
+from utils.precision import AMP_DTYPES
 
 
 def size(text: str) -> tuple[int, int]:
@@ -35,8 +37,7 @@ def parse_args(description: str) -> Namespace:
     for name in ("batch_size", "num_steps", "log_every", "save_every", "accum", "max_bad_steps"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: must be at least 1")
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    args.amp_dtype = dtypes[args.amp_dtype] if args.amp else None
+    args.amp_dtype = args.amp_dtype if args.amp else None
     return args
 
 
@@ -58,11 +59,9 @@ def _model_flags(group) -> None:
     vision = "a plain ViT of timm, or vit_shapes_patch8 (small, for the demo)"
     add("--v_backbone", metavar="NAME", default="vit_base_patch16_384", help=vision)
     language = "language encoder; transformer_shapes is small, for the demo"
-    names = ["transformer_glove", "transformer_shapes"]
-    add("--l_backbone", default="transformer_glove", choices=names, help=language)
+    add("--l_backbone", default="transformer_glove", choices=[*LANGUAGE_BACKBONES], help=language)
     add("--mm_fusion", default="decoder_transformer", choices=["decoder_transformer"], help="the one that there is")
-    ways = ["indirect", "independent", "vanilla"]
-    add("--fusion", default="indirect", choices=ways, help="fusion encoder; the others are ablations")
+    add("--fusion", default="indirect", choices=FUSION_VARIANTS, help="fusion encoder; the others are ablations")
     add("--tr_n_layers", type=int, default=2, help="blocks of each fusion encoder")
     depth = "probability with which the last block of each encoder is left out in training, 0 to 1"
     add("--drop_path", type=float, default=0.1, help=depth)
@@ -96,7 +95,7 @@ def _recipe_flags(group) -> None:
 def _loss_flags(group) -> None:
     group.add_argument("--alpha_loc", type=float, default=0.1, help="weight of the patch loss")
     any_or_share = "a patch's label comes from the count (any: as the reference) or the share of its mask pixels"
-    group.add_argument("--patch_label", default="any", choices=["any", "share"], help=any_or_share)
+    group.add_argument("--patch_label", default="any", choices=PATCH_LABELS, help=any_or_share)
     group.add_argument("--patch_thres", type=float, default=0.8, help="what that count or share must exceed")
 
 
@@ -116,7 +115,7 @@ def _machine_flags(group) -> None:
     add = group.add_argument
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     add("--amp", action="store_true", help="mixed precision")
-    add("--amp_dtype", default="bf16", choices=["bf16", "fp16"], help="of --amp; fp16 for GPUs before Ampere")
+    add("--amp_dtype", default="bf16", choices=[*AMP_DTYPES], help="of --amp; fp16 for GPUs before Ampere")
     add("--tf32", action="store_true", help="float32 products in TF32 on GPUs that have it (without --amp)")
     add("--compile", action="store_true", help="torch.compile: faster steps after a minute or two")
     add("--grad_checkpoint", action="store_true", help="recompute activations: less memory, slower")
@@ -126,6 +125,6 @@ def _machine_flags(group) -> None:
 def _validation_flags(group) -> None:
     add = group.add_argument
     add("--eval_batch_size", type=int, default=8, help="images, and expressions, at a time")
-    add("--eval_pad", default="grey", choices=["grey", "black"], help="canvas around the image; training pads black")
+    add("--eval_pad", default="grey", choices=PADS, help="canvas around the image; training pads black")
     add("--eval_antialias", action="store_true", help="shrink images through an anti-aliasing filter")
     add("--is_vis", action="store_true", help="pictures of some samples at each validation")

@@ -1,12 +1,13 @@
 """The training loop: SPEC section 8. It knows a model only as something that takes images and ids.
 
-Everything random in step s comes from (seed, s, rank), so that a resumed run repeats an uninterrupted one.
+Everything random in step s comes from (seed, s, sample), so that a resumed run repeats an uninterrupted one and neither
+--accum nor the number of processes changes a step.
 """
 
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from utils import distributed
 from utils.errors import InputError
 from utils.logs import progress_bar
+from utils.precision import autocast
 from utils.sampler import mixed_seed
 from utils.schedule import Schedule
 from utils.signals import StopSignal
@@ -38,14 +40,14 @@ class TrainOptions:
     accum: int = 1  # micro-batches a step
     seed: int = 1
     max_bad_steps: int = 10  # steps in a row whose loss or gradient is not finite
-    amp: torch.dtype | None = None  # bfloat16 or float16 autocast
+    amp: str | None = None  # a name of `precision.AMP_DTYPES`
 
 
 class Trainer:
     """The state of a run and the step that advances it.
 
-    Args: model, called as model(images, ids) -> (pixel logits, patch logits); loss_fn(pixel, patch, mask) -> dict with
-    "loss".
+    Args: model, called as model(images, ids) -> (pixel logits, patch logits), whose modules with an attribute `draws`
+    (`models.blocks.SampleDropPath`) get theirs; loss_fn(pixel, patch, mask) -> dict with "loss".
     """
 
     def __init__(
@@ -53,7 +55,8 @@ class Trainer:
     ):
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
         self.schedule, self.options, self.ranks = schedule, options, ranks
-        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp is torch.float16)
+        self.drop_paths = [module for module in model.modules() if hasattr(module, "draws")]
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.step = 0  # updates done
         self.validated = 0  # step of the last validation
@@ -83,47 +86,67 @@ class Trainer:
         return self.step % self.options.save_every == 0 or self.step == self.options.num_steps
 
     def train_step(self, batches: list[dict]) -> dict[str, float]:
-        """One update from the micro-batches of this rank. Returns losses and gradient norm."""
-        device, options = self.ranks.device, self.options
-        self._seed()
+        """One update from the micro-batches of this rank. Returns losses and gradient norm of the whole batch."""
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * self.schedule.factor(self.step)
         totals: dict[str, torch.Tensor] = {}
-        for number, batch in enumerate(batches, 1):
-            image, mask, ids = (batch[key].to(device, non_blocking=True) for key in ("image", "mask", "ids"))
+        for number, (batch, draws) in enumerate(zip(batches, self._drop_draws(len(batches)), strict=True), 1):
+            for module, own in zip(self.drop_paths, draws, strict=True):
+                module.draws = own
             with self._sync_gradients(number == len(batches)):
-                with torch.autocast(device.type, options.amp, enabled=options.amp is not None):
-                    pixel, patch = self.model(image, ids)
-                losses = {name: value / len(batches) for name, value in self.loss_fn(pixel, patch, mask).items()}
+                losses = {name: value / len(batches) for name, value in self._losses(batch).items()}
                 self.scaler.scale(losses["loss"]).backward()
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0) + value.detach()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.grad_clip or math.inf)
-        values = {name: value.item() for name, value in {**totals, "grad_norm": norm}.items()}
-        # the norm is the same on all ranks, so they agree; float16's scaler skips overflows by itself
-        if self.scaler.is_enabled() or math.isfinite(values["grad_norm"]):
+        totals["grad_norm"] = self._clip()  # the same on all ranks, as gradients are
+        means = distributed.mean(torch.stack([*totals.values()]))
+        values = dict(zip(totals, means.tolist(), strict=True))  # the step's one wait for the device
+        finite = all(map(math.isfinite, values.values()))
+        if finite:
             self.scaler.step(self.optimizer)
-            self.scaler.update()
+        expected = self.scaler.is_enabled() and self.scaler.get_scale() > 1  # float16's search for its scale
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self._watch(values, batches)
+        if finite:
+            self._count(values)
+        elif not expected:
+            self._complain(values, batches)
         return values
 
-    def _seed(self) -> None:
-        torch.manual_seed(mixed_seed(self.options.seed, self.step, self.ranks.rank))
+    def _losses(self, batch: dict) -> dict[str, torch.Tensor]:
+        image, mask, ids = (batch[key].to(self.ranks.device, non_blocking=True) for key in ("image", "mask", "ids"))
+        with autocast(self.ranks.device, self.options.amp):
+            pixel, patch = self.model(image, ids)
+        return self.loss_fn(pixel, patch, mask)
+
+    def _drop_draws(self, parts: int) -> Sequence[torch.Tensor]:
+        """Uniform numbers, drop paths x samples, for each micro-batch of this rank: its part of the whole batch's."""
+        seed = mixed_seed(self.options.seed, self.step, 1)  # 1: another stream than the sampler's
+        size = len(self.drop_paths), self.options.batch_size
+        draws = torch.rand(size, generator=torch.Generator().manual_seed(seed))
+        own = draws.tensor_split(self.ranks.world, 1)[self.ranks.rank]
+        return own.to(self.ranks.device, non_blocking=True).tensor_split(parts, 1)
+
+    def _clip(self) -> torch.Tensor:
+        """The norm of the gradient, which is then cut down to `grad_clip`."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        if self.options.grad_clip:
+            nn.utils.clip_grads_with_norm_(parameters, self.options.grad_clip, norm)
+        return norm
 
     def _sync_gradients(self, now: bool):
         return nullcontext() if now or not hasattr(self.model, "no_sync") else self.model.no_sync()
 
-    def _watch(self, values: dict[str, float], batches: list[dict]) -> None:
-        """Count steps in a row that are not finite; stop after too many, with the samples' names."""
-        fine = math.isfinite(values["loss"]) and (self.scaler.is_enabled() or math.isfinite(values["grad_norm"]))
-        if not distributed.any_rank(not fine, self.ranks.device):
-            self.bad_steps = 0
-            for name, value in {**values, "count": 1}.items():
-                self.window[name] = self.window.get(name, 0.0) + value
-            return
+    def _count(self, values: dict[str, float]) -> None:
+        self.bad_steps = 0
+        for name, value in {**values, "count": 1}.items():
+            self.window[name] = self.window.get(name, 0.0) + value
+
+    def _complain(self, values: dict[str, float], batches: list[dict]) -> None:
+        """Report a step that is not finite, with the samples' names; stop after too many in a row."""
         self.bad_steps += 1
         names = ", ".join(name for batch in batches for name in batch["name"])
         what = f"step {self.step}: loss {values['loss']}, gradient norm {values['grad_norm']}, samples {names}"
@@ -166,6 +189,7 @@ def _loop(trainer: Trainer, batches: Iterator[dict], bar, log, save, validate, s
             started, done = time.monotonic(), 0
         if distributed.any_rank(stop.requested, trainer.ranks.device) and trainer.step < options.num_steps:
             save()
+            distributed.wait_for_all()  # a rank that leaves while the first one writes would have torchrun kill it
             raise Stopped
 
 
@@ -176,7 +200,7 @@ def _rate(trainer: Trainer) -> float:
 def _log_window(trainer: Trainer, log, rate: float) -> None:
     count = trainer.window.pop("count", 0)
     if count:
-        means = distributed.mean({name: value / count for name, value in trainer.window.items()})
+        means = {name: value / count for name, value in trainer.window.items()}
         log.record("train", trainer.step, {**means, "lr": _rate(trainer)})
     speed = {"samples_per_s": rate}
     if trainer.ranks.device.type == "cuda":
