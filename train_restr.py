@@ -10,10 +10,9 @@ A signal (Ctrl+C, SIGTERM, SIGUSR1) saves and stops the run; the same command wi
 
 import os
 import sys
-from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -22,7 +21,6 @@ from torch.utils.data import DataLoader
 from eval.evaluator import EvalSettings
 from eval.validation import Validation
 from models import ReSTRConfig, build_restr
-from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from models.config import LANGUAGE_BACKBONES, DecoderConfig, FusionConfig
 from models.loss import LossConfig, restr_loss
 from models.memory import describe_memory
@@ -33,12 +31,12 @@ from utils.allocator import settle_memory
 from utils.batches import BatchSplit, TrainDataset, collate
 from utils.distributed import Ranks
 from utils.errors import InputError, one_line, run_main
+from utils.experiment import Experiment, data_of
 from utils.logs import NoLog, RunLog
 from utils.run_folder import RunFolder
 from utils.sampler import StepSampler
 from utils.schedule import Schedule
-from utils.signals import EXIT_RESUME, ignore_signals
-from utils.text import Vocabulary
+from utils.signals import EXIT_RESUME, StopSignal, ignore_signals
 from utils.train_options import parse_args
 from utils.training import Stopped, Trainer, TrainOptions, fit
 from utils.words import embeddings_file, read_embeddings, vocabulary_of
@@ -74,29 +72,24 @@ def run(args, ranks: Ranks) -> int:
         print(describe(config), describe_memory(config), sep="\n\n")
         return 0
     check(args, split, ranks)
+    stop = StopSignal()
     folder = RunFolder(args.weights_dir / (args.exp_name or f"restr_{split.dataset}"), split.dataset, ranks.is_main)
-    state = folder.newest(read_checkpoint) if args.resume else folder.check_fresh()
-    if state:
-        check_same_run(args, config, vocabulary, state)
+    resuming = folder.begin(args.resume)
     if args.tf32:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(args.seed)
-    model = build_model(args, config, split, state).to(ranks.device)
+    model = build_model(args, config, split, resuming).to(ranks.device)
     trainer = build_trainer(args, model, ranks)
-    if state:
-        restore(trainer, state, folder)
-    known = state.training["log_bytes"] if state else 0
-    del state  # as large as model and optimiser together
-    log = NoLog()
-    if ranks.is_main:
-        log = RunLog(folder.path, trainer.step, known, recipe(args) if args.wandb else None)
+    data = data_of(args, {args.set: split, args.valset: valset}, vocabulary)
+    experiment = Experiment(args, ranks, model, trainer, folder, vocabulary, data)
+    known = experiment.resume() if resuming else 0
+    log = experiment.log = open_log(experiment, known)
     pictures = folder.path / "vis" if args.is_vis else None
-    validation = Validation(valset, eval_settings(args), ranks, log, pictures, args.num_workers)
-    experiment = Experiment(args, ranks, model, trainer, folder, log, vocabulary, validation)
+    experiment.validation = Validation(valset, eval_settings(args), ranks, log, pictures, args.num_workers)
     try:
-        with explained_compiler(args.compile):
-            fit(trainer, loader(args, split, trainer, ranks), log, experiment.save, experiment.validate)
+        with explained(args.compile):
+            fit(trainer, loader(args, split, trainer, ranks), log, experiment.save, experiment.validate, stop)
     except Stopped:
         if ranks.is_main:
             print(f"saved step {trainer.step} in {folder.path}: continue with --resume", file=sys.stderr)
@@ -108,47 +101,12 @@ def run(args, ranks: Ranks) -> int:
     return 0
 
 
-@dataclass
-class Experiment:
-    """A run's model and state, and how they get to disk; only the first rank writes."""
-
-    args: Namespace
-    ranks: Ranks
-    model: torch.nn.Module
-    trainer: Trainer
-    folder: RunFolder
-    log: RunLog | NoLog
-    vocabulary: Vocabulary
-    validation: Validation
-
-    def checkpoint(self, training: dict | None = None, metrics: dict | None = None) -> Checkpoint:
-        """The weights as they are, and what they were trained on."""
-        data = {
-            "dataset": self.folder.dataset,
-            "set": self.args.set,
-            "image_size": list(self.args.input_size),
-            "vocabulary_sha256": self.vocabulary.sha256,
-        }
-        weights, config, step = self.model.state_dict(), self.model.config, self.trainer.step
-        return Checkpoint(weights, config, self.vocabulary.words, data, step, metrics or {}, training)
-
-    def save(self) -> None:
-        """The whole state, to continue from."""
-        training = {"trainer": self.trainer.state(), "options": recipe(self.args), "log_bytes": self.log.position()}
-        if self.ranks.is_main:
-            self.folder.save_last(lambda file: save_checkpoint(file, self.checkpoint(training)))
-
-    def validate(self) -> None:
-        """Evaluate; write the numbered and perhaps the best checkpoint, and the state that knows of them."""
-        metrics, trainer = self.validation(self.model, self.trainer.step), self.trainer
-        best = trainer.best is None or metrics["oIoU"] > trainer.best
-        trainer.best, trainer.validated = metrics["oIoU"] if best else trainer.best, trainer.step
-        if self.ranks.is_main:
-            save_checkpoint(self.folder.numbered(trainer.step), self.checkpoint(metrics=metrics))
-            if best:
-                save_checkpoint(self.folder.best, self.checkpoint(metrics=metrics))
-            self.folder.prune(self.args.keep)
-        self.save()
+def open_log(experiment: Experiment, known: int) -> RunLog | NoLog:
+    """The run's log, cut back to the `known` bytes of log.jsonl; nothing where another rank writes."""
+    if not experiment.ranks.is_main:
+        return NoLog()
+    wandb = experiment.recipe if experiment.args.wandb else None
+    return RunLog(experiment.folder.path, experiment.trainer.step, known, wandb)
 
 
 def model_config(args, words: int) -> ReSTRConfig:
@@ -171,12 +129,10 @@ def check(args, split: BatchSplit, ranks: Ranks) -> None:
         raise InputError(f"--batch_size {args.batch_size} cannot be divided by {parts}")
 
 
-def build_model(args, config: ReSTRConfig, split: BatchSplit, state: Checkpoint | None) -> torch.nn.Module:
-    """The model with its first weights: the saved ones, or a pre-trained ViT and GloVe."""
+def build_model(args, config: ReSTRConfig, split: BatchSplit, resuming: bool) -> torch.nn.Module:
+    """The model with its first weights: a pre-trained ViT and GloVe, unless saved ones are to come."""
     model = build_restr(config)
-    if state:
-        model.load_state_dict(state.weights)
-    else:
+    if not resuming:
         file = args.embeddings or embeddings_file(split)
         if args.random_embeddings or (args.no_pretrained and not args.embeddings and not file.exists()):
             print("word embeddings start from random values", file=sys.stderr)
@@ -219,12 +175,15 @@ def build_trainer(args, model: torch.nn.Module, ranks: Ranks) -> Trainer:
 
 
 @contextmanager
-def explained_compiler(enabled: bool) -> Iterator[None]:
-    """Turn an exception of torch.compile, which works at the first step, into an InputError."""
+def explained(compiled: bool) -> Iterator[None]:
+    """Turn want of memory, and exceptions of torch.compile, which works at the first step, into an InputError."""
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        remedy = "pass --accum 2 (4, 8, ...) for the same steps in less memory, --amp or --grad_checkpoint"
+        raise InputError(f"out of GPU memory: {remedy} ({one_line(error, 120)})") from None
     except Exception as error:
-        if enabled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        if compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise InputError(f"--compile: {one_line(error, 160)}: leave it out, or install a C++ compiler") from None
         raise
 
@@ -249,40 +208,6 @@ def eval_settings(args) -> EvalSettings:
     return EvalSettings(
         pad=args.eval_pad, antialias=args.eval_antialias, batch_size=args.eval_batch_size, amp=args.amp_dtype
     )
-
-
-def recipe(args) -> dict:
-    """The flags that decide weights and log; a resumed run must have the same."""
-    names = (
-        "set valset batch_size num_steps adamW lr v_lr_scale end_lr warm_iter power is_cos weight_decay momentum "
-        "grad_clip alpha_loc patch_label patch_thres seed save_every log_every amp amp_dtype eval_pad eval_antialias"
-    )
-    return {name: getattr(args, name) for name in names.split()}
-
-
-def check_same_run(args, config: ReSTRConfig, vocabulary: Vocabulary, state: Checkpoint) -> None:
-    """Raise InputError if the run to be resumed had other flags, another model or other words."""
-    training = state.training or {}
-    options, position = training.get("options"), training.get("log_bytes")
-    if not isinstance(options, dict) or type(position) is not int or position < 0:
-        raise InputError("--resume: the checkpoint holds no training state: choose another --exp_name")
-    for name, now in recipe(args).items():
-        then = options.get(name)
-        if then != now:
-            raise InputError(
-                f"--resume: the run has --{name} {one_line(then, 40)}, not {now}: pass the same, or another --exp_name"
-            )
-    if state.config != config or state.vocabulary != vocabulary.words:
-        raise InputError("--resume: the run has another model or vocabulary: pass its flags, or another --exp_name")
-
-
-def restore(trainer: Trainer, state: Checkpoint, folder: RunFolder) -> None:
-    """Continue from a saved state. Raises InputError if it is none of this run's optimiser."""
-    try:
-        trainer.restore(state.training["trainer"])
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        fault = one_line(f"{type(error).__name__}: {error}", 120)
-        raise InputError(f"{folder.path}: its state cannot be continued ({fault}): choose another --exp_name") from None
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-PATCH_LABELS = ("any", "share")
-
 
 @dataclass(frozen=True)
 class LossConfig:

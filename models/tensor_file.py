@@ -48,6 +48,8 @@ def _check_archive(path: Path | str) -> None:
             raise ValueError("a name is in it twice")
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise ValueError("it is compressed, which torch.save never does")
+        if damaged := archive.testzip():  # mapping the file compares no check sum
+            raise ValueError(f"{damaged} is not what was written")
         pickles = [member for member in members if member.filename.rpartition("/")[2] == "data.pkl"]
         for operation, argument, _ in pickletools.genops(archive.read(pickles[0])) if len(pickles) == 1 else ():
             if operation.name in ("GLOBAL", "INST", "STACK_GLOBAL") and not _NAMED.fullmatch(argument or ""):

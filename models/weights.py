@@ -8,10 +8,18 @@ from utils.errors import InputError, one_line
 
 
 def model_with(config: ReSTRConfig, weights: dict[str, torch.Tensor]) -> ReSTR:
-    """The model of `config` with `weights` (our names), in eval mode.
+    """The model of `config` with `weights` (our names), in eval mode. Raises InputError if they do not fit."""
+    check_weights(config, weights)
+    model = build_restr(config)
+    model.load_state_dict(weights)
+    return model.eval()
 
-    Names and shapes are compared on the meta device first: a configuration from a stranger's file cannot make this
-    machine allocate more than the file's own tensors take. Raises InputError if they do not fit.
+
+def check_weights(config: ReSTRConfig, weights: dict[str, torch.Tensor]) -> None:
+    """Raise InputError unless `weights` are those of a model of `config`.
+
+    Names and shapes are compared on the meta device: a configuration from a stranger's file cannot make this machine
+    allocate more than the file's own tensors take.
     """
     try:
         with torch.device("meta"):
@@ -21,9 +29,6 @@ def model_with(config: ReSTRConfig, weights: dict[str, torch.Tensor]) -> ReSTR:
     problem = _difference(expected, weights)
     if problem:
         raise InputError(problem)
-    model = build_restr(config)
-    model.load_state_dict(weights)
-    return model.eval()
 
 
 def _difference(expected: dict[str, torch.Tensor], weights: dict) -> str | None:

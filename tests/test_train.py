@@ -51,6 +51,15 @@ def test_a_seed_gives_the_same_bits_with_any_number_of_loaders(whole, batches, t
     assert not equal(outcome(tmp_path / "other"), outcome(whole))
 
 
+def test_a_second_interrupt_leaves_at_once(batches, tmp_path):
+    process = start(batches, tmp_path / "run", "--num_steps", "2000")
+    wait_for(lambda: (tmp_path / "run" / "log.jsonl").exists())
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode in (75, 130)  # 75: both came before it looked
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_saves_and_the_resumed_run_ends_the_same(whole, batches, tmp_path, number):
     folder = tmp_path / "run"
@@ -77,7 +86,10 @@ def test_a_damaged_state_falls_back_to_the_one_before(whole, batches, tmp_path):
     folder = tmp_path / "run"
     assert train(batches, folder)[0] == 0
     last = folder / "last.pth"
-    last.write_bytes(last.read_bytes()[:5000])
+    damaged = bytearray(last.read_bytes())
+    middle = len(damaged) // 2
+    damaged[middle : middle + 64] = bytes(64)
+    last.write_bytes(damaged)
     code, message = train(batches, folder, "--resume")
     assert code == 0
     assert f"falling back to {folder / 'last.prev.pth'}" in message
@@ -101,6 +113,11 @@ def test_a_damaged_state_falls_back_to_the_one_before(whole, batches, tmp_path):
         (["--v_weights", "nowhere.pth"], "--v_weights"),
         (["--num_steps", "0"], "--num_steps"),
         (["--device", "cuda:77"], "--device"),
+        (["--device", "meta"], "--device"),
+        (["--lr", "0"], "--lr"),
+        (["--alpha_loc", "nan"], "--alpha_loc"),
+        (["--keep", "-1"], "--keep"),
+        (["--no_pretrained", "--v_weights", "a.pth"], "contradict"),
         (["--nonsense"], "--nonsense"),
     ],
     ids=str,
@@ -123,6 +140,9 @@ def test_a_run_is_not_overwritten(whole, batches, tmp_path):
     code, message = train(batches, whole, "--resume", "--lr", "1e-2")
     assert (code, message.count("\n")) == (2, 0)
     assert "--lr" in message
+    assert equal(outcome(whole), before)
+    code, message = train(batches, whole, "--resume", "--lr", "1e-2", "--allow_changes")
+    assert (code, message) == (0, "from here on with --lr 0.01, not 0.001")
     assert equal(outcome(whole), before)
     folder = tmp_path / "busy"
     process = start(batches, folder, "--num_steps", "2000", "--save_every", "2000")

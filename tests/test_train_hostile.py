@@ -1,5 +1,6 @@
 """train_restr.py where files vanish, cannot be written, are half built or not of this run: one line, exit code 2."""
 
+import copy
 import json
 import shutil
 
@@ -78,6 +79,44 @@ def test_a_state_of_other_words_or_of_another_program_is_not_resumed(batches, co
     assert "vocabulary" in refused(copied, folder, "--num_steps", "1", "--resume")
     whole = torch.load(folder / "last.pth", weights_only=True)
     (folder / "last.prev.pth").unlink()
-    for broken in ({}, {"options": 3}, {**whole["training"], "trainer": {}}, {**whole["training"], "log_bytes": "x"}):
-        torch.save({**whole, "training": broken}, folder / "last.pth")
+    for broken in broken_states(whole):
+        torch.save(broken, folder / "last.pth")
         assert "another --exp_name" in refused(batches, folder, "--num_steps", "1", "--resume")
+
+
+def broken_states(whole):
+    """Copies of a run's state, each with one thing wrong."""
+    training = whole["training"]
+    for broken in ({}, {"options": 3}, {**training, "trainer": {}}, {**training, "log_bytes": "x"}):
+        yield {**whole, "training": broken}
+    for name, value in {"step": -5, "best": "x", "window": {"loss": "a"}, "bad_steps": None}.items():
+        yield {**whole, "training": {**training, "trainer": {**training["trainer"], name: value}}}
+    for change in ("pop", "shape", "nan"):
+        broken = copy.deepcopy(whole)
+        state = broken["training"]["trainer"]["optimizer"]["state"]
+        if change == "pop":
+            del state[0]
+        elif change == "shape":
+            state[0]["exp_avg"] = torch.zeros(3)
+        else:
+            next(iter(broken["model"].values())).view(-1)[0] = torch.nan
+        yield broken
+
+
+def test_other_data_is_no_run_to_go_on_with(batches, copied, tmp_path):
+    folder = tmp_path / "run"
+    assert train(batches, folder, "--num_steps", "1")[0] == 0
+    value = json.loads((copied / "meta.json").read_text())
+    value["splits"]["train"]["expressions_sha256"] = "0" * 64
+    (copied / "meta.json").write_text(json.dumps(value))
+    assert "other data" in refused(copied, folder, "--num_steps", "1", "--resume")
+    for name in ("last.pth", "last.prev.pth"):
+        (folder / name).unlink()
+    assert "no last.pth" in refused(batches, folder, "--num_steps", "1", "--resume")
+
+
+def test_a_diverged_run_keeps_a_state_to_go_on_from(batches, tmp_path):
+    folder, steps = tmp_path / "run", ("--num_steps", "8", "--save_every", "2", "--warm_iter", "4")
+    assert "not finite" in refused(batches, folder, *steps, "--lr", "1e6", "--weight_decay", "1")
+    weights = torch.load(folder / "last.pth", weights_only=True)["model"]
+    assert all(weight.isfinite().all() for weight in weights.values())

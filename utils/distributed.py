@@ -1,12 +1,15 @@
 """One process or many: torchrun's environment, and the few collective calls that are needed."""
 
 import os
+import re
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
-from utils.errors import InputError
+from utils.errors import InputError, one_line
+
+ENVIRONMENT = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}  # set by torchrun; alone without it
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,24 @@ def start(device: str | None = None) -> Ranks:
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {name}: this PyTorch sees no CUDA device; use --device cpu")
-    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise InputError(f"--device {name}: use cpu, cuda or cuda:N")
+    chosen = torch.device(name)
     try:
-        chosen = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"--device {name}: not a device; use cpu, cuda or cuda:N") from None
+        world, rank, local = (int(os.environ.get(key, default)) for key, default in ENVIRONMENT.items())
+    except ValueError:
+        raise InputError(f"{', '.join(ENVIRONMENT)} are not all numbers: start with torchrun, or unset them") from None
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]) if world > 1 else chosen.index or 0)
+        chosen = torch.device("cuda", local if world > 1 else chosen.index or 0)
         if chosen.index >= torch.cuda.device_count():
             raise InputError(f"{chosen}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
         torch.cuda.set_device(chosen)
     if world > 1:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        try:
+            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        except ValueError as error:  # the environment is not torchrun's
+            fault = one_line(error, 200)
+            raise InputError(f"WORLD_SIZE is {world}, but {fault}: start with torchrun, or unset it") from None
     return Ranks(chosen, rank, world)
 
 

@@ -34,6 +34,8 @@ def one_line(text: object, limit: int = 500) -> str:
 
 def run_main(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main`; turn an InputError or an operating-system error into one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names and words that the terminal cannot show
     try:
         code = main() or 0
     except InputError as error:

@@ -48,6 +48,8 @@ class RunLog:
         threading.excepthook = _pass_over_disk_errors
         path = folder / "log.jsonl"
         self.file = path.open("ab")
+        if path.stat().st_size < known_bytes:
+            print(f"{path}: lines of the steps before {step + 1} are missing from it", file=sys.stderr)
         self.file.truncate(min(known_bytes, path.stat().st_size))
         self.file.seek(0, os.SEEK_END)
         self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)

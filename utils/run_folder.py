@@ -5,9 +5,12 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from utils.errors import InputError
 from utils.safe_io import TEMPORARY_PREFIX
+
+T = TypeVar("T")
 
 
 class RunFolder:
@@ -35,13 +38,16 @@ class RunFolder:
         """Files of whole states, newest first; last.new.pth exists only between the two renames of `save_last`."""
         return [self.path / name for name in ("last.new.pth", "last.pth", "last.prev.pth")]
 
-    def check_fresh(self) -> None:
-        """Raise InputError if a run has left its checkpoints here."""
-        if self._found() or list(self.path.glob("*.pth")):
+    def begin(self, resume: bool) -> bool:
+        """Whether there is a state to go on from. Raises InputError if a run would be overwritten."""
+        if self._found() and not resume:
             raise InputError(f"{self.path} already holds a run: continue it with --resume or choose another --exp_name")
+        if not self._found() and list(self.path.glob("*.pth")):
+            raise InputError(f"{self.path} holds checkpoints but no last.pth to --resume: choose another --exp_name")
+        return bool(self._found())
 
-    def newest(self, read: Callable[[Path], object]) -> object | None:
-        """What `read` gives for the newest whole state; None if nothing was saved. InputError if none is whole."""
+    def newest(self, read: Callable[[Path], T]) -> T:
+        """What `read` gives for the newest whole state. Raises its InputError for the newest if none is whole."""
         reasons = []
         for file in self._found():
             try:
@@ -52,9 +58,7 @@ class RunFolder:
             for reason in reasons:
                 print(f"{reason}; falling back to {file}", file=sys.stderr)
             return state
-        if reasons:
-            raise InputError(reasons[0])
-        return None
+        raise InputError(reasons[0])
 
     def _found(self) -> list[Path]:
         return [file for file in self._states if file.exists()]

@@ -46,7 +46,7 @@ def atomic_write(path: str | os.PathLike, durable: bool = False) -> Iterator[IO[
     """Yield a binary file that becomes `path` only when the block ends without an exception.
 
     The temporary stands in the same folder under a hidden name of its own and is removed on failure. `durable` also
-    waits until the disk has it. Raises OSError as writing does.
+    waits until the disk has it. Raises OSError, which names `path`.
     """
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
@@ -57,9 +57,11 @@ def atomic_write(path: str | os.PathLike, durable: bool = False) -> Iterator[IO[
             if durable:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.errno and not error.filename:  # a full disk does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     if durable:
         _sync_folder(path.parent)

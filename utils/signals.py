@@ -1,16 +1,14 @@
 """Being asked to stop: by a scheduler, by Ctrl-C, by a time limit."""
 
+import os
 import signal
-import sys
-
-from tqdm import tqdm
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 EXIT_RESUME = 75  # sysexits.h, EX_TEMPFAIL: stopped by a signal, saved, start again with --resume
 
 
 class StopSignal:
-    """SIGTERM, SIGINT and SIGUSR1 set `requested`, for the loop to end after its step; another SIGINT exits at once."""
+    """SIGTERM, SIGINT and SIGUSR1 set `requested`, for the loop to end after its step; a SIGINT then exits at once."""
 
     def __init__(self):
         self.requested = False
@@ -18,9 +16,10 @@ class StopSignal:
             signal.signal(number, self._ask)
 
     def _ask(self, number, frame) -> None:
+        if self.requested and number == signal.SIGINT:
+            os._exit(130)  # an exception could be raised, and lost, anywhere
         self.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        tqdm.write(f"{signal.Signals(number).name}: finishing the step and saving", file=sys.stderr)
+        os.write(2, f"\n{signal.Signals(number).name}: finishing the step and saving\n".encode())
 
 
 def ignore_signals(_worker: int = 0) -> None:

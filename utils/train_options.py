@@ -4,11 +4,22 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from eval.evaluator import PADS
-from models.config import FUSION_VARIANTS, LANGUAGE_BACKBONES
-from models.loss import PATCH_LABELS
 from utils.errors import ArgumentParser, InputError
 from utils.precision import AMP_DTYPES
+
+MANY, LARGE = 10**9, 1e6
+LIMITS = {  # flag -> least and most value
+    **dict.fromkeys(("batch_size", "num_steps", "log_every", "save_every", "accum", "max_bad_steps"), (1, MANY)),
+    **dict.fromkeys(("warm_iter", "keep"), (0, MANY)),
+    **dict.fromkeys(("end_lr", "v_lr_scale", "grad_clip", "alpha_loc", "patch_thres"), (0, LARGE)),
+    **dict.fromkeys(("momentum", "weight_decay"), (0, 1)),
+    "eval_batch_size": (1, 1024),
+    "num_workers": (0, 1024),
+    "seed": (0, 2**63 - 1),
+    "lr": (1e-20, LARGE),
+    "power": (0, 100),
+    "drop_path": (0, 0.9),
+}
 
 
 def size(text: str) -> tuple[int, int]:
@@ -32,11 +43,14 @@ def parse_args(description: str) -> Namespace:
     args = parser.parse_args()
     if args.warm_iter is None:
         args.warm_iter = args.num_steps // 10
-    if args.seed < 0:
-        raise InputError(f"--seed {args.seed}: must not be negative")
-    for name in ("batch_size", "num_steps", "log_every", "save_every", "accum", "max_bad_steps"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} {getattr(args, name)}: must be at least 1")
+    for name, (least, most) in LIMITS.items():
+        value = getattr(args, name)
+        if not least <= value <= most:  # nan is not, either
+            raise InputError(f"--{name} {value}: must be from {least:g} to {most:g}")
+    if args.no_pretrained and args.v_weights:
+        raise InputError("--no_pretrained and --v_weights contradict each other: leave one out")
+    if not str(args.weights_dir / (args.exp_name or "")).isprintable():
+        raise InputError("--weights_dir and --exp_name must consist of printable characters")
     args.amp_dtype = args.amp_dtype if args.amp else None
     return args
 
@@ -59,11 +73,16 @@ def _model_flags(group) -> None:
     vision = "a plain ViT of timm, or vit_shapes_patch8 (small, for the demo)"
     add("--v_backbone", metavar="NAME", default="vit_base_patch16_384", help=vision)
     language = "language encoder; transformer_shapes is small, for the demo"
-    add("--l_backbone", default="transformer_glove", choices=[*LANGUAGE_BACKBONES], help=language)
+    add("--l_backbone", default="transformer_glove", choices=["transformer_glove", "transformer_shapes"], help=language)
     add("--mm_fusion", default="decoder_transformer", choices=["decoder_transformer"], help="the one that there is")
-    add("--fusion", default="indirect", choices=FUSION_VARIANTS, help="fusion encoder; the others are ablations")
+    add(
+        "--fusion",
+        default="indirect",
+        choices=["indirect", "independent", "vanilla"],
+        help="fusion encoder; the others are ablations",
+    )
     add("--tr_n_layers", type=int, default=2, help="blocks of each fusion encoder")
-    depth = "probability with which the last block of each encoder is left out in training, 0 to 1"
+    depth = "probability with which the last block of each encoder is left out in training, 0 to 0.9"
     add("--drop_path", type=float, default=0.1, help=depth)
     add("--is_shared", action="store_true", help="one block applied --tr_n_layers times in each fusion encoder")
     add("--no_decoder", action="store_true", help="patch logits only, without the patch loss")
@@ -95,7 +114,7 @@ def _recipe_flags(group) -> None:
 def _loss_flags(group) -> None:
     group.add_argument("--alpha_loc", type=float, default=0.1, help="weight of the patch loss")
     any_or_share = "a patch's label comes from the count (any: as the reference) or the share of its mask pixels"
-    group.add_argument("--patch_label", default="any", choices=PATCH_LABELS, help=any_or_share)
+    group.add_argument("--patch_label", default="any", choices=["any", "share"], help=any_or_share)
     group.add_argument("--patch_thres", type=float, default=0.8, help="what that count or share must exceed")
 
 
@@ -104,6 +123,7 @@ def _run_flags(group) -> None:
     add("--exp_name", metavar="EXP", help="name of the run's folder (default: restr_DATASET)")
     add("--weights_dir", type=Path, metavar="DIR", default="weights", help="where the run's folder is made")
     add("--resume", action="store_true", help="continue from last.pth")
+    add("--allow_changes", action="store_true", help="of the recipe's flags, when --resume finds others in the run")
     add("--save_every", type=int, default=5000, help="steps between validations and checkpoints")
     add("--keep", type=int, default=0, help="numbered checkpoints to keep; 0: all")
     add("--log_every", type=int, default=100, help="steps between log lines")
@@ -125,6 +145,6 @@ def _machine_flags(group) -> None:
 def _validation_flags(group) -> None:
     add = group.add_argument
     add("--eval_batch_size", type=int, default=8, help="images, and expressions, at a time")
-    add("--eval_pad", default="grey", choices=PADS, help="canvas around the image; training pads black")
+    add("--eval_pad", default="grey", choices=["grey", "black"], help="canvas around the image; training pads black")
     add("--eval_antialias", action="store_true", help="shrink images through an anti-aliasing filter")
     add("--is_vis", action="store_true", help="pictures of some samples at each validation")

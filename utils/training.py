@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from utils import distributed
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.logs import progress_bar
 from utils.precision import autocast
 from utils.sampler import mixed_seed
@@ -74,8 +74,18 @@ class Trainer:
         }
 
     def restore(self, state: dict) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`. Raises ValueError, KeyError or the like for what is no state of this training."""
+        counts = [state[name] for name in ("step", "validated", "bad_steps")]
+        if any(type(count) is not int or not 0 <= count <= self.options.num_steps for count in counts):
+            raise ValueError(f"{one_line(counts, 60)} are no counts of steps")
+        numbers = [*state["window"].values(), 0.0 if state["best"] is None else state["best"]]
+        if any(type(number) is not float or not math.isfinite(number) for number in numbers):
+            raise ValueError(f"{one_line(numbers, 60)} are no losses and no oIoU")
+        own = [{name: group[name] for name in group.keys() - {"params", "lr"}} for group in self.optimizer.param_groups]
+        _check_moments(self.optimizer, state["optimizer"]["state"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(settings)
         self.scaler.load_state_dict(state["scaler"])
         for name in ("step", "validated", "best", "bad_steps"):
             setattr(self, name, state[name])
@@ -148,21 +158,31 @@ class Trainer:
     def _complain(self, values: dict[str, float], batches: list[dict]) -> None:
         """Report a step that is not finite, with the samples' names; stop after too many in a row."""
         self.bad_steps += 1
-        names = ", ".join(name for batch in batches for name in batch["name"])
-        what = f"step {self.step}: loss {values['loss']}, gradient norm {values['grad_norm']}, samples {names}"
-        tqdm.write(f"skipped {what}", file=sys.stderr)
+        names = [name for batch in batches for name in batch["name"]]
+        what = f"step {self.step}: loss {values['loss']}, gradient norm {values['grad_norm']}, samples "
+        tqdm.write(f"skipped {what}{', '.join(names)}", file=sys.stderr)
         if self.bad_steps >= self.options.max_bad_steps:
-            raise InputError(f"{self.bad_steps} steps in a row were not finite; {what}: lower --lr or set --grad_clip")
+            remedy = "lower --lr or set --grad_clip (with --resume and --allow_changes)"
+            raise InputError(f"{self.bad_steps} steps in a row were not finite: {remedy}; {what}{', '.join(names[:8])}")
 
 
-def fit(trainer: Trainer, batches: Iterable[dict], log, save: Callable[[], None], validate: Callable[[], None]) -> None:
+def _check_moments(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Raise ValueError unless a saved optimiser's tensors have the parameters' shapes, which fused kernels trust."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, parameter in enumerate(parameters) if state else ():
+        for name, value in state[number].items():
+            shape = () if name == "step" else parameter.shape
+            if value is not None and (value.shape != shape or not value.is_floating_point()):
+                raise ValueError(f"{one_line(name, 40)} of parameter {number} is {one_line(value.shape, 40)}")
+
+
+def fit(trainer: Trainer, batches: Iterable[dict], log, save: Callable, validate: Callable, stop: StopSignal) -> None:
     """Train to the last step.
 
     Args: batches, the micro-batches from the trainer's step on; save() writes the state; validate() evaluates and
     writes the numbered checkpoint. Raises Stopped after a signal, when the state is saved.
     """
     options = trainer.options
-    stop = StopSignal()
     if trainer.step and trainer.due() and trainer.validated < trainer.step:
         validate()  # the run was killed between its checkpoint and its validation
     bar = progress_bar(total=options.num_steps, initial=trainer.step, disable=not trainer.ranks.is_main, unit="step")
@@ -174,6 +194,10 @@ def _loop(trainer: Trainer, batches: Iterator[dict], bar, log, save, validate, s
     options = trainer.options
     started, done = time.monotonic(), 0
     while trainer.step < options.num_steps:
+        if distributed.any_rank(stop.requested, trainer.ranks.device):
+            save()
+            distributed.wait_for_all()  # a rank that leaves while the first one writes would have torchrun kill it
+            raise Stopped
         trainer.model.train()
         values = trainer.train_step([next(batches) for _ in range(options.accum)])
         done += 1
@@ -187,10 +211,6 @@ def _loop(trainer: Trainer, batches: Iterator[dict], bar, log, save, validate, s
             save()
             validate()
             started, done = time.monotonic(), 0
-        if distributed.any_rank(stop.requested, trainer.ranks.device) and trainer.step < options.num_steps:
-            save()
-            distributed.wait_for_all()  # a rank that leaves while the first one writes would have torchrun kill it
-            raise Stopped
 
 
 def _rate(trainer: Trainer) -> float:

@@ -1,0 +1,121 @@
+"""A run on disk: what its checkpoints hold, and how a stopped run goes on from them. SPEC sections 7 and 8."""
+
+import sys
+from argparse import Namespace
+from dataclasses import dataclass
+
+import torch
+
+from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from models.weights import check_weights
+from utils.distributed import Ranks
+from utils.errors import InputError, one_line
+from utils.logs import NoLog, RunLog
+from utils.run_folder import RunFolder
+from utils.text import Vocabulary
+from utils.training import Trainer
+
+RECIPE = (  # the flags that decide weights and log
+    "batch_size num_steps adamW lr v_lr_scale end_lr warm_iter power is_cos weight_decay momentum grad_clip alpha_loc "
+    "patch_label patch_thres seed save_every log_every amp amp_dtype eval_pad eval_antialias"
+).split()
+OTHER = "choose another --exp_name"
+
+
+@dataclass
+class Experiment:
+    """A run's model and state, and how they get to disk; only the first rank writes.
+
+    data: plain values that tell what it is trained on; a run goes on with the same only.
+    """
+
+    args: Namespace
+    ranks: Ranks
+    model: torch.nn.Module
+    trainer: Trainer
+    folder: RunFolder
+    vocabulary: Vocabulary
+    data: dict
+    log: RunLog | NoLog | None = None
+    validation: object = None
+
+    @property
+    def recipe(self) -> dict:
+        """The flags that decide weights and log."""
+        return {name: getattr(self.args, name) for name in RECIPE}
+
+    def checkpoint(self, training: dict | None = None, metrics: dict | None = None) -> Checkpoint:
+        """The weights as they are, and what they were trained on."""
+        weights, config, step = self.model.state_dict(), self.model.config, self.trainer.step
+        return Checkpoint(weights, config, self.vocabulary.words, self.data, step, metrics or {}, training)
+
+    def save(self) -> None:
+        """The whole state, to continue from. Raises InputError if training has diverged; what was saved stays."""
+        if not all(weight.isfinite().all() for weight in self.model.state_dict().values()):
+            remedy = "continue from last.pth with --resume --allow_changes and a lower --lr or a --grad_clip"
+            raise InputError(f"{self.folder.path}: at step {self.trainer.step} the weights are not finite: {remedy}")
+        training = {"trainer": self.trainer.state(), "options": self.recipe, "log_bytes": self.log.position()}
+        if self.ranks.is_main:
+            self.folder.save_last(lambda file: save_checkpoint(file, self.checkpoint(training)))
+
+    def validate(self) -> None:
+        """Evaluate; write the numbered and perhaps the best checkpoint, and the state that knows of them."""
+        metrics, trainer = self.validation(self.model, self.trainer.step), self.trainer
+        best = trainer.best is None or metrics["oIoU"] > trainer.best
+        trainer.best, trainer.validated = metrics["oIoU"] if best else trainer.best, trainer.step
+        if self.ranks.is_main:
+            save_checkpoint(self.folder.numbered(trainer.step), self.checkpoint(metrics=metrics))
+            if best:
+                save_checkpoint(self.folder.best, self.checkpoint(metrics=metrics))
+            self.folder.prune(self.args.keep)
+        self.save()
+
+    def resume(self) -> int:
+        """Continue from the newest whole state. Returns the bytes of log.jsonl that it knows. Raises InputError."""
+        return self.folder.newest(self._load)
+
+    def _load(self, file) -> int:
+        state = read_checkpoint(file)
+        training = state.training or {}
+        options, position = training.get("options"), training.get("log_bytes")
+        if not isinstance(options, dict) or type(position) is not int or position < 0:
+            raise InputError(f"{file}: holds no training state to --resume: {OTHER}")
+        self._check_same(file, state, options)
+        try:
+            check_weights(self.model.config, state.weights)
+            if not all(weight.isfinite().all() for weight in state.weights.values()):
+                raise ValueError("weights are not finite")
+            self.trainer.restore(training["trainer"])
+        except (AttributeError, IndexError, InputError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            fault = one_line(f"{type(error).__name__}: {error}", 120)
+            raise InputError(f"{file}: cannot be continued ({fault}): {OTHER}") from None
+        self.model.load_state_dict(state.weights)
+        return position
+
+    def _check_same(self, file, state: Checkpoint, options: dict) -> None:
+        """Raise InputError if the saved run had another model, other data, or, unless allowed, other flags."""
+        for name, now in self.recipe.items():
+            then = options.get(name)
+            if then != now and not self.args.allow_changes:
+                remedy = "pass the same, or --allow_changes, or another --exp_name"
+                raise InputError(f"--resume: the run has --{name} {one_line(then, 40)}, not {now}: {remedy}")
+            if then != now and self.ranks.is_main:
+                print(f"from here on with --{name} {now}, not {one_line(then, 40)}", file=sys.stderr)
+        if state.config != self.model.config or state.vocabulary != self.vocabulary.words:
+            raise InputError("--resume: the run has another model or vocabulary: pass its flags, or another --exp_name")
+        for name, now in self.data.items():
+            if state.data.get(name) != now:
+                raise InputError(f"--resume: the run in {file.parent} was trained on other data ({name}): {OTHER}")
+
+
+def data_of(args: Namespace, splits: dict, vocabulary: Vocabulary) -> dict:
+    """What a run is trained and validated on: plain values. `splits`: BatchSplit by name."""
+    first = splits[args.set]
+    return {
+        "dataset": first.dataset,
+        "set": args.set,
+        "valset": args.valset,
+        "image_size": list(args.input_size),
+        "vocabulary_sha256": vocabulary.sha256,
+        "splits": {name: split.meta["splits"][name] for name, split in splits.items() if split.meta},
+    }
