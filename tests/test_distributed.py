@@ -19,12 +19,21 @@ SGD = [flag for flag in FLAGS if flag != "--adamW"]
 STILL = ("--drop_path", "0.7", "--lr", "0.01")
 
 
-def torchrun(batches, folder, *flags, processes=2):
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def torchrun(batches, folder, *flags, processes=2):
     where = ["--data_dir", batches, "--weights_dir", folder.parent, "--exp_name", folder.name]
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc_per_node={processes}",
+        f"--master_port={free_port()}",
+    ]
     return subprocess.run(
         [*command, ROOT / "train_restr.py", *where, *SGD, *flags],
         capture_output=True,
@@ -95,3 +104,27 @@ def test_a_run_goes_on_with_another_number_of_processes(one, batches, tmp_path):
     assert done.returncode == 0, done.stderr
     assert same_course(folder, one)
     assert {path.name for path in folder.glob("*.pth")} == {path.name for path in one.glob("*.pth")}
+
+
+SLOW_DISK = """
+import sys, time
+import train_restr, utils.experiment
+save = utils.experiment.save_checkpoint
+utils.experiment.save_checkpoint = lambda *what: (time.sleep(4), save(*what))
+sys.exit(train_restr.main())
+"""
+
+
+def test_a_signal_to_one_process_ends_both_when_the_state_is_written(batches, tmp_path):
+    where = ["--data_dir", batches, "--weights_dir", tmp_path, "--exp_name", "run"]
+    command = [sys.executable, "-c", SLOW_DISK, *where, *SGD, "--num_steps", "5000", "--save_every", "5000"]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(command, cwd=ROOT, env={**os.environ, **common, "RANK": rank}, stderr=subprocess.DEVNULL)
+        for rank in "01"
+    ]
+    wait_for(lambda: (tmp_path / "run" / "log.jsonl").exists() and (tmp_path / "run" / "log.jsonl").stat().st_size)
+    ranks[1].terminate()
+    assert ranks[1].wait(60) == 75
+    assert (tmp_path / "run" / "last.pth").exists()
+    assert ranks[0].wait(60) == 75

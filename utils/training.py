@@ -5,6 +5,7 @@ Everything random in step s comes from (seed, s, sample), so that a resumed run 
 """
 
 import math
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -222,8 +223,7 @@ def _log_window(trainer: Trainer, log, rate: float) -> None:
     if count:
         means = {name: value / count for name, value in trainer.window.items()}
         log.record("train", trainer.step, {**means, "lr": _rate(trainer)})
-    speed = {"samples_per_s": rate}
-    if trainer.ranks.device.type == "cuda":
-        speed["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    log.scalars("speed", trainer.step, speed)
+    on_gpu = trainer.ranks.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    log.scalars("speed", trainer.step, {"samples_per_s": rate, "memory_gb": peak / 1e9})
     trainer.window = {}
