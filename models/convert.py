@@ -9,7 +9,7 @@ CONFIG.json holds the reference's `v_backbone`, `l_backbone` and `mm_fusion` dic
 import re
 from pathlib import Path
 
-from models.checkpoint import read_checkpoint, save_checkpoint
+from models.checkpoint import MAX_STEP, read_checkpoint, save_checkpoint
 from utils.errors import ArgumentParser, InputError, run_main
 from utils.safe_io import read_json
 from utils.text import Vocabulary
@@ -31,6 +31,11 @@ def parse_args():
 def main() -> None:
     """Convert one file."""
     args = parse_args()
+    named = re.fullmatch(r"(.+)_(\d+)", args.out.stem)
+    if args.out.exists():
+        raise InputError(f"--out {args.out}: exists; give another name, or move it away")
+    if named and int(named[2]) > MAX_STEP:
+        raise InputError(f"--out {args.out}: a step is at most {MAX_STEP:,}; give another name")
     vocabulary = Vocabulary.load(args.vocabulary)
     config = read_json(args.config, "the reference's configuration") if args.config else None
     checkpoint = read_checkpoint(args.reference, config)
@@ -39,7 +44,6 @@ def main() -> None:
     size = checkpoint.config.language.vocabulary_size
     if len(vocabulary) != size:
         raise InputError(f"{args.vocabulary} has {len(vocabulary)} words, but {args.reference} was trained with {size}")
-    named = re.fullmatch(r"(.+)_(\d+)", args.out.stem)
     checkpoint.vocabulary = vocabulary.words
     checkpoint.data["dataset"] = args.dataset or (named and named[1])
     checkpoint.data["vocabulary_sha256"] = vocabulary.sha256

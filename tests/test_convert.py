@@ -86,6 +86,7 @@ def test_errors(tmp_path, inputs, monkeypatch, capsys):
     (tmp_path / "short.txt").write_text("\n".join(WORDS[:-1]) + "\n")
     (tmp_path / "file").write_text("")
     assert converted(monkeypatch, capsys, arguments(tmp_path, "ours_1.pth"))[0] == 0
+    ours = (tmp_path / "ours_1.pth").read_bytes()
     for changes, named in (
         ({"reference": "absent.pth"}, "absent.pth"),
         ({"reference": "damaged.pth"}, "damaged.pth"),
@@ -100,7 +101,10 @@ def test_errors(tmp_path, inputs, monkeypatch, capsys):
         ({"vocabulary": "short.txt"}, "short.txt"),
         ({"vocabulary": None}, "--vocabulary"),
         ({"out": "file/unc_1.pth"}, "file"),
+        ({"out": "ours_1.pth"}, "ours_1.pth: exists"),
+        ({"out": "X/unc_1000000000001.pth"}, "at most 1,000,000,000,000"),
     ):
         code, error = converted(monkeypatch, capsys, arguments(tmp_path, **{"out": "X/unc_1.pth", **changes}))
         assert code == 2 and error.count("\n") == 1 and named in error, (changes, error)
         assert not (tmp_path / "X").exists(), changes
+    assert (tmp_path / "ours_1.pth").read_bytes() == ours
