@@ -19,7 +19,7 @@ from utils.custom import OwnData, own_data
 from utils.errors import ArgumentParser, InputError, run_main
 from utils.glove import embedding_table, read_glove
 from utils.refer import DATASETS, Dataset, read_expressions
-from utils.safe_io import atomic_write
+from utils.safe_io import atomic_write, read_npy
 from utils.text import MAX_WORD, SPECIAL_WORDS, Vocabulary, tokenize
 
 ROOT = Path(__file__).resolve().parent
@@ -59,14 +59,23 @@ def make_vocabulary(path: Path, read: Callable[[], list[str]], min_count: int) -
 
 
 def make_embeddings(path: Path, vocabulary: Vocabulary, glove_file: Path, seed: int) -> None:
-    """Write the embedding table of `vocabulary` to `path`, in place of one that is there."""
+    """Write the embedding table of `vocabulary` to `path`, in place of one of the same width that is there.
+
+    Raises InputError where the GloVe file does not go with the vocabulary or with that table.
+    """
     glove = read_glove(glove_file, vocabulary.words)
-    table = embedding_table(vocabulary.words, glove, seed)
-    with atomic_write(path) as file:
-        np.save(file, table)
     words = len(vocabulary) - len(SPECIAL_WORDS)
     found = len(glove.vectors.keys() - set(SPECIAL_WORDS))
+    if not found:
+        raise InputError(f"{glove_file}: has none of the {words:,} words; give GloVe's file for the same language")
+    table = embedding_table(vocabulary.words, glove, seed)
     rows, width = table.shape
+    if path.exists() and read_npy(path, "move it away").shape[1:] != (width,):
+        raise InputError(
+            f"{path}: exists with vectors of another length than the {width} of {glove_file}; move it away"
+        )
+    with atomic_write(path) as file:
+        np.save(file, table)
     print(f"{path}: {rows:,} x {width}; {found:,} of {words:,} words are in {glove_file}, the others random")
 
 

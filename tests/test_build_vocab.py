@@ -90,6 +90,10 @@ def test_an_existing_vocabulary_is_used_as_it_is(root):
     assert (root / "data/Gref_emb.npy").read_bytes() == first
     write(root / "glove.txt", b"left 1 2\nman 1\n")
     assert "line 2" in build("-d", "unc", "--root", root, "--glove", root / "glove.txt", code=2)
+    write(root / "glove.txt", b"red 1 2 3\nhat 1 2 3\n")
+    assert "has none of the 2 words" in build("-d", "unc", "--root", root, "--glove", root / "glove.txt", code=2)
+    write(root / "glove.txt", b"left 1 2\n")
+    assert "Gref_emb.npy: exists with" in build("-d", "unc", "--root", root, "--glove", root / "glove.txt", code=2)
     assert (root / "data/Gref_emb.npy").read_bytes() == first
     assert sorted(file.name for file in (root / "data").iterdir()) == ["Gref_emb.npy", "referit", "vocabulary_Gref.txt"]
 
