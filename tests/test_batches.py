@@ -156,6 +156,34 @@ def test_half_built_split_is_refused_with_the_command(folder):
     assert "../train" in refusal(BatchSplit, folder, "../train")
 
 
+@pytest.mark.parametrize(("form", "split"), [("compact", "train"), ("whole", "val")])
+@pytest.mark.parametrize("count", [10, 19, 21])
+def test_another_number_of_expressions_than_meta_has(built, tmp_path, form, split, count):
+    folder = shutil.copytree(built[form], tmp_path / "copy")
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["splits"][split]["expressions"] = count
+    (folder / "meta.json").write_text(json.dumps(meta))
+    message = refusal(BatchSplit, folder, split)
+    assert f"Gref_{split}_{min(count, 20)}.npz: is {'there' if count < 20 else 'not there'}" in message
+    assert f"counts {count} expressions" in message and f"-t {split} --img-size 48" in message
+
+
+def test_the_last_files_are_gone(built, tmp_path):
+    folder = shutil.copytree(built["whole"], tmp_path / "copy")
+    for i in range(15, 20):
+        (folder / f"val_batch/Gref_val_{i}.npz").unlink()
+    assert "Gref_val_19.npz: is not there" in refusal(BatchSplit, folder, "val")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pictures_of_another_canvas(built, tmp_path, form):
+    folder = shutil.copytree(built[form], tmp_path / "copy")
+    meta = json.loads((folder / "meta.json").read_text()) | {"image_size": [64, 64]}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert "which meta.json does not allow" in refusal(BatchSplit(folder, "train").sample, 0)
+    assert BatchSplit(folder, "val").sample(0)[0].shape == (60, 80, 3)
+
+
 @pytest.mark.parametrize(
     "change",
     [

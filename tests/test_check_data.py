@@ -84,7 +84,7 @@ def test_everything_that_is_wrong_is_named_at_once(check, root):
         "1 images are empty files",
         "referit_query_test.json: is not a readable query file",
         "1 masks are missing",
-        "Gref_emb.npy: 3 x 300, or not finite; 11 x 300",
+        "Gref_emb.npy: 3 x 300, but vocabulary and --l_backbone need 11 x 300",
         "vocabulary_referit.txt: no such file; make one with build_vocab.py",
     ]
     assert len(faults(output)) == len(expected), output

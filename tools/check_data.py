@@ -16,8 +16,6 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, from wherever this is run
 
-import numpy as np  # noqa: E402
-
 from tools.data_facts import (  # noqa: E402
     COUNTS,
     EMBEDDING_WIDTH,
@@ -34,8 +32,9 @@ from utils.batch_folder import is_train  # noqa: E402
 from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
 from utils.refer import DATASETS, IMAGES_REMEDY, Dataset, read_referit  # noqa: E402
 from utils.refs import Ref, missing_files  # noqa: E402
-from utils.safe_io import read_image, read_npy  # noqa: E402
+from utils.safe_io import read_image  # noqa: E402
 from utils.text import Vocabulary  # noqa: E402
+from utils.words import read_embeddings  # noqa: E402
 
 Splits = dict[str, list[Ref]]
 
@@ -215,15 +214,8 @@ def check_words(dataset: Dataset, root: Path, report: Report) -> None:
     else:
         report.note(f"{size}; the published one, which published checkpoints need, has {WORDS[dataset.vocabulary]:,}")
     path = dataset.embeddings_path(root)
-    remedy = "make it with build_vocab.py --glove FILE, or train with --random_embeddings"
-    table = report.attempt(lambda: read_npy(path, remedy))
-    if table is None:
-        return
-    shape, wanted = " x ".join(map(str, table.shape)), (len(vocabulary), EMBEDDING_WIDTH)
-    if table.shape != wanted or not np.isfinite(table).all():
-        report.fault(f"{path}: {shape}, or not finite; {wanted[0]} x {wanted[1]} numbers are needed; {remedy}")
-    else:
-        report.ok(f"{path}: {shape}")
+    if report.attempt(lambda: read_embeddings(path, len(vocabulary), EMBEDDING_WIDTH)) is not None:
+        report.ok(f"{path}: {len(vocabulary)} x {EMBEDDING_WIDTH}")
 
 
 def estimate(name: str, splits: Splits, root: Path) -> None:

@@ -38,7 +38,8 @@ class BatchSplit:
     """The expressions of one split of a batch folder, by index, in the order of the annotations.
 
     `folder` Path, `split`, `dataset`, and `meta`: the content of meta.json, None for a folder made by the reference.
-    Raises InputError: no such folder or split, or one whose build has not come to its end.
+    `words`: ids are below it; None where a folder does not tell, until `vocabulary_of` does.
+    Raises InputError: no such folder or split, one whose build has not come to its end, or more or fewer expressions.
     """
 
     def __init__(self, folder: Path | str, split: str):
@@ -50,6 +51,10 @@ class BatchSplit:
             self.dataset, self._length = self.meta["dataset"], self._complete_split()["expressions"]
         self._self_contained = self.meta is None or self.meta["self_contained"]
         self._files = SplitFiles(self.folder, self.dataset, split)
+        self.words: int | None = None
+        if self.meta:
+            self.words = self.meta["vocabulary"]["size"]
+            self._check_count()
         self._groups: list[list[int]] | None = None
         self._last: tuple[int, dict] = (-1, {})  # the compact entry read last: it is asked for text, image and mask
 
@@ -60,6 +65,14 @@ class BatchSplit:
         state = "is only half built" if entry else "has not been built"
         command = build_command(self.meta, self.split)
         raise InputError(f"{self.folder}: its split {self.split} {state}; run: {command} (with the --root it is in)")
+
+    def _check_count(self) -> None:
+        """Two looks: the last expression is there and none comes after it. Training must not wait for a listing."""
+        last, beyond = self._files.npz(len(self) - 1), self._files.npz(len(self))
+        if not last.exists() or beyond.exists():
+            fault = f"{beyond}: is there" if last.exists() else f"{last}: is not there"
+            command = build_command(self.meta, self.split)
+            raise InputError(f"{fault}, but {META} counts {len(self):,} expressions; run: {command}")
 
     def __len__(self) -> int:
         return self._length
@@ -79,9 +92,8 @@ class BatchSplit:
         """(ids int64 [20], sentence, image name) of expression i. Raises InputError for a missing or damaged file."""
         entry = self._entry(i)
         ids, sentences = entry["text_batch"], entry["sent_batch"]
-        words = self.meta["vocabulary"]["size"] if self.meta else None
         whole = ids.shape == (TEXT_LENGTH,) and ids.dtype.kind in "iu" and ids.min() >= 0
-        if not whole or (words is not None and ids.max() >= words):
+        if not whole or (self.words is not None and ids.max() >= self.words):
             raise self._broken(i, f"text_batch is not {TEXT_LENGTH} ids of words of the vocabulary")
         if sentences.shape != (1,) or sentences.dtype.kind != "U":
             raise self._broken(i, "sent_batch is not one sentence")
@@ -149,10 +161,11 @@ class BatchSplit:
         return mask.view(np.uint8) != 0  # Pillow's 1-bit pixels are 0 and 255, as whose bytes True is not 1
 
     def _placed(self, array: np.ndarray, i: int) -> np.ndarray:
-        """Centred on the canvas, if this is a train split."""
+        """Centred on the canvas, of which it has one side, if this is a train split."""
         if self.meta is None or not is_train(self.split) or array.shape[:2] == self.image_size:
             return array
-        if self._self_contained or any(n > m for n, m in zip(array.shape, self.image_size, strict=False)):
+        larger = max(n - m for n, m in zip(array.shape, self.image_size, strict=False))
+        if self._self_contained or larger:
             raise self._broken(i, f"an image or mask is {_shown(array)}, which {META} does not allow")
         return pad(array, self.image_size)
 

@@ -1,26 +1,38 @@
 """The vocabulary of a batch folder, and the word embeddings that a model starts from. SPEC section 3."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.batch_folder import META
-from utils.batches import BatchSplit
 from utils.errors import InputError
 from utils.safe_io import read_npy, safe_name
 from utils.text import Vocabulary
+
+if TYPE_CHECKING:  # tools/check_data.py reads tables without PyTorch
+    from utils.batches import BatchSplit
 
 _REMEDY = "make it with build_vocab.py --glove FILE"
 
 
 def vocabulary_of(split: BatchSplit, file: Path | None = None) -> Vocabulary:
-    """The vocabulary that the batches were built with.
+    """The vocabulary that the batches were built with; from now on `split` refuses ids outside of it.
 
     Args: file, only for a folder made by the reference, which does not say; None: DATA/vocabulary_NAME.txt.
     Raises InputError if there is none, or if `file` is not the one that the folder was built with.
     """
     if split.meta is None:
-        return Vocabulary.load(file or _data(split) / f"vocabulary_{_name(split)}.txt")
+        own = Vocabulary.load(file or _data(split) / f"vocabulary_{_name(split)}.txt")
+    else:
+        own = _stored_vocabulary(split, file)
+    split.words = len(own)
+    return own
+
+
+def _stored_vocabulary(split: BatchSplit, file: Path | None) -> Vocabulary:
     own = Vocabulary.load(split.folder / split.meta["vocabulary"]["file"])
     if own.sha256 != split.meta["vocabulary"]["sha256"]:
         raise InputError(f"{split.folder}: vocabulary.txt is not the one in meta.json: build the batches again")
@@ -35,12 +47,22 @@ def embeddings_file(split: BatchSplit) -> Path:
 
 
 def read_embeddings(path: Path, words: int, width: int) -> np.ndarray:
-    """A `*_emb.npy` table: float32, words x width. Raises InputError if it is missing, damaged or of another shape."""
-    table = read_npy(path, remedy=f"{_REMEDY}, or pass --random_embeddings")
+    """A `*_emb.npy` table as float32 words x width, all finite.
+
+    Raises InputError if it is missing, damaged, of another shape, or holds anything else.
+    """
+    remedy = f"{_REMEDY}, or train with --random_embeddings"
+    table = read_npy(path, remedy)
     if table.shape != (words, width):
-        shape = " x ".join(map(str, table.shape))
-        raise InputError(f"{path}: {shape}, but vocabulary and --l_backbone need {words} x {width}: {_REMEDY}")
-    return table.astype(np.float32)
+        shape = " x ".join(map(str, table.shape)) or "one number"
+        raise InputError(f"{path}: {shape}, but vocabulary and --l_backbone need {words} x {width}; {remedy}")
+    if table.dtype.kind != "f":
+        raise InputError(f"{path}: holds {table.dtype} and not floating-point numbers; {remedy}")
+    with np.errstate(over="ignore"):  # too large for float32: infinite, and refused
+        table = table.astype(np.float32)
+    if not np.isfinite(table).all():
+        raise InputError(f"{path}: holds numbers that are not finite float32; {remedy}")
+    return table
 
 
 def _data(split: BatchSplit) -> Path:
