@@ -13,22 +13,21 @@ Your own data (docs/CUSTOM_DATA.md) go to data/custom/NAME_480_batch/:
 
 import argparse
 import os
-import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker process fills one core; set before NumPy is loaded
 
-from utils.batch_folder import is_plain_name
+from utils.batch_folder import MAX_CANVAS_SIDE, is_plain_name
 from utils.build import BuildOptions, build
 from utils.custom import own_data
 from utils.errors import ArgumentParser, InputError, run_main
 from utils.refer import DATASETS
-from utils.safe_io import MAX_IMAGE_SIDE
+from utils.workers import stop_in_order
 
 
 def main() -> None:
     options = parse()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop in the same orderly way as on Ctrl-C
+    stop_in_order()
     done = build(options)
     size = f"{done.bytes / 2**20:,.1f} MiB, {done.bytes / done.expressions / 1e3:,.1f} kB an expression"
     print(
@@ -37,6 +36,8 @@ def main() -> None:
     )
     if done.wordless:
         print(f"warning: {len(done.wordless):,} expressions have no words, such as {done.wordless[0]}")
+    if done.empty:
+        print(f"warning: {len(done.empty):,} refs have a mask without any pixel, such as {done.empty[0]}")
     if done.missing:
         print(f"not complete yet: {done.missing:,} expressions belong to other shards")
 
@@ -84,8 +85,8 @@ def _add_own_data(group) -> None:
 def image_size(text: str) -> tuple[int, int]:
     """ "480" -> (480, 480); "480,640" -> (480, 640)."""
     sides = [int(side) for side in text.split(",")]
-    if len(sides) > 2 or not all(1 <= side <= MAX_IMAGE_SIDE for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a side or HEIGHT,WIDTH in pixels")
+    if len(sides) > 2 or not all(1 <= side <= MAX_CANVAS_SIDE for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a side or HEIGHT,WIDTH of 1 to {MAX_CANVAS_SIDE} pixels")
     return sides[0], sides[-1]
 
 

@@ -19,6 +19,7 @@ from eval.image_groups import ImageGroup, ImageGroups, load
 from eval.metrics import RunningIoU, SampleScore
 from models.inference import canvas_logits, to_canvas
 from utils import distributed
+from utils.batch_folder import META, texts_digest
 from utils.batches import BatchSplit
 from utils.errors import InputError
 from utils.geometry import resize_and_crop
@@ -133,18 +134,18 @@ def gather_scores(scores: list[SampleScore]) -> list[SampleScore]:
 
 
 def check_complete(scores: list[SampleScore], split: BatchSplit) -> None:
-    """Raise InputError unless every expression of the split was judged exactly once, as many as meta.json has."""
+    """Raise InputError unless every expression of the split was judged exactly once, and meta.json is of just these."""
     judged = [score.index for score in scores]
     if judged != list(range(len(split))):
         raise InputError(
             f"{len(judged)} expressions ({len(set(judged))} different) were evaluated but the split has {len(split)}"
         )
-    splits = (split.meta or {}).get("splits", {})
-    expected = splits.get(split.split, {}).get("expressions", len(split))
-    if len(split) != expected:
+    entry = split.meta["splits"][split.split] if split.meta else {}
+    built = entry.get("texts_sha256")  # folders of earlier versions do not say
+    if built and built != texts_digest((score.image_name, score.sentence) for score in scores):
         raise InputError(
-            f"{split.folder}: {len(split)} expressions of {split.split} were found and evaluated but meta.json counts "
-            f"{expected}; run build_batches.py again with the same flags to complete the folder"
+            f"{split.folder}: the {len(split):,} expressions of {split.split} are not those that {META} was written "
+            "for; move the folder away and build it again with build_batches.py"
         )
 
 

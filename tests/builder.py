@@ -25,7 +25,7 @@ def tiny_fixture(tmp_path):
 @pytest.fixture(name="build")
 def build_fixture(monkeypatch, capsys):
     """Run the script in this process; returns (exit code, standard output, standard error)."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(root, dataset="Gref", split="train", *flags):
         arguments = ["-d", dataset, "-t", split, "--root", str(root), "--workers", "1", *flags]
@@ -38,7 +38,8 @@ def build_fixture(monkeypatch, capsys):
         return left.value.code, *capsys.readouterr()
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def start(root, *flags, split="train"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -184,13 +185,17 @@ def test_killed_at_any_moment(tmp_path, build):
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_by_a_signal(tmp_path, number):
+@pytest.mark.parametrize("times", [1, 2, 9])
+@pytest.mark.parametrize(("send", "number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)])
+def test_stopped_by_signals(tmp_path, send, number, times):
+    """Ctrl-C goes to all processes, workers that are still starting too; a second one must not break off the end."""
     root = make_tiny_set(tmp_path / "set", images=120, refs=2, sentences=8)
     process = start(root, "--workers", "2")
     while process.poll() is None and not any(batches(root).glob("train_batch/*.npz")):
         time.sleep(0.002)
-    process.send_signal(number)
+    for _ in range(times):
+        send(process.pid, number)
+        time.sleep(0.02)
     output, error = process.communicate(timeout=60)
     assert process.returncode == 130 and error == "build_batches.py: error: interrupted\n", (output, error)
     wait_for_group_to_end(process.pid)

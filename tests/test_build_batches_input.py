@@ -4,7 +4,9 @@ import resource
 import shutil
 
 import pytest
+from PIL import Image
 
+from models.config import LARGEST
 from tests.builder import (  # noqa: F401
     batches,
     build_fixture,
@@ -14,6 +16,7 @@ from tests.builder import (  # noqa: F401
     wait_for_group_to_end,
 )
 from tests.tiny_set import edit_instances, edit_refs
+from utils.batch_folder import MAX_CANVAS_SIDE
 from utils.batches import BatchSplit
 
 
@@ -102,6 +105,7 @@ def test_bad_image_in_a_worker_is_one_line(tiny):
         ("Gref", "train", ["--shard", "x"], ["--shard"]),
         ("Gref", "train", ["--img-size", "0"], ["--img-size"]),
         ("Gref", "train", ["--img-size", "1,2,3"], ["--img-size"]),
+        ("Gref", "train", ["--img-size", "8193"], ["8193", "1 to 8192 pixels"]),
         ("Gref", "train", ["--workers", "0"], ["--workers"]),
         ("Gref", "train", ["--vocabulary", "nowhere.txt"], ["nowhere.txt"]),
     ],
@@ -133,6 +137,46 @@ def test_other_parameters_for_a_folder(tiny, build, tmp_path):
         shutil.rmtree(batches(tiny) / f"train_{kind}")
     assert build(tiny)[0] == 0
     assert BatchSplit(batches(tiny), "train").text(0)[1] == "another"
+
+
+def other_outline(root):
+    edit_instances(root, lambda value: value["annotations"][3].update(segmentation=[[1, 1, 9, 1, 9, 9]]))
+
+
+def other_image(root):
+    image = root / "data/coco/images/train2014/COCO_train2014_000000000002.jpg"
+    Image.new("RGB", (48, 48)).save(image)
+
+
+@pytest.mark.parametrize("change", [other_outline, other_image])
+@pytest.mark.parametrize("shard", ["1/1", "1/2"])
+def test_other_annotations_do_not_go_into_a_folder_that_was_begun(tiny, build, change, shard):
+    assert build(tiny, "Gref", "train", "--shard", shard)[0] == 0
+    before = tree(batches(tiny))
+    change(tiny)
+    code, _, error = build(tiny)
+    assert code == 2 and error.count("\n") == 1 and "other expressions, outlines or images" in error
+    assert tree(batches(tiny)) == before
+    for kind in ("batch", "image", "label"):  # as the message asks
+        shutil.rmtree(batches(tiny) / f"train_{kind}")
+    assert build(tiny)[0] == 0
+
+
+def test_empty_masks_are_counted(tiny, build):
+    def change(value):
+        value["annotations"][2].update(segmentation={"size": [48, 48], "counts": [48 * 48]})
+        value["annotations"][3].update(segmentation=[[91, 1, 95, 1, 95, 9]])
+
+    edit_instances(tiny, change)
+    code, output, error = build(tiny)
+    assert (code, error) == (0, "")
+    assert "warning: 2 refs have a mask without any pixel, such as Gref_train_4" in output
+    data = BatchSplit(batches(tiny), "train")
+    assert [i for i in range(20) if not data.mask(i).any()] == [4, 5, 6, 7]
+
+
+def test_the_largest_canvas_is_the_largest_that_a_model_takes():
+    assert LARGEST["image_size"] == MAX_CANVAS_SIDE
 
 
 def test_skip_empty_and_words_without_words(tiny, build):

@@ -113,6 +113,11 @@ def test_batches_of_images_with_the_same_name(folder, build, flags):
     save(folder, [*LINES, {**LINES[0], "text": "new"}])
     code, _, error = build(root, "own", "train", "--refs", refs, *flags)
     assert code == 2 and "other expressions" in error and tree(data.folder) == before
+    save(folder, LINES)
+    assert build(root, "own", "val", "--refs", refs, *flags)[0] == 0
+    Image.fromarray(~MASK).save(folder / "masks/1.png")
+    code, _, error = build(root, "own", "val", "--refs", refs, *flags)
+    assert code == 2 and "other expressions, outlines or images" in error and tree(data.folder) == before
 
 
 def test_the_layout_of_refcoco(folder, build):
@@ -130,8 +135,8 @@ def test_the_layout_of_refcoco(folder, build):
     assert embeddings_file(data).name == "Gref_emb.npy"
     with Image.open(folder / "a/1.jpg") as image:
         image.resize((24, 20)).save(folder / "a/1.jpg")
-    code, _, error = build(folder.parent, "own", "train", *flags[:-1], str(folder), "--vocabulary", str(words))
-    assert code == 0  # it is built
+    code, _, error = build(folder.parent, "own", "train", *flags, "--vocabulary", str(words))
+    assert code == 2 and "other expressions, outlines or images" in error
     code, _, error = build(folder.parent, "own2", "train", *flags, "--vocabulary", str(words))
     assert code == 2 and "1.jpg: is 20 x 24" in error and "inst.json says 10 x 12" in error
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from eval.evaluator import EvalSettings, check_complete, count_rotated, evaluate, gather_scores
+from eval.evaluator import EvalSettings, count_rotated, evaluate, gather_scores
 from eval.metrics import SampleScore
 from models import ReSTRConfig, build_restr
 from models.config import DecoderConfig, FusionConfig, LanguageConfig, VisionConfig
@@ -276,20 +276,6 @@ def test_a_mask_of_another_size_is_one_line(model, workers):
     with pytest.raises(InputError, match=r"^unc_val_\d+: the mask is 57 x 32 and the image 57 x 33") as caught:
         evaluate(model, split, num_workers=workers, progress=False)
     assert "\n" not in str(caught.value)
-
-
-def test_check_complete(model):
-    split = MemorySplit()
-    scores = evaluate(model, split, progress=False)
-    check_complete(scores, split)
-    for wrong in (scores[:-1], [*scores, scores[-1]], [*scores[:-1], scores[-2]]):
-        with pytest.raises(InputError, match="were evaluated but the split has"):
-            check_complete(wrong, split)
-    split.meta = {"splits": {"val": {"expressions": len(split)}}}
-    check_complete(scores, split)
-    split.meta["splits"]["val"]["expressions"] += 1
-    with pytest.raises(InputError, match="meta.json counts"):
-        check_complete(scores, split)
 
 
 @pytest.mark.parametrize("wrong", [{"pad": "white"}, {"batch_size": 0}, {"threshold": float("nan")}])

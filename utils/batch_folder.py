@@ -2,21 +2,24 @@
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError, one_line
 from .refer import DATASETS
-from .safe_io import MAX_IMAGE_SIDE, TEMPORARY_PREFIX, atomic_write, read_json, safe_name, write_json
+from .safe_io import TEMPORARY_PREFIX, atomic_write, read_json, safe_name, write_json
 from .text import TEXT_LENGTH, Vocabulary
 
 FORMAT, VERSION = "restr-batches", 1
 MAX_EXPRESSIONS = 10_000_000  # a file that claims more would take the memory for their order
+MAX_CANVAS_SIDE = 8_192  # pixels; no model takes more (models.config.LARGEST, whose import takes PyTorch)
 META, VOCABULARY, LOCK = "meta.json", "vocabulary.txt", ".lock"
 TEXT_KEYS = ("text_batch", "sent_batch", "im_name_batch")
 OWN_FAMILY = "custom"  # the folder of data/ that batches of users' own data go to
@@ -114,7 +117,7 @@ def _fault(meta: dict) -> str | None:
     size, vocabulary, splits = meta.get("image_size"), meta.get("vocabulary"), meta.get("splits")
     if not is_plain_name(meta.get("dataset")):
         return "dataset"
-    if not isinstance(size, list) or len(size) != 2 or not all(_is_count(n, MAX_IMAGE_SIDE) for n in size):
+    if not isinstance(size, list) or len(size) != 2 or not all(_is_count(n, MAX_CANVAS_SIDE) for n in size):
         return "image_size"
     if meta.get("text_length") != TEXT_LENGTH:
         return f"text_length, which is {TEXT_LENGTH}"
@@ -192,10 +195,18 @@ def _require_same(folder: Path, there: dict, wanted: dict) -> None:
         )
 
 
+def texts_digest(texts: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 of (image name, expression) in the order of their numbers: meta.json has it, evaluation compares it."""
+    digest = hashlib.sha256()
+    for image, sentence in texts:
+        digest.update(json.dumps([image, sentence.rstrip("\0")]).encode() + b"\n")  # NumPy drops zeros at the end
+    return digest.hexdigest()
+
+
 def record_split(files: SplitFiles, entry: dict) -> None:
     """Set a split's entry in meta.json. Several builds may do so at once; the result does not depend on their order.
 
-    Raises InputError where the split was begun from other expressions.
+    Raises InputError where the split was begun from something else.
     """
     with _locked(files.folder):
         meta = read_meta(files.folder)
@@ -206,8 +217,9 @@ def record_split(files: SplitFiles, entry: dict) -> None:
         if {**old, "complete": True} != {**entry, "complete": True} and any(path.exists() for path in folders):
             names = ", ".join(path.name for path in folders)
             raise InputError(
-                f"{files.folder}: its split {files.split} was built from other expressions than the annotations hold "
-                f"({old['expressions']:,} then, {entry['expressions']:,} now); remove {names} there and run again"
+                f"{files.folder}: its split {files.split} was built from other expressions, outlines or images than "
+                f"there are now ({old['expressions']:,} expressions then, {entry['expressions']:,} now), or by an "
+                f"earlier version; remove {names} there and run again"
             )
         meta["splits"] = dict(sorted({**meta["splits"], files.split: entry}.items()))
         write_json(files.folder / META, meta)

@@ -7,6 +7,7 @@ many processes and shards.
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import time
@@ -18,7 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
-from .batch_folder import SplitFiles, claim, folder_path, is_train, new_meta, record_split, remove_stale
+from .batch_folder import (
+    SplitFiles,
+    claim,
+    folder_path,
+    is_train,
+    new_meta,
+    record_split,
+    remove_stale,
+    texts_digest,
+)
 from .custom import OwnData
 from .errors import InputError
 from .geometry import fit_inside, pad, resize_image, resize_mask
@@ -86,6 +96,7 @@ class Summary:
     seconds: float
     missing: int  # expressions that other shards have still to build
     wordless: list[str]  # names of expressions without a word (a lone "."), whose ids are all padding
+    empty: list[str]  # names of an expression of each ref whose mask, drawn in this run, has no pixel
 
 
 def build(options: BuildOptions) -> Summary:
@@ -110,7 +121,7 @@ def build(options: BuildOptions) -> Summary:
     mine = jobs[number - 1 :: shards]
     todo = writer.missing(mine)
     done = sum(job.expressions() for job in mine) - sum(job.expressions() for job in todo)
-    run_all(writer.write, todo, options.workers, Job.expressions, done, writer.files.name("*")[:-2])
+    empty = run_all(writer.write, todo, options.workers, Job.expressions, done, files.name("*")[:-2])
     left = writer.missing(jobs)
     if not left:
         record_split(files, {**entry, "complete": True})
@@ -123,6 +134,7 @@ def build(options: BuildOptions) -> Summary:
         time.monotonic() - started,
         sum(job.expressions() for job in left),
         [files.name(i) for job in jobs for _, pairs in job.refs for i, sentence in pairs if not tokenize(sentence)],
+        [files.name(i) for i in sorted(itertools.chain(*empty))],
     )
 
 
@@ -151,16 +163,28 @@ def plan(refs: list[Ref], source: Path, skip_empty: bool) -> list[Job]:
 
 def _split_entry(jobs: list[Job]) -> dict:
     """What meta.json says of a split, but for `complete`."""
-    digest = hashlib.sha256()
-    for job in jobs:
-        for ref, sentences in job.refs:
-            digest.update(json.dumps([ref.ref_id, ref.image_name, sentences]).encode() + b"\n")
+    texts = sorted((i, ref.image_name, text) for job in jobs for ref, pairs in job.refs for i, text in pairs)
     return {
         "refs": sum(len(job.refs) for job in jobs),
         "expressions": sum(job.expressions() for job in jobs),
         "images": len(jobs),
-        "expressions_sha256": digest.hexdigest(),
+        "texts_sha256": texts_digest((image, text) for _, image, text in texts),
+        "sources_sha256": _sources_digest(jobs),
     }
+
+
+def _sources_digest(jobs: list[Job]) -> str:
+    """Of all that the split's files follow from; images and mask files, too many to read here, stand by their bytes."""
+    digest = hashlib.sha256()
+    for job in jobs:
+        image_bytes = job.image.stat().st_size
+        for ref, sentences in job.refs:
+            outline = ref.segmentation
+            if isinstance(outline, Path):
+                outline = outline.name, outline.stat().st_size
+            facts = ref.ref_id, ref.image_name, image_bytes, ref.size, outline, sentences
+            digest.update(json.dumps(facts).encode() + b"\n")
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -208,8 +232,11 @@ class Writer:
     def _label_path(self, ref: Ref) -> Path:
         return self.files.labels / f"{ref.ref_id}.png"
 
-    def write(self, job: Job) -> None:
-        """Write what is missing of a job. Raises InputError for a broken image or mask, and where sizes disagree."""
+    def write(self, job: Job) -> list[int]:
+        """Write what is missing of a job. Returns the number of an expression of each ref whose mask is empty.
+
+        Raises InputError for a broken image or mask, and where sizes disagree.
+        """
         data = read_bytes(job.image, MAX_IMAGE_BYTES, "image", _IMAGE_REMEDY)
         image = read_image(data, job.image, _IMAGE_REMEDY)
         original = image.shape[:2]
@@ -218,8 +245,11 @@ class Writer:
             image = resize_image(image, fit)
         if not self.self_contained:
             self._write_once(self._image_path(job), encode_png(image) if fit else data)
+        empty = []
         for ref, sentences in job.refs:
             mask = self._mask(ref, original)
+            if not mask.any():
+                empty.append(sentences[0][0])
             if fit:
                 mask = resize_mask(mask, fit)
             if not self.self_contained:
@@ -231,6 +261,7 @@ class Writer:
                 pictures = {"im_batch": image, "mask_batch": mask}
             for number, sentence in sentences:
                 self._write_npz(number, ref, sentence, pictures)
+        return empty
 
     def _mask(self, ref: Ref, size: tuple[int, int]) -> np.ndarray:
         """The ref's mask, which must be of the image's size (height, width)."""

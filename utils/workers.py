@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
@@ -15,50 +16,70 @@ from tqdm import tqdm
 from .errors import InputError
 
 J = TypeVar("J")
+R = TypeVar("R")
 JOBS_AHEAD = 4  # a worker: enough that none waits, few enough that memory does not grow with the number of jobs
 
 _work: Callable | None = None  # in a worker process: what it does
 
 
+def stop_in_order() -> None:
+    """Make the first SIGINT or SIGTERM a KeyboardInterrupt and later ones nothing: these would break off the clean-up.
+
+    Python then waits for ever for worker processes that nobody told to end.
+    """
+    numbers = signal.SIGINT, signal.SIGTERM
+
+    def stop(number, frame) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for each in numbers:
+        signal.signal(each, stop)
+
+
 def run_all(
-    work: Callable[[J], None],
+    work: Callable[[J], R],
     jobs: list[J],
     workers: int,
     weigh: Callable[[J], int],
     done: int = 0,
     title: str = "",
-) -> None:
-    """Call `work` on every job, in any order, in `workers` processes (1: in this one).
+) -> list[R]:
+    """What `work` returns of every job, in any order, from `workers` processes (1: from this one).
 
     `work` is pickled once a process. The bar counts what `weigh` gives, from `done` on; it shows on terminals only.
     Raises the first exception of any job, when all processes have stopped.
     """
     finished = _in_processes(work, jobs, workers) if workers > 1 and len(jobs) > 1 else _here(work, jobs)
     total = done + sum(map(weigh, jobs))
-    with tqdm(total=total, initial=done, desc=title, unit=" expr", disable=None, smoothing=0.1) as bar:
-        for job in finished:
+    results = []
+    with (
+        closing(finished),
+        tqdm(total=total, initial=done, desc=title, unit=" expr", disable=None, smoothing=0.1) as bar,
+    ):
+        for job, result in finished:
+            results.append(result)
             bar.update(weigh(job))
+    return results
 
 
-def _here(work: Callable[[J], None], jobs: list[J]) -> Iterator[J]:
+def _here(work: Callable[[J], R], jobs: list[J]) -> Generator[tuple[J, R], None, None]:
     for job in jobs:
-        work(job)
-        yield job
+        yield job, work(job)
 
 
-def _in_processes(work: Callable[[J], None], jobs: list[J], workers: int) -> Iterator[J]:
+def _in_processes(work: Callable[[J], R], jobs: list[J], workers: int) -> Generator[tuple[J, R], None, None]:
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that another thread may hold
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, (work,))
     queue, running = iter(jobs), {}
     try:
         while True:
-            for job in islice(queue, JOBS_AHEAD * workers - len(running)):
-                running[pool.submit(_call, job)] = job
+            running |= _submit(pool, islice(queue, JOBS_AHEAD * workers - len(running)))
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                future.result()
-                yield running.pop(future)
+                yield running.pop(future), future.result()
     except BrokenProcessPool as error:
         raise InputError(
             "a worker process was killed, perhaps for want of memory; run again with fewer --workers (work done stays)"
@@ -67,10 +88,18 @@ def _in_processes(work: Callable[[J], None], jobs: list[J], workers: int) -> Ite
         pool.shutdown(cancel_futures=True)
 
 
+def _submit(pool: ProcessPoolExecutor, jobs: Iterable[J]) -> dict[Future, J]:
+    """Jobs by their futures. Workers that this starts inherit that SIGINT is blocked: the parent answers it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return {pool.submit(_call, job): job for job in jobs}
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _start_worker(work: Callable) -> None:
     global _work
     _work = work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops us in an orderly way
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -80,5 +109,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _call(job: object) -> None:
-    _work(job)
+def _call(job: object) -> object:
+    return _work(job)
