@@ -3,12 +3,15 @@
 import copy
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from tests import forked
-from tests.train_runs import batches_fixture, errors, start, train, wait_for
+from tests.conftest import ROOT
+from tests.train_runs import FLAGS, batches_fixture, errors, start, train, wait_for
 from utils.text import Vocabulary
 
 __all__ = ["batches_fixture"]
@@ -120,3 +123,13 @@ def test_a_diverged_run_keeps_a_state_to_go_on_from(batches, tmp_path):
     assert "not finite" in refused(batches, folder, *steps, "--lr", "1e6", "--weight_decay", "1")
     weights = torch.load(folder / "last.pth", weights_only=True)["model"]
     assert all(weight.isfinite().all() for weight in weights.values())
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_loaders_end_when_a_sample_cannot_be_read(copied, tmp_path, split):
+    for file in (copied / f"{split}_label").iterdir():
+        file.write_bytes(b"nothing")
+    flags = ["--data_dir", copied, "--weights_dir", tmp_path, *FLAGS, "--num_steps", "1", "--num_workers", "2"]
+    command = [sys.executable, ROOT / "train_restr.py", *flags]  # its own program: what is tested is how it ends
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, start_new_session=True)
+    assert done.returncode == 2 and f"{split}_label" in done.stderr.splitlines()[-1]

@@ -2,6 +2,8 @@
 
 import os
 import signal
+from multiprocessing import active_children
+from multiprocessing.util import Finalize
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 EXIT_RESUME = 75  # sysexits.h, EX_TEMPFAIL: stopped by a signal, saved, start again with --resume
@@ -20,6 +22,16 @@ class StopSignal:
             os._exit(130)  # an exception could be raised, and lost, anywhere
         self.requested = True
         os.write(2, f"\n{signal.Signals(number).name}: finishing the step and saving\n".encode())
+
+
+def _end_loaders() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch raises an exception where a loader is killed
+    for child in active_children():
+        child.kill()
+
+
+# After an exception multiprocessing would end them by the SIGTERM that they ignore, and then wait for ever.
+Finalize(None, _end_loaders, exitpriority=1)
 
 
 def ignore_signals(_worker: int = 0) -> None:
