@@ -47,6 +47,11 @@ class ReferenceWay(PlainReSTR):
     Attention keeps its explicit softmax and the decoder upsamples before it projects.
     """
 
+    def __init__(self, state: dict, config: dict):
+        super().__init__(state, config)
+        table = state["encoder_l.embedding.weight"]
+        self.positions = sinusoids(TEXT_LENGTH, table.shape[1]).to(table.device, table.dtype)
+
     def linear(self, x: Tensor, name: str) -> Tensor:
         return F.linear(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
 
@@ -57,8 +62,8 @@ class ReferenceWay(PlainReSTR):
         return self.linear(F.gelu(self.linear(x, f"{name}.fc1")), f"{name}.fc2")
 
     def encode_text(self, ids: Tensor) -> Tensor:
-        config, table = self.config["l_backbone"], self.state["encoder_l.embedding.weight"]
-        x = table[ids] + sinusoids(ids.shape[1], table.shape[1]).to(table)
+        config = self.config["l_backbone"]
+        x = self.state["encoder_l.embedding.weight"][ids] + self.positions
         for i in range(config["n_layers"]):
             name = f"encoder_l.blocks.{i}"
             x = self.norm(x + self.attention(x, f"{name}.attn", config["n_heads"]), f"{name}.norm1")

@@ -1,9 +1,9 @@
 """The rows of benchmarks/gpu.py: what is timed, on which device, and how."""
 
 import copy
-import sys
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
 
@@ -17,39 +17,45 @@ from models.reference import reference_config, to_reference
 from models.restr import build_restr
 from models.summary import count_flops
 from models.vision import vision_config
+from utils.distributed import Ranks
+from utils.errors import one_line
+from utils.precision import autocast
+from utils.schedule import Schedule
 from utils.text import TEXT_LENGTH
+from utils.training import Trainer, TrainOptions
 
 EXPRESSIONS = 7  # of one image; unc val has 7.2
 TINY = VisionConfig("vit_tiny_patch16_224", (32, 48), patch_size=16, width=24, depth=1, heads=3, norm_eps=1e-5)
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PART = 8  # expressions at a time, as in evaluate.py
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to train."""
+    """One way to train; `amp` as in TrainOptions. Those compiled are timed at two batch sizes: each compiles anew."""
 
     name: str
     reference: bool = False
-    dtype: str = "bf16"
+    amp: str | None = "bf16"
     compiled: bool = False
     checkpointed: bool = False
 
 
-REFERENCE = Way("reference's way, fp16", reference=True, dtype="fp16")
+REFERENCE = Way("reference's way, fp16", reference=True, amp="fp16")
 OURS = (
-    Way("ours, fp32", dtype="fp32"),
+    Way("ours, fp32", amp=None),
     Way("ours, bf16"),
-    Way("ours, bf16, --compile", compiled=True),
     Way("ours, bf16, --grad_checkpoint", checkpointed=True),
+    Way("ours, bf16, --compile", compiled=True),
     Way("ours, bf16, --compile --grad_checkpoint", compiled=True, checkpointed=True),
 )
 
 
 class Bench:
-    """Models, inputs and clocks of one device; `deadline` is when no further row is begun."""
+    """Models, inputs and clocks of one device; `deadline` is when no further row is begun. float32 is never TF32."""
 
     def __init__(self, device: torch.device, tiny: bool, repeats: int, seconds: float):
         self.device, self.tiny, self.repeats = device, tiny, repeats
+        torch.backends.cudnn.allow_tf32 = False
         self.deadline = time.monotonic() + seconds
         vision = TINY if tiny else vision_config("vit_base_patch16_384", (480, 480))
         language = LanguageConfig(50, width=24, depth=1, heads=3) if tiny else LanguageConfig()
@@ -77,13 +83,13 @@ class Bench:
         return median(times)
 
     def inputs(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Images uint8, word ids and masks of `size` samples."""
+        """Images uint8, word ids and masks of `size` samples, on the CPU."""
         torch.manual_seed(1)
         shape = self.model.image_size
         images = torch.randint(0, 256, (size, 3, *shape), dtype=torch.uint8)
         ids = torch.randint(1, self.model.config.language.vocabulary_size, (size, TEXT_LENGTH))
         ids[:, : TEXT_LENGTH // 2] = 0
-        return images.to(self.device), ids.to(self.device), (torch.rand(size, 1, *shape) < 0.2).to(self.device)
+        return images, ids, torch.rand(size, 1, *shape) < 0.2
 
     def reference(self) -> tuple[ReferenceWay, list[Tensor]]:
         """The plain model, with the weights of ours, and its parameters."""
@@ -106,32 +112,44 @@ class Bench:
             "mm_fusion": {"n_layers": 2, "n_heads": vision.heads, "is_shared": False, "is_decoder": True},
         }
 
-    def trainer(self, way: Way) -> Callable[[tuple], Tensor]:
-        """A function that makes one whole training step of a batch and returns the loss."""
+    def trainer(self, way: Way, size: int) -> Callable[[], float]:
+        """A function that makes a whole training step of `size` samples in the CPU's memory and returns the loss."""
+        images, ids, masks = (x.pin_memory() if self.device.type == "cuda" else x for x in self.inputs(size))
         if way.reference:
-            model, parameters = self.reference()
-            optimizer = torch.optim.AdamW(parameters, lr=1e-5)
-        else:
-            model = copy.deepcopy(self.model).to(self.device).train()
-            model.set_grad_checkpointing(way.checkpointed)
-            if way.compiled:
-                model.compile(backend="eager" if self.tiny else "inductor")
-            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-        dtype, device = DTYPES[way.dtype], self.device.type
-        scaler = torch.amp.GradScaler(device, enabled=dtype is torch.float16)
+            return self._reference_step(way, images, ids, masks)
+        model = copy.deepcopy(self.model).to(self.device).train()
+        model.set_grad_checkpointing(way.checkpointed)
+        if way.compiled:
+            model.compile(backend="eager" if self.tiny else "inductor")
+        optimizer = torch.optim.AdamW(model.parameter_groups(1e-5, 0.1), fused=True)
+        trainer = Trainer(
+            model,
+            optimizer,
+            lambda *batch: restr_loss(*batch, LossConfig()),
+            Schedule(),
+            TrainOptions(400_000, size, amp=way.amp),
+            Ranks(self.device),
+        )
+        batch = {"image": images, "ids": ids, "mask": masks, "name": [""] * size}
+        return lambda: trainer.train_step([batch])["loss"]
 
-        def step(batch: tuple) -> Tensor:
-            images, ids, masks = batch
-            if way.reference:
-                images = images / 127.5 - 1
-            with torch.autocast(device, dtype, enabled=dtype is not None):
-                outputs = model(images, ids)
-            loss = restr_loss(*outputs, masks, LossConfig())["loss"]
+    def _reference_step(self, way: Way, images: Tensor, ids: Tensor, masks: Tensor) -> Callable[[], float]:
+        model, parameters = self.reference()
+        optimizer = torch.optim.AdamW(parameters, lr=1e-5)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=way.amp == "fp16")
+        images = images / 127.5 - 1  # its loader normalises
+        images = images.pin_memory() if self.device.type == "cuda" else images
+
+        def step() -> float:
+            image, words, mask = (x.to(self.device, non_blocking=True) for x in (images, ids, masks))
+            with autocast(self.device, way.amp):
+                outputs = model(image, words)
+            loss = restr_loss(*outputs, mask, LossConfig())["loss"]
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
-            return loss.detach()
+            return loss.item()
 
         return step
 
@@ -142,6 +160,7 @@ class Bench:
 def free(bench: Bench) -> None:
     """Give back what the last row held, and start its memory count anew."""
     torch.compiler.reset()
+    gc.collect()  # a compiled model refers to itself
     if bench.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -159,29 +178,24 @@ def flops_a_sample(bench: Bench) -> float:
     return 3.0 * sum(count_flops(bench.model.config).values())
 
 
-def training_rows(bench: Bench, sizes: list[int], peak: float, flops: float) -> list[dict]:
+def training_rows(bench: Bench, sizes: list[int], peak: float, flops: float) -> Iterator[dict]:
     """Samples a second and memory of each way and batch size; a size that does not fit ends its way."""
-    rows = []
     for way in (REFERENCE, *OURS):
-        for size in sizes:
+        for size in dict.fromkeys((sizes[0], sizes[-1])) if way.compiled else sizes:
             row = {"way": way.name, "batch": size, "samples_per_s": None, "gb": None}
-            rows.append(row)
             if bench.late():
-                row["why"] = "time was up"
+                yield row | {"why": "time was up"}
                 continue
             free(bench)
             try:
-                step, batch = bench.trainer(way), bench.inputs(size)
-                rate = size / bench.seconds(lambda step=step, batch=batch: step(batch))
-            except torch.cuda.OutOfMemoryError:
-                row["why"] = "out of memory"
-                break
-            finally:
-                step = batch = None
+                rate = size / bench.seconds(bench.trainer(way, size))
+            except Exception as error:  # a compiler raises many kinds; the other rows are to come all the same
+                yield row | {"why": one_line(error, 80)}
+                if isinstance(error, torch.OutOfMemoryError):
+                    break
+                continue
             tflops = rate * flops / 1e12
-            row |= {"samples_per_s": rate, "gb": bench.gigabytes(), "tflops": tflops, "share": tflops / peak}
-            print(f"{way.name}, batch {size}: {rate:.1f} samples/s", file=sys.stderr, flush=True)
-    return rows
+            yield row | {"samples_per_s": rate, "gb": bench.gigabytes(), "tflops": tflops, "share": tflops / peak}
 
 
 def memory_slopes(rows: list[dict]) -> dict[str, float]:
@@ -196,57 +210,53 @@ def memory_slopes(rows: list[dict]) -> dict[str, float]:
 
 @torch.inference_mode()
 def evaluation_rows(bench: Bench, images: int) -> list[dict]:
-    """Expressions a second: the reference's way one at a time, and ours with `images` encoded at a time."""
+    """Expressions a second of the networks alone: the reference's way one at a time, ours `images` images at a time."""
     free(bench)
     reference, model = bench.reference()[0], copy.deepcopy(bench.model).to(bench.device).eval()
-    pictures, _, _ = bench.inputs(images)
-    ids = bench.inputs(images * EXPRESSIONS)[1]
+    pictures = bench.inputs(images)[0].to(bench.device)
+    ids = bench.inputs(images * EXPRESSIONS)[1].to(bench.device)
     owner = torch.arange(images, device=bench.device).repeat_interleave(EXPRESSIONS)
 
-    def batched(dtype) -> Tensor:
-        with torch.autocast(bench.device.type, dtype, enabled=dtype is not None):
+    def one_by_one(count: int) -> Tensor:
+        image = model.normalise(pictures)
+        return torch.cat([reference(image[owner[i]][None], ids[i : i + 1])[0] for i in range(count)])
+
+    def batched(amp: str | None) -> Tensor:
+        with autocast(bench.device, amp):
             v, l = model.encode_image(model.normalise(pictures)), model.encode_text(ids)
-            parts = [model.segment_features(v[o], l_, i)[0] for o, l_, i in _parts(owner, l, ids)]
-        return torch.cat(parts).float()
+            parts = zip(owner.split(PART), l.split(PART), ids.split(PART), strict=True)
+            return torch.cat([model.segment_features(v[o], l_, i)[0] for o, l_, i in parts]).float()
 
-    single = model.normalise(pictures[:1])
-    one = {
-        "way": "reference's way, fp32, one at a time",
-        "per_s": 1 / bench.seconds(lambda: reference(single, ids[:1])),
-    }
-    rows = [one]
-    plain = batched(None)
-    for name in ("fp32", "bf16"):
-        logits = batched(DTYPES[name])
+    plain, rate = one_by_one(len(ids)), 1 / bench.seconds(lambda: one_by_one(1))
+    rows = [{"way": "reference's way, fp32, one at a time", "per_s": rate, "ratio": 1.0}]
+    for name, amp in (("fp32", None), ("bf16", "bf16")):
+        logits, ours = batched(amp), len(ids) / bench.seconds(lambda amp=amp: batched(amp))
         differ = ((logits >= 1e-9) != (plain >= 1e-9)).float().mean().item()
-        rate = len(ids) / bench.seconds(lambda name=name: batched(DTYPES[name]))
-        rows.append({"way": f"ours, {name}, {images} images at a time", "per_s": rate, "pixels_differ": differ})
-    rows[1]["logits_differ"] = (plain[:1] - reference(single, ids[:1])[0]).abs().max().item()
-    return [{**row, "ratio": row["per_s"] / one["per_s"]} for row in rows]
+        rows.append({"way": f"ours, {name}, {images} images at a time", "per_s": ours, "ratio": ours / rate})
+        rows[-1] |= {"pixels_differ": differ, "logits_differ": (logits - plain).abs().max().item()}
+    return rows
 
 
-def _parts(*tensors: Tensor):
-    return zip(*(tensor.split(32) for tensor in tensors), strict=True)
-
-
-def metric_change(bench: Bench) -> float:
-    """Points of oIoU between bfloat16 and float32 predictions of a model trained for a moment, on its own samples."""
+def metric_change(bench: Bench) -> dict[str, float]:
+    """oIoU, percent, of float32 and of bfloat16 predictions of a model trained for a moment, on its own samples."""
     free(bench)
     model = copy.deepcopy(bench.model).to(bench.device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    images, ids, _ = bench.inputs(8)
-    masks = images.float().mean(1, keepdim=True)
-    masks[..., : masks.shape[-1] // 2] += 300  # the left half is the object: quickly learnt
-    masks = masks > 255
-    for _ in range(3 if bench.tiny else 30):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3 if bench.tiny else 1e-4)
+    images, ids, _ = (x.to(bench.device) for x in bench.inputs(8))
+    masks = torch.zeros_like(images[:, :1], dtype=torch.bool)
+    height, width = masks.shape[-2:]
+    for i in range(8):  # a bright rectangle, elsewhere in each image: cannot be learnt to the last pixel
+        masks[i, :, i * height // 16 :, i * width // 32 : (i + 8) * width // 16] = True
+    images = torch.where(masks, images // 2 + 128, images // 2)
+    for _ in range(30):
         optimizer.zero_grad()
-        with torch.autocast(bench.device.type, torch.bfloat16):
+        with autocast(bench.device, "bf16"):
             outputs = model(images, ids)
         restr_loss(*outputs, masks, LossConfig())["loss"].backward()
         optimizer.step()
-    scores = []
-    for dtype in (None, torch.bfloat16):
-        with torch.inference_mode(), torch.autocast(bench.device.type, dtype, enabled=dtype is not None):
-            predicted = model.eval()(images, ids)[0].float() >= 1e-9
-        scores.append(100 * (predicted & masks).sum().item() / max(1, (predicted | masks).sum().item()))
-    return abs(scores[0] - scores[1])
+    scores = {}
+    for name, amp in (("fp32", None), ("bf16", "bf16")):
+        with torch.inference_mode(), autocast(bench.device, amp):
+            found = model.eval()(images, ids)[0].float() >= 1e-9
+        scores[name] = 100 * (found & masks).sum().item() / max(1, (found | masks).sum().item())
+    return scores

@@ -1,5 +1,6 @@
 """The benchmark scripts at toy size: they run, and their two ways agree. What they time is not looked at."""
 
+import copy
 from argparse import Namespace
 from dataclasses import replace
 
@@ -22,12 +23,15 @@ def photos(tmp_path_factory):
 
 def test_every_gpu_row_runs():
     args = Namespace(device="cpu", tiny=True, batches="2", images=2, repeats=1, minutes=5)
-    values = gpu.measure(args)
+    found = []
+    gpu.measure(args, lambda values: found.append(copy.deepcopy(values)))
+    assert [len(values["training"]) for values in found] == list(range(2 + len(gpu_rows.OURS)))
+    values = found[-1]
     assert [row["way"] for row in values["training"]] == [gpu_rows.REFERENCE.name, *gpu.NAMES]
     assert all(row["samples_per_s"] > 0 for row in values["training"])
     assert values["evaluation"][1]["logits_differ"] < 1e-5
-    assert values["evaluation"][1]["pixels_differ"] == 0
-    assert values["bf16_oiou_points"] < 100
+    assert values["evaluation"][1]["pixels_differ"] == 0 < values["evaluation"][2]["pixels_differ"] < 0.1
+    assert 10 < values["oiou"]["fp32"] < 99.9 and 0 < abs(values["oiou"]["fp32"] - values["oiou"]["bf16"]) < 2
     text = gpu.markdown(values)
     assert "these figures mean nothing" in text
     assert text.count("| ours, bf16, --compile |") == 1
@@ -35,7 +39,7 @@ def test_every_gpu_row_runs():
 
 def test_gpu_rows_for_which_there_is_no_time_say_so():
     bench = gpu_rows.Bench(gpu_rows.torch.device("cpu"), True, 1, seconds=-1)
-    rows = gpu_rows.training_rows(bench, [8], 1.0, 1.0)
+    rows = list(gpu_rows.training_rows(bench, [8], 1.0, 1.0))
     text = gpu.markdown(
         {
             "where": "here",
@@ -43,7 +47,7 @@ def test_gpu_rows_for_which_there_is_no_time_say_so():
             "matmul_tflops": 1.0,
             "flops_a_sample": 1.0,
             "evaluation": [],
-            "bf16_oiou_points": 0.0,
+            "oiou": {"fp32": 0.0, "bf16": 0.0},
             "training": rows,
             "gb_a_sample": {},
         }
@@ -53,11 +57,11 @@ def test_gpu_rows_for_which_there_is_no_time_say_so():
 
 def test_one_training_step_is_the_same_either_way():
     bench = gpu_rows.Bench(gpu_rows.torch.device("cpu"), True, 1, seconds=60)
-    ways = [replace(gpu_rows.REFERENCE, dtype="fp32"), gpu_rows.OURS[0]]
+    ways = [replace(gpu_rows.REFERENCE, amp=None), gpu_rows.OURS[0]]
     for module in bench.model.modules():
         if hasattr(module, "drop_prob"):
             module.drop_prob = 0.0
-    theirs, ours = (bench.trainer(way)(bench.inputs(2)).item() for way in ways)
+    theirs, ours = (bench.trainer(way, 2)() for way in ways)
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
