@@ -24,6 +24,8 @@ from utils.errors import ArgumentParser, InputError, run_main
 from utils.refer import DATASETS
 from utils.workers import stop_in_order
 
+MUCH = 0.1  # share of unknown words; with the published vocabularies it is a few in a hundred
+
 
 def main() -> None:
     options = parse()
@@ -36,6 +38,11 @@ def main() -> None:
     )
     if done.wordless:
         print(f"warning: {len(done.wordless):,} expressions have no words, such as {done.wordless[0]}")
+    if done.unknown > MUCH:
+        remedy = (
+            "make one of all your data sets (build_vocab.py -d unc unc+ Gref) or give --vocabulary, and build again"
+        )
+        print(f"warning: {done.unknown:.0%} of the words are not in the vocabulary: {remedy}")
     if done.empty:
         print(f"warning: {len(done.empty):,} refs have a mask without any pixel, such as {done.empty[0]}")
     if done.missing:

@@ -62,8 +62,8 @@ def main() -> None:
     device = torch.device(args.device)
     reference, model = build("reference", device)[0], build("ours", device)[0]
     with tempfile.TemporaryDirectory() as scratch:
-        options = BuildOptions(make_set(Path(scratch), args.images), "unc", "train", (480, 480), workers=1)
-        split = BatchSplit(build_batches(options).folder, "train")
+        root = make_set(Path(scratch), args.images, split="val")
+        split = BatchSplit(build_batches(BuildOptions(root, "unc", "val", (480, 480), workers=1)).folder, "val")
         work = {
             "reference": lambda: reference_scores(reference, model, split, device),
             "ours": lambda: evaluate(model, split, device=device, progress=False),

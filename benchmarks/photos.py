@@ -13,8 +13,8 @@ HEIGHT, WIDTH = 480, 640
 SENTENCES = 3
 
 
-def make_set(root: Path, images: int, photographs: Path | None = None) -> Path:
-    """Write a train split of `unc` with `images` images below `root`; returns `root`.
+def make_set(root: Path, images: int, photographs: Path | None = None, split: str = "train") -> Path:
+    """Write a split of `unc` with `images` images below `root`; returns `root`.
 
     `photographs`: a folder of JPEGs to use in turn, cut and scaled to 640 x 480; None: synthetic ones.
     """
@@ -30,7 +30,7 @@ def make_set(root: Path, images: int, photographs: Path | None = None) -> Path:
         entries.append({"id": number, "file_name": name, "height": HEIGHT, "width": WIDTH})
         for _ in range(2 + number % 2):
             annotations.append({"id": len(refs), "image_id": number, "segmentation": [_outline(rng)], "iscrowd": 0})
-            refs.append(_ref(len(refs), number, rng))
+            refs.append(_ref(len(refs), number, rng) | {"split": split})
     for path in different:
         path.unlink()
     annotated = root / "external/refer/data/refcoco"
@@ -44,7 +44,7 @@ def make_set(root: Path, images: int, photographs: Path | None = None) -> Path:
 def _ref(number: int, image: int, rng: np.random.Generator) -> dict:
     texts = [" ".join(rng.choice(WORDS, rng.integers(1, 8))) for _ in range(SENTENCES)]
     sentences = [{"sent_id": SENTENCES * number + k, "sent": text} for k, text in enumerate(texts)]
-    return {"ref_id": number, "ann_id": number, "image_id": image, "split": "train", "sentences": sentences}
+    return {"ref_id": number, "ann_id": number, "image_id": image, "sentences": sentences}
 
 
 def _outline(rng: np.random.Generator) -> list[float]:

@@ -30,10 +30,12 @@ from eval.visualise import write_prediction
 from models.restr import ReSTR
 from utils import distributed
 from utils.batches import BatchSplit
-from utils.errors import ArgumentParser, run_main
+from utils.errors import ArgumentParser, check_limits, run_main
 from utils.precision import AMP_DTYPES
 from utils.safe_io import atomic_write, write_json
 from utils.train_options import size
+
+LIMITS = {"batch_size": (1, 1024), "num_workers": (0, 1024), "seed": (0, 2**63 - 1)}  # flag -> least and most
 
 
 def parse(arguments: list[str] | None) -> Namespace:
@@ -43,6 +45,7 @@ def parse(arguments: list[str] | None) -> Namespace:
     _add_protocol(parser.add_argument_group("protocol"))
     _add_running(parser.add_argument_group("running and output"))
     options = parser.parse_args(arguments)
+    check_limits(options, LIMITS)
     if bool(options.checkpoint) == bool(options.restore_refseg):
         parser.error("give either --restore_refseg DIR with --iters N, or --checkpoint FILE")
     if options.checkpoint and options.iters:
@@ -134,7 +137,8 @@ def main(arguments: list[str] | None = None) -> None:
                 write_report(folder / "report.html", record, scores, thumbnails, other)
             _write(folder, scores, record)
             print(f"results: {folder}")
-        rows[f"{split.dataset} {options.set} {step_of(model, path)}"] = metrics
+        rotated = " rotated" if options.rotate_expressions else ""
+        rows[f"{split.dataset} {options.set} {step_of(model, path)}{rotated}"] = metrics
     if ranks.is_main:
         _print(rows)
     distributed.finish()

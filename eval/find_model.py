@@ -35,7 +35,7 @@ def find_checkpoints(folder: Path, steps: list[int] | None, dataset: str) -> lis
         found = [_of_step(folder, step, stems) for step in steps]
     missing = [path.name for path in found if not path.is_file()]
     if missing or not found:
-        wanted = ", ".join(missing) or f"a checkpoint of a step that is a multiple of {EVERY}"
+        wanted = ", ".join(missing) or f"checkpoint of a step that is a multiple of {EVERY}"
         there = sorted(path.name for path in folder.glob("*.pth"))
         shown = ", ".join(there[:_SHOWN]) + (f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
         raise InputError(

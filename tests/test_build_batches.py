@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -209,3 +210,12 @@ def test_missing_files_are_made_again(tiny, build):
         (batches(tiny) / name).unlink()
     assert build(tiny)[0] == 0
     assert tree(batches(tiny)) == before
+
+
+def test_a_vocabulary_that_lacks_many_words_is_named(tiny, build):
+    assert "not in the vocabulary" not in build(tiny)[1]
+    words = tiny / "data/other.txt"
+    words.write_text("\n".join((tiny / "data/vocabulary_Gref.txt").read_text().splitlines()[:5]) + "\n")
+    shutil.rmtree(batches(tiny))
+    output = build(tiny, "Gref", "train", "--vocabulary", str(words))[1]
+    assert re.search(r"warning: \d\d% of the words are not in the vocabulary: .*--vocabulary", output), output

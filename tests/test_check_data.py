@@ -84,7 +84,6 @@ def test_everything_that_is_wrong_is_named_at_once(check, root):
         "1 images are empty files",
         "referit_query_test.json: is not a readable query file",
         "1 masks are missing",
-        "Gref_emb.npy: 3 x 300, but vocabulary and --l_backbone need 11 x 300",
         "vocabulary_referit.txt: no such file; make one with build_vocab.py",
     ]
     assert len(faults(output)) == len(expected), output
@@ -93,7 +92,8 @@ def test_everything_that_is_wrong_is_named_at_once(check, root):
     for example in ("ref number 2: has no whole number as ann_id", "ref 4 of refs(google).p: a polygon has 2 numbers"):
         assert example in output
     assert "ref 1 is there twice" in output and "mask/2_0.mat" in output and "ref 3" in output
-    assert "9 kinds of faults" in output
+    assert "8 kinds of faults" in output
+    assert re.search("note .*Gref_emb.npy: 3 x 300, but vocabulary and --l_backbone need 11 x 300", output)
 
 
 def test_deep_opens_every_image_and_mask(check, root):
@@ -125,8 +125,14 @@ def test_nothing_is_there(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["check_data.py", "--root", str(tmp_path / "none")])
     with pytest.raises(SystemExit) as left:
         run_main(check_data.main)
+    assert left.value.code == 2 and "no such folder" in capsys.readouterr().err
+    (tmp_path / "none").mkdir()
+    with pytest.raises(SystemExit) as left:
+        run_main(check_data.main)
     output = capsys.readouterr().out
     assert left.value.code == 1 and "Traceback" not in output
+    for folder in ("coco/images/train2014", "referit/images", "referit/mask"):
+        assert f"FAULT  {tmp_path / 'none/data' / folder}: no such folder" in output
     for name in COUNTS:
         assert re.search(rf"^{re.escape(name)}, below ", output, re.MULTILINE)
         assert all(link in output for links in downloads(name).values() for link in links)

@@ -19,7 +19,7 @@ TOY = (
 )
 # Stands for the interpreter: notes what it is to run, and leaves the files by which the script knows that it ran.
 STAND_IN = """#!{python} -IS
-import json, os, pathlib, sys
+import hashlib, json, os, pathlib, sys
 sys.argv = sys.argv[1:]
 if sys.argv[0] == "-":
     exec(sys.stdin.read())
@@ -41,8 +41,13 @@ if name == "build_batches.py":
     meta.write_text(json.dumps({{"splits": {{**splits, flags["-t"]: {{"complete": True}}}}}}))
 if name == "evaluate.py":
     folder = pathlib.Path(flags["--output_dir"])
-    folder.mkdir(parents=True)
-    (folder / "metrics.json").touch()
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(pathlib.Path(flags["--checkpoint"]).read_bytes()).hexdigest()
+    (folder / "metrics.json").write_text(json.dumps({{"checkpoint": {{"sha256": digest}}}}))
+if name == "train_restr.py":
+    folder = pathlib.Path(flags["--weights_dir"], flags["--exp_name"])
+    folder.mkdir(parents=True, exist_ok=True)
+    [(folder / file).write_bytes(b"weights") for file in ("best.pth", "last.pth", "Gref_9.pth")]
 """
 
 
@@ -110,8 +115,15 @@ def test_what_is_finished_is_skipped(started, tmp_path):
     (tmp_path / "weights/restr_Gref/eval_Gref_val_best/metrics.json").unlink()
     (tmp_path / "weights/restr_Gref/eval_Gref_val_best").rmdir()
     assert names(started("Gref")) == whole[4:]
+    (tmp_path / "weights/restr_Gref/best.pth").write_bytes(b"another training's")
+    assert names(started("Gref")) == whole[4:]
     (tmp_path / "data/mscoco/Gref_480x640_batch/meta.json").write_text('{"splits": {"train": {"complete": false}}}')
     assert names(started("Gref")) == [*whole[1:4], "tables.py"]
+
+
+@pytest.mark.parametrize("settings", [{"EXP_NAME": "../q"}, {"NUM_GPUS": "abc"}])
+def test_settings_that_cannot_be(started, settings):
+    assert started("Gref", code=2, **settings) == []
 
 
 def test_settings_reach_the_programs(started):

@@ -199,13 +199,15 @@ class Page:
 
 @needs_gradio
 def test_the_page_in_a_browser(place, address, model):
-    with chromium(1280, 1200) as browser:
+    with chromium(1280, 950) as browser:
         page = Page(browser, address)
         assert "ReSTR" in browser.title and "best.pth" in page.all("header")[0].text
         page.wait(lambda: page.all("button.gallery-item"))[0].click()
         page.wait(lambda: page.source("image"))
         page.find()
         page.wait_for("The expression is empty")
+        below = "return document.querySelector('#said p').getBoundingClientRect().bottom - window.innerHeight"
+        assert browser.execute_script(below) < 0  # seen without scrolling
         assert not page.source("mask")
 
         page.all("#expression textarea")[0].send_keys("w4 zebra\n")

@@ -30,7 +30,7 @@ from tools.data_facts import (  # noqa: E402
 from tools.report import Report  # noqa: E402
 from utils.batch_folder import is_train  # noqa: E402
 from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
-from utils.refer import DATASETS, IMAGES_REMEDY, Dataset, read_referit  # noqa: E402
+from utils.refer import COCO_IMAGES, DATASETS, IMAGES_REMEDY, REFERIT, Dataset, read_referit  # noqa: E402
 from utils.refs import Ref, missing_files  # noqa: E402
 from utils.safe_io import read_image  # noqa: E402
 from utils.text import Vocabulary  # noqa: E402
@@ -41,6 +41,8 @@ Splits = dict[str, list[Ref]]
 
 def main() -> int:
     options = parse()
+    if not options.root.is_dir():
+        raise InputError(f"--root {options.root}: no such folder")
     report = Report()
     names = list(dict.fromkeys(options.dataset or DATASETS))
     for name in names:
@@ -49,6 +51,8 @@ def main() -> int:
         refs = [ref for group in splits.values() for ref in group]
         if refs:
             check_images(refs, options.deep, report)
+        else:
+            check_folders(DATASETS[name], options.root, report)
         estimate(name, splits, options.root)
     for vocabulary in dict.fromkeys(DATASETS[name].vocabulary for name in names):
         print(f"vocabulary {vocabulary}")
@@ -139,6 +143,13 @@ def check_counts(split: str, found: Counts, published: Counts, report: Report) -
         report.note(text)
 
 
+def check_folders(dataset: Dataset, root: Path, report: Report) -> None:
+    """Where no ref tells which images are needed: whether there are any at all."""
+    for folder in (REFERIT / "images", REFERIT / "mask") if dataset.name == "referit" else (COCO_IMAGES,):
+        if not (root / folder).is_dir():
+            report.fault(f"{root / folder}: no such folder; {IMAGES_REMEDY}")
+
+
 def check_images(refs: list[Ref], deep: bool, report: Report) -> None:
     """Whether images and mask files are there, and with `deep` whether they are whole and of the same size."""
     by_image: dict[Path, list[Ref]] = {}
@@ -214,8 +225,11 @@ def check_words(dataset: Dataset, root: Path, report: Report) -> None:
     else:
         report.note(f"{size}; the published one, which published checkpoints need, has {WORDS[dataset.vocabulary]:,}")
     path = dataset.embeddings_path(root)
-    if report.attempt(lambda: read_embeddings(path, len(vocabulary), EMBEDDING_WIDTH)) is not None:
+    try:
+        read_embeddings(path, len(vocabulary), EMBEDDING_WIDTH)
         report.ok(f"{path}: {len(vocabulary)} x {EMBEDDING_WIDTH}")
+    except InputError as error:
+        report.note(f"{error} (training needs it, building does not)")
 
 
 def estimate(name: str, splits: Splits, root: Path) -> None:

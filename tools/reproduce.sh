@@ -46,6 +46,8 @@ fi
 IMG_SIZE="${IMG_SIZE:-480}"
 NUM_GPUS="${NUM_GPUS:-1}"
 WEIGHTS="${WEIGHTS:-$ROOT/weights}"
+case "${EXP_NAME:-}" in */* | .*) echo "reproduce.sh: EXP_NAME is the name of a folder below WEIGHTS, without /" >&2 && exit 2 ;; esac
+case "$NUM_GPUS" in *[!0-9]* | "" | 0*) echo "reproduce.sh: NUM_GPUS is a number, 1 or more" >&2 && exit 2 ;; esac
 run="$WEIGHTS/${EXP_NAME:-restr_$dataset}"
 case "$dataset" in referit) words=referit checkpoint=last.pth ;; *) words=Gref checkpoint=best.pth ;; esac
 checkpoint="$run/${CHECKPOINT:-$checkpoint}"
@@ -80,21 +82,30 @@ results() {  # SPLIT: the folder of its metrics.json
     echo "$run/eval_${dataset}_$1_$(basename "$checkpoint" .pth)"
 }
 
+is_evaluated() {  # SPLIT: with the checkpoint that is there now, or that was there when it was evaluated
+    "$PYTHON" - "$(results "$1")/metrics.json" "$checkpoint" <<'PYTHON' 2>/dev/null
+import hashlib, json, sys
+from pathlib import Path
+then, checkpoint = json.loads(Path(sys.argv[1]).read_text())["checkpoint"]["sha256"], Path(sys.argv[2])
+sys.exit(checkpoint.exists() and hashlib.sha256(checkpoint.read_bytes()).hexdigest() != then)
+PYTHON
+}
+
 unbuilt=() unevaluated=()
 for split in $train $evaluated; do
     is_built "$split" || unbuilt+=("$split")
 done
 for split in $evaluated; do
-    [ -f "$(results "$split")/metrics.json" ] || unevaluated+=("$split")
+    is_evaluated "$split" || unevaluated+=("$split")
 done
 
+if [ ! -f "$ROOT/data/vocabulary_$words.txt" ] && [ ${#unbuilt[@]} -gt 0 ]; then
+    echo "There is no vocabulary: one is made of the training expressions. Published checkpoints need the published one."
+    show "$PYTHON" "$repo/build_vocab.py" -d "$dataset" --root "$ROOT" ${GLOVE:+--glove "$GLOVE"}
+elif [ -n "${GLOVE:-}" ] && [ ! -f "$ROOT/data/${words}_emb.npy" ]; then
+    show "$PYTHON" "$repo/build_vocab.py" -d "$dataset" --root "$ROOT" --glove "$GLOVE"
+fi
 if [ ${#unbuilt[@]} -gt 0 ]; then
-    if [ ! -f "$ROOT/data/vocabulary_$words.txt" ]; then
-        echo "There is no vocabulary: one is made of the training expressions. Published checkpoints need the published one."
-    fi
-    if [ ! -f "$ROOT/data/vocabulary_$words.txt" ] || { [ -n "${GLOVE:-}" ] && [ ! -f "$ROOT/data/${words}_emb.npy" ]; }; then
-        show "$PYTHON" "$repo/build_vocab.py" -d "$dataset" --root "$ROOT" ${GLOVE:+--glove "$GLOVE"}
-    fi
     if ! show "$PYTHON" "$repo/tools/check_data.py" -d "$dataset" --root "$ROOT"; then
         if [ "${IGNORE_CHECK:-0}" != 1 ]; then
             echo "reproduce.sh: mend what is marked FAULT, or set IGNORE_CHECK=1 to go on with the data as they are" >&2

@@ -36,11 +36,12 @@ def build(subtitle: str, examples: list[Path], answer: Callable, cut: Callable) 
                     type="filepath", label="Image", sources=["upload", "clipboard"], height=300, elem_id="image"
                 )
                 image.preprocess = lambda file: file and file.path  # `answer` reads it, and says what is wrong with it
-                if examples:
-                    gr.Examples([[str(path)] for path in examples], [image], label="Examples", cache_examples=False)
                 text = gr.Textbox(label="Expression", placeholder=HINT, max_lines=4, elem_id="expression")
                 button = gr.Button("Find it", variant="primary", elem_id="find")
                 said = gr.HTML(elem_id="said", padding=False)
+                if examples:
+                    files = [[str(path)] for path in examples]
+                    gr.Examples(files, [image], label="Examples", cache_examples=False, examples_per_page=len(files))
             with gr.Column(scale=6, min_width=360):
                 mask = gr.Image(label="Mask", height=340, elem_id="mask", **quiet)
                 share = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold on the probability", elem_id="threshold")

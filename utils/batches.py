@@ -63,8 +63,9 @@ class BatchSplit:
         if entry and entry["complete"]:
             return entry
         state = "is only half built" if entry else "has not been built"
-        command = build_command(self.meta, self.split)
-        raise InputError(f"{self.folder}: its split {self.split} {state}; run: {command} (with the --root it is in)")
+        others = ", ".join(sorted(name for name, other in self.meta["splits"].items() if other["complete"])) or "none"
+        command = f"{build_command(self.meta, self.split)} (with the --root it is in)"
+        raise InputError(f"{self.folder}: its split {self.split} {state} (whole: {others}); run: {command}")
 
     def _check_count(self) -> None:
         """Two looks: the last expression is there and none comes after it. Training must not wait for a listing."""

@@ -96,6 +96,7 @@ class Summary:
     seconds: float
     missing: int  # expressions that other shards have still to build
     wordless: list[str]  # names of expressions without a word (a lone "."), whose ids are all padding
+    unknown: float  # share of the words that the vocabulary does not have
     empty: list[str]  # names of an expression of each ref whose mask, drawn in this run, has no pixel
 
 
@@ -123,6 +124,7 @@ def build(options: BuildOptions) -> Summary:
     done = sum(job.expressions() for job in mine) - sum(job.expressions() for job in todo)
     empty = run_all(writer.write, todo, options.workers, Job.expressions, done, files.name("*")[:-2])
     left = writer.missing(jobs)
+    texts = [numbered for job in jobs for _, pairs in job.refs for numbered in pairs]
     if not left:
         record_split(files, {**entry, "complete": True})
     return Summary(
@@ -133,7 +135,8 @@ def build(options: BuildOptions) -> Summary:
         sum(item.stat().st_size for path in writer.folders for item in os.scandir(path)),
         time.monotonic() - started,
         sum(job.expressions() for job in left),
-        [files.name(i) for job in jobs for _, pairs in job.refs for i, sentence in pairs if not tokenize(sentence)],
+        [files.name(i) for i, text in texts if not tokenize(text)],
+        sum(len(vocabulary.unknown(text)) for _, text in texts) / max(1, sum(len(tokenize(text)) for _, text in texts)),
         [files.name(i) for i in sorted(itertools.chain(*empty))],
     )
 
@@ -292,8 +295,5 @@ class Writer:
     def _write_once(path: Path, data: bytes | memoryview) -> None:
         if path.exists():
             return
-        try:
-            with atomic_write(path) as file:
-                file.write(data)
-        except OSError as error:  # of a full disk, which does not say where
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        with atomic_write(path) as file:
+            file.write(data)

@@ -26,6 +26,14 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+def check_limits(options: argparse.Namespace, limits: dict[str, tuple[float, float]]) -> None:
+    """Raise InputError for a flag whose value is not from the least to the most of `limits`, or not a number."""
+    for name, (least, most) in limits.items():
+        value = getattr(options, name)
+        if not least <= value <= most:  # nan is not, either
+            raise InputError(f"--{name} {value}: must be from {least:g} to {most:g}")
+
+
 def one_line(text: object, limit: int = 500) -> str:
     """`text` with control characters and line breaks escaped, cut to `limit` characters: safe on any terminal."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[: limit + 1])

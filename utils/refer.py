@@ -14,6 +14,7 @@ REFER_DATA = Path("external/refer/data")
 REFERIT = Path("data/referit")
 
 _ANNOTATIONS_REMEDY = "get the annotations as external/README.md says"
+_QUERIES_REMEDY = "get ReferIt's files as data/README.md says"
 IMAGES_REMEDY = "get the images as data/README.md says"
 
 
@@ -112,11 +113,11 @@ def read_referit(root: Path, split: str) -> list[Ref]:
 
 def _query_entries(path: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """(ref_id, image name, its expressions) of each entry, in file order."""
-    queries = read_json(path, "query file", _ANNOTATIONS_REMEDY)
+    queries = read_json(path, "query file", _QUERIES_REMEDY)
     if not isinstance(queries, dict) or not queries:
-        raise InputError(f"{path}: is not a table of expressions by object; {_ANNOTATIONS_REMEDY}")
+        raise InputError(f"{path}: is not a table of expressions by object; {_QUERIES_REMEDY}")
     for ref_id, sentences in queries.items():
         image_name, separator, _ = safe_name(ref_id, str(path)).partition("_")
         if not image_name or not separator or not isinstance(sentences, list):
             raise InputError(f'{path}: "{ref_id}" is not IMAGE_NUMBER with a list of expressions')
-        yield ref_id, image_name, checked_sentences(sentences, f"{path}: {ref_id}", _ANNOTATIONS_REMEDY)
+        yield ref_id, image_name, checked_sentences(sentences, f"{path}: {ref_id}", _QUERIES_REMEDY)

@@ -4,7 +4,7 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from utils.errors import ArgumentParser, InputError
+from utils.errors import ArgumentParser, InputError, check_limits
 from utils.precision import AMP_DTYPES
 
 MANY, LARGE = 10**9, 1e6
@@ -43,10 +43,7 @@ def parse_args(description: str) -> Namespace:
     args = parser.parse_args()
     if args.warm_iter is None:
         args.warm_iter = args.num_steps // 10
-    for name, (least, most) in LIMITS.items():
-        value = getattr(args, name)
-        if not least <= value <= most:  # nan is not, either
-            raise InputError(f"--{name} {value}: must be from {least:g} to {most:g}")
+    check_limits(args, LIMITS)
     if args.no_pretrained and args.v_weights:
         raise InputError("--no_pretrained and --v_weights contradict each other: leave one out")
     if not str(args.weights_dir / (args.exp_name or "")).isprintable():
