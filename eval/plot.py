@@ -9,8 +9,10 @@ A run may go on meanwhile: what it is writing is left out.
 import itertools
 import json
 import logging
+import math
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,11 +76,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"{len(options.runs)} runs: one picture shows at most {len(COLOURS)}")
     files = [path / "log.jsonl" if path.is_dir() else path for path in options.runs]
     out = options.out or files[0].parent / "curves.png"
-    figure = draw([read_log(file) for file in files])
+    runs = [read_log(file) for file in files]
     out.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(), atomic_write(out) as file:
-        warnings.simplefilter("ignore")  # a character of a run's name that the font lacks
-        figure.savefig(file, format="png", dpi=150)
+        warnings.simplefilter("ignore")  # a name's character that the font lacks; a log scale without a point
+        draw(runs).savefig(file, format="png", dpi=150)
     print(out)
 
 
@@ -175,7 +177,7 @@ def _rate(panel, runs: list[Run]) -> None:
 
 
 def _gradient(panel, runs: list[Run]) -> None:
-    panel.set_title("Gradient norm")
+    panel.set_title("Gradient norm (log)")
     panel.set_yscale("log", nonpositive="mask")
     for run, colour in zip(runs, COLOURS, strict=False):
         steps, values = run.curve("train", "grad_norm")
@@ -214,19 +216,32 @@ def _validation(panel, runs: list[Run], name: str) -> None:
         row -= 1
         text, place = f"best {values[best]:.2f} at {_step(steps[best])}", (0.98, 0.04 + 0.075 * row)
         panel.text(*place, text, color=colour, ha="right", transform=panel.transAxes, fontweight="bold")
+    if panel.lines:
+        panel.set_ylim(0, max(1.0, 1.03 * panel.get_ylim()[1]))
 
 
 def _precisions(panel, runs: list[Run]) -> None:
     panel.set_title("Validation Prec@X (%)")
     for run, colour in zip(runs, COLOURS, strict=False):
-        for i, name in enumerate(PRECISIONS):
-            steps, values = run.curve("val", name)
-            if not values:
-                continue
+        for i, (steps, values) in _curves(run):
             panel.plot(steps, values, color=colour, alpha=1 - 0.17 * i, linewidth=1.5)
-            if run is runs[0]:
-                label = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
-                panel.annotate(name.removeprefix("Prec"), (steps[-1], values[-1]), color=colour, **label)
+    panel.set_ylim(0, max(1.0, panel.get_ylim()[1]))
+    _name_ends(panel, runs[0])
+
+
+def _name_ends(panel, run: Run) -> None:
+    """@0.5 ... @0.9 beside the last points of a run's curves, apart enough to be read."""
+    ends = sorted((values[-1], i, steps[-1]) for i, (steps, values) in _curves(run))
+    place, gap = -math.inf, 0.055 * panel.get_ylim()[1]
+    for value, i, step in ends:
+        place = max(value, place + gap)
+        label = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+        panel.annotate(PRECISIONS[i].removeprefix("Prec"), (step, place), color=COLOURS[0], **label)
+    panel.set_ylim(0, max(panel.get_ylim()[1], place + gap / 2))
+
+
+def _curves(run: Run) -> Iterator[tuple[int, tuple[list[int], list[float]]]]:
+    return ((i, run.curve("val", name)) for i, name in enumerate(PRECISIONS) if run.curve("val", name)[1])
 
 
 def _finish(panel) -> None:

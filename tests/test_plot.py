@@ -1,6 +1,7 @@
 """eval/plot.py on logs that the run's own log wrote: what is drawn where, and what a log may look like."""
 
 import io
+import itertools
 import json
 import math
 import subprocess
@@ -48,11 +49,16 @@ def test_each_panel_has_its_curves(tmp_path):
     steps = [100, 200, 300, 400, 500, 600]
     assert lines["Training loss"] == [(steps, [total / step for step in steps]) for total in (300, 200, 100)]
     assert lines["Learning rate"] == [(steps, [1e-5 / step for step in steps])]
-    assert lines["Gradient norm"] == [(steps, [step / 1000 for step in steps])]
+    assert lines["Gradient norm (log)"] == [(steps, [step / 1000 for step in steps])]
     assert lines["Validation oIoU (%)"] == [([200, 400, 600], [48.0, 50.0, 48.0]), ([400], [50.0])]
     assert lines["Validation mIoU (%)"] == [([200, 400, 600], [20.0, 40.0, 60.0]), ([600], [60.0])]
     assert lines["Validation Prec@X (%)"] == [([200, 400, 600], [value] * 3) for value in PRECISIONS.values()]
-    assert texts(figure) == ["best 50.00 at 400", "best 60.00 at 600", "@0.5", "@0.6", "@0.7", "@0.8", "@0.9"]
+    ends = ["@0.9", "@0.8", "@0.7", "@0.6", "@0.5"]  # from below
+    assert texts(figure) == ["best 50.00 at 400", "best 60.00 at 600", *ends]
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[5].texts]
+    assert all(below.y1 <= above.y0 for below, above in itertools.pairwise(boxes))  # each can be read
+    assert boxes[-1].y1 <= figure.axes[5].get_window_extent().y1
     legend = figure.axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["loss", "pixel", "patch"]
 
@@ -66,7 +72,7 @@ def test_runs_have_their_own_colours(tmp_path):
 
 def test_a_long_curve_is_drawn_with_its_running_mean(tmp_path):
     run = plot.read_log(write(tmp_path / "a", steps=200) / "log.jsonl")
-    raw, mean = drawn(plot.draw([run]))["Gradient norm"]
+    raw, mean = drawn(plot.draw([run]))["Gradient norm (log)"]
     assert raw == run.curve("train", "grad_norm")
     assert mean[1] == pytest.approx(plot.running_mean(raw[1], 4))
     assert len(drawn(plot.draw([run]))["Learning rate"]) == 1  # no noise to smooth
