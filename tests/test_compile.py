@@ -66,7 +66,7 @@ def test_the_compiled_model_is_inside_ddp(monkeypatch, tmp_path):
 
 
 def test_a_failing_compiler_is_one_line():
-    with pytest.raises(InputError, match="--compile: .*leave it out"), train_restr.explained_compiler(True):
+    with pytest.raises(InputError, match="--compile: .*leave it out"), train_restr.explained(True):
         raise torch._dynamo.exc.BackendCompilerFailed(print, RuntimeError("no\ncompiler"), None)
-    with pytest.raises(RuntimeError), train_restr.explained_compiler(False):
+    with pytest.raises(RuntimeError), train_restr.explained(False):
         raise RuntimeError("something else")
