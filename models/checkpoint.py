@@ -141,8 +141,8 @@ def _read_reference(path: Path, values: dict, config: dict | None, assumed: dict
     try:
         model = from_reference(state, config or reference_config(state, **assumed))
     except InputError as error:
-        remedy = "; give --is_shared if its encoders share weights, or python -m models.convert its --config"
-        raise InputError(f"{path}: {error}{'' if config else remedy}") from None
+        remedy = "give evaluate.py --is_shared if its encoders share weights, or python -m models.convert its --config"
+        raise InputError(f"{path}: {error}{'' if config else f'; {remedy}'}") from None
     return Checkpoint(model.state_dict(), model.config, vocabulary=None, data={"image_size": list(model.image_size)})
 
 
