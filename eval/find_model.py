@@ -19,11 +19,15 @@ _SHOWN = 12  # file names in an error
 def find_checkpoints(folder: Path, steps: list[int] | None, dataset: str) -> list[Path]:
     """Files of the given steps in `folder`: DATASET_STEP.pth, or FOLDER_STEP.pth as the reference's evaluate has it.
 
-    A single 0 means every 5000th step that is there; None the best one of a training (best.pth). Raises InputError,
-    which lists what there is, if one is missing.
+    A single 0 means every 5000th step that is there; None the best one of a training (best.pth). Where there is no
+    weights/restr, the reference's default for all data sets, weights/restr_DATASET is meant, which is ours.
+    Raises InputError, which lists what there is, if one is missing.
     """
-    if not folder.is_dir():
+    choices = [folder, folder.parent / f"{folder.name}_{dataset}"]
+    existing = [path for path in choices if path.is_dir()]
+    if not existing:
         raise InputError(f"--restore_refseg {folder}: no such folder")
+    folder = existing[0]
     stems = (dataset, folder.resolve().name)
     if steps is None:
         found = [folder / "best.pth"]

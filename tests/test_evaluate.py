@@ -195,6 +195,14 @@ def test_bad_flags(place, batches, tmp_path, capsys, arguments, says):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_references_default_folder_is_ours_for_the_data_set(batches, tmp_path):
+    write_checkpoint(tmp_path / "weights" / "restr_unc" / "unc_500.pth")
+    common = ("--data_dir", batches, "--set", "val", "--iters", 500)
+    run(*common, "--restore_refseg", tmp_path / "weights" / "restr", "--output_dir", tmp_path / "out")
+    file = json.loads((tmp_path / "out" / "metrics.json").read_text())["checkpoint"]["file"]
+    assert Path(file) == tmp_path / "weights" / "restr_unc" / "unc_500.pth"
+
+
 def test_a_missing_checkpoint_lists_what_is_there(place, batches, tmp_path, capsys):
     common = ("--data_dir", batches, "--set", "val", "--restore_refseg")
     error = complaint(capsys, *common, place / "exp", "--iters", 500, 700)
