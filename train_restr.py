@@ -37,6 +37,7 @@ from utils.run_folder import RunFolder
 from utils.sampler import StepSampler
 from utils.schedule import Schedule
 from utils.signals import EXIT_RESUME, StopSignal, ignore_signals
+from utils.text import PAD
 from utils.train_options import parse_args
 from utils.training import Stopped, Trainer, TrainOptions, fit
 from utils.words import embeddings_file, read_embeddings, vocabulary_of
@@ -138,6 +139,7 @@ def build_model(args, config: ReSTRConfig, split: BatchSplit, resuming: bool) ->
             print("word embeddings start from random values", file=sys.stderr)
         else:
             table = read_embeddings(file, config.language.vocabulary_size, config.language.width)
+            table[PAD] = 0  # also where a table of others is not: the padding row gets no gradient, so it would stay
             model.language.embedding.weight.data.copy_(torch.from_numpy(table))
         if not args.no_pretrained:
             model.vision.load_pretrained(args.v_weights)
