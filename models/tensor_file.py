@@ -42,6 +42,8 @@ def load_tensors(path: Path | str) -> dict:
 
 def _check_archive(path: Path | str) -> None:
     """Raise ValueError unless nothing in the archive is packed and its pickle names harmless things only."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("cut off, or written by PyTorch before 1.6: then load it and torch.save it again")
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if len({member.filename for member in members}) < len(members):

@@ -186,6 +186,11 @@ def test_damaged_foreign_and_hostile_files(tmp_path, values, recwarn):
     assert [str(warning.message) for warning in recwarn] == []  # they would be lines beside the one
 
 
+def test_a_file_of_the_old_format_is_refused_with_what_to_do(tmp_path, values):
+    torch.save(values, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert "before 1.6: then load it and torch.save it again" in refused(load_restr, tmp_path / "old.pth")
+
+
 @pytest.mark.parametrize("wrap", ["bare", "model", "state_dict", "module."])
 def test_raw_reference_files(tmp_path, model, monkeypatch, wrap):
     state = to_reference(model)
