@@ -151,9 +151,17 @@ def test_half_built_split_is_refused_with_the_command(folder):
     (folder / "meta.json").write_text(json.dumps(meta))
     message = refusal(BatchSplit, folder, "train")
     assert "half built" in message and "build_batches.py -d Gref -t train --img-size 48" in message
-    assert "-t testA" in refusal(BatchSplit, folder, "testA")
+    del meta["splits"]["train"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert "has not been built (whole: val)" in refusal(BatchSplit, folder, "train")
+    assert "-t train" in refusal(BatchSplit, folder, "train")
     assert "build_batches.py" in refusal(BatchSplit, folder / "nowhere", "train")
     assert "../train" in refusal(BatchSplit, folder, "../train")
+
+
+def test_a_split_that_the_data_set_lacks_is_refused_with_those_it_has(folder):
+    message = refusal(BatchSplit, folder, "test")  # evaluate.py's default
+    assert "Gref has no split test, only train, val" in message and "build_batches" not in message
 
 
 @pytest.mark.parametrize(("form", "split"), [("compact", "train"), ("whole", "val")])

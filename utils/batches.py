@@ -26,6 +26,7 @@ from .batch_folder import (
 )
 from .errors import InputError, one_line
 from .geometry import pad
+from .refer import DATASETS
 from .safe_io import read_image, read_mask_png, read_npz, safe_name
 from .text import TEXT_LENGTH
 
@@ -62,8 +63,12 @@ class BatchSplit:
         entry = self.meta["splits"].get(self.split)
         if entry and entry["complete"]:
             return entry
-        state = "is only half built" if entry else "has not been built"
         others = ", ".join(sorted(name for name, other in self.meta["splits"].items() if other["complete"])) or "none"
+        dataset = DATASETS.get(self.meta["dataset"])
+        if entry is None and dataset and self.split not in dataset.splits:  # no command would build it
+            known = f"only {', '.join(dataset.splits)} (whole: {others})"
+            raise InputError(f"{self.folder}: {dataset.name} has no split {self.split}, {known}; name one of these")
+        state = "is only half built" if entry else "has not been built"
         command = f"{build_command(self.meta, self.split)} (with the --root it is in)"
         raise InputError(f"{self.folder}: its split {self.split} {state} (whole: {others}); run: {command}")
 
