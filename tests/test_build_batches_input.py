@@ -1,5 +1,6 @@
 """build_batches.py on bad input: one line that names the file and the remedy, exit code 2, nothing half-written."""
 
+import json
 import resource
 import shutil
 
@@ -16,7 +17,7 @@ from tests.builder import (  # noqa: F401
     wait_for_group_to_end,
 )
 from tests.tiny_set import edit_instances, edit_refs
-from utils.batch_folder import MAX_CANVAS_SIDE
+from utils.batch_folder import MAX_CANVAS_SIDE, read_meta
 from utils.batches import BatchSplit
 
 
@@ -125,10 +126,11 @@ def test_other_parameters_for_a_folder(tiny, build, tmp_path):
         code, _, error = build(tiny, "Gref", "train", *flags)
         assert code == 2 and word in error and "Gref_48_batch" in error and error.count("\n") == 1
     meta = batches(tiny) / "meta.json"
-    meta.write_text(meta.read_text().replace("48", "64"))
+    kept = meta.read_bytes()
+    meta.write_text(json.dumps(json.loads(kept) | {"image_size": [64, 64]}))
     code, _, error = build(tiny)
     assert code == 2 and "image size 64, now 48" in error
-    meta.write_text(meta.read_text().replace("64", "48"))
+    meta.write_bytes(kept)
     edit_refs(tiny, lambda refs: refs[0]["sentences"][0].update(sent="another"))
     code, _, error = build(tiny)
     assert code == 2 and "other expressions" in error and "train_batch" in error
@@ -160,6 +162,25 @@ def test_other_annotations_do_not_go_into_a_folder_that_was_begun(tiny, build, c
     for kind in ("batch", "image", "label"):  # as the message asks
         shutil.rmtree(batches(tiny) / f"train_{kind}")
     assert build(tiny)[0] == 0
+
+
+def test_a_build_goes_on_when_the_broken_image_is_mended(tiny, build):
+    image = tiny / "data/coco/images/train2014/COCO_train2014_000000000003.jpg"
+    whole = image.read_bytes()
+    truncate_jpeg(tiny)
+    assert build(tiny)[0] == 2
+    assert not read_meta(batches(tiny))["splits"]["train"]["complete"]
+    image.write_bytes(whole)
+    instances = tiny / "external/refer/data/refcocog/instances.json"
+    annotations = instances.read_bytes()
+    other_outline(tiny)
+    code, _, error = build(tiny)
+    assert code == 2 and "other expressions, outlines or images" in error  # annotations are compared all the same
+    instances.write_bytes(annotations)
+    assert build(tiny)[0] == 0
+    mended = tree(batches(tiny))
+    shutil.rmtree(batches(tiny))
+    assert build(tiny)[0] == 0 and tree(batches(tiny)) == mended
 
 
 def test_empty_masks_are_counted(tiny, build):

@@ -214,7 +214,7 @@ def record_split(files: SplitFiles, entry: dict) -> None:
             raise InputError(f"{files.folder / META}: was removed while batches were built; run the same command again")
         old = meta["splits"].get(files.split, entry)
         folders = (files.batches, files.images, files.labels)
-        if {**old, "complete": True} != {**entry, "complete": True} and any(path.exists() for path in folders):
+        if not _same_sources(old, entry) and any(path.exists() for path in folders):
             names = ", ".join(path.name for path in folders)
             raise InputError(
                 f"{files.folder}: its split {files.split} was built from other expressions, outlines or images than "
@@ -223,6 +223,12 @@ def record_split(files: SplitFiles, entry: dict) -> None:
             )
         meta["splits"] = dict(sorted({**meta["splits"], files.split: entry}.items()))
         write_json(files.folder / META, meta)
+
+
+def _same_sources(old: dict, new: dict) -> bool:
+    """Whether two entries of a split agree; images and masks are not compared after a build that met a broken one."""
+    left_out = {"complete"} | {"files_sha256" for entry in (old, new) if entry.get("files_sha256", "") is None}
+    return all(old.get(key) == new.get(key) for key in (old.keys() | new.keys()) - left_out)
 
 
 def remove_stale(folder: Path, seconds: float) -> None:

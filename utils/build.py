@@ -5,10 +5,8 @@ before the work is shared out: so the folder is the same, byte for byte, however
 many processes and shards.
 """
 
-import hashlib
 import io
 import itertools
-import json
 import os
 import time
 import warnings
@@ -27,8 +25,8 @@ from .batch_folder import (
     new_meta,
     record_split,
     remove_stale,
-    texts_digest,
 )
+from .build_plan import Job, plan, split_entry
 from .custom import OwnData
 from .errors import InputError
 from .geometry import fit_inside, pad, resize_image, resize_mask
@@ -71,20 +69,6 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
-class Job:
-    """The unit of work: an image with its refs of the split, each with its numbered expressions."""
-
-    refs: tuple[tuple[Ref, tuple[tuple[int, str], ...]], ...]
-
-    @property
-    def image(self) -> Path:
-        return self.refs[0][0].image_path
-
-    def expressions(self) -> int:
-        return sum(len(sentences) for _, sentences in self.refs)
-
-
-@dataclass(frozen=True)
 class Summary:
     """What a run leaves behind."""
 
@@ -115,79 +99,41 @@ def build(options: BuildOptions) -> Summary:
     meta = new_meta(options.dataset, options.size, vocabulary, vocabulary_path.name, options.self_contained)
     claim(folder, meta, vocabulary)
     writer = Writer(files, options.size, vocabulary, options.self_contained, options.sources)
-    entry = _split_entry(jobs)
+    entry = split_entry(jobs)
     record_split(files, {**entry, "complete": not writer.missing(jobs)})
     writer.prepare(sharded=options.shard != (1, 1))
     number, shards = options.shard
     mine = jobs[number - 1 :: shards]
     todo = writer.missing(mine)
     done = sum(job.expressions() for job in mine) - sum(job.expressions() for job in todo)
-    empty = run_all(writer.write, todo, options.workers, Job.expressions, done, files.name("*")[:-2])
+    try:
+        empty = run_all(writer.write, todo, options.workers, Job.expressions, done, files.name("*")[:-2])
+    except InputError:  # a broken image or mask, which will be another file when it is mended
+        record_split(files, {**entry, "files_sha256": None, "complete": False})
+        raise
     left = writer.missing(jobs)
-    texts = [numbered for job in jobs for _, pairs in job.refs for numbered in pairs]
     if not left:
         record_split(files, {**entry, "complete": True})
+    return _summary(writer, jobs, left, empty, time.monotonic() - started)
+
+
+def _summary(writer: "Writer", jobs: list[Job], left: list[Job], empty: list[list[int]], seconds: float) -> Summary:
+    texts = [numbered for job in jobs for _, pairs in job.refs for numbered in pairs]
+    pieces = [tokenize(text) for _, text in texts]
+    unknown = sum(len(writer.vocabulary.unknown(text)) for _, text in texts)
+    name = writer.files.name
     return Summary(
-        folder,
-        entry["refs"],
-        entry["expressions"],
-        entry["images"],
-        sum(item.stat().st_size for path in writer.folders for item in os.scandir(path)),
-        time.monotonic() - started,
-        sum(job.expressions() for job in left),
-        [files.name(i) for i, text in texts if not tokenize(text)],
-        sum(len(vocabulary.unknown(text)) for _, text in texts) / max(1, sum(len(tokenize(text)) for _, text in texts)),
-        [files.name(i) for i in sorted(itertools.chain(*empty))],
+        folder=writer.files.folder,
+        refs=sum(len(job.refs) for job in jobs),
+        expressions=len(texts),
+        images=len(jobs),
+        bytes=sum(item.stat().st_size for path in writer.folders for item in os.scandir(path)),
+        seconds=seconds,
+        missing=sum(job.expressions() for job in left),
+        wordless=[name(i) for (i, _), words in zip(texts, pieces, strict=True) if not words],
+        unknown=unknown / max(1, sum(map(len, pieces))),
+        empty=[name(i) for i in sorted(itertools.chain(*empty))],
     )
-
-
-def plan(refs: list[Ref], source: Path, skip_empty: bool) -> list[Job]:
-    """Refs grouped by image, in order of first appearance; expressions numbered in the order of the file `source`.
-
-    Raises InputError for an empty expression unless `skip_empty`, and if nothing is left.
-    """
-    by_image: dict[Path, list] = {}
-    number = 0
-    for ref in refs:
-        sentences = []
-        for sentence in ref.sentences:
-            if not sentence.strip():
-                if skip_empty:
-                    continue
-                raise InputError(f"{source}: ref {ref.ref_id} has an empty expression; mend it or pass --skip_empty")
-            sentences.append((number, sentence))
-            number += 1
-        if sentences:
-            by_image.setdefault(ref.image_path, []).append((ref, tuple(sentences)))
-    if not number:
-        raise InputError(f"{source}: the split has no expressions")
-    return [Job(tuple(group)) for group in by_image.values()]
-
-
-def _split_entry(jobs: list[Job]) -> dict:
-    """What meta.json says of a split, but for `complete`."""
-    texts = sorted((i, ref.image_name, text) for job in jobs for ref, pairs in job.refs for i, text in pairs)
-    return {
-        "refs": sum(len(job.refs) for job in jobs),
-        "expressions": sum(job.expressions() for job in jobs),
-        "images": len(jobs),
-        "texts_sha256": texts_digest((image, text) for _, image, text in texts),
-        "sources_sha256": _sources_digest(jobs),
-    }
-
-
-def _sources_digest(jobs: list[Job]) -> str:
-    """Of all that the split's files follow from; images and mask files, too many to read here, stand by their bytes."""
-    digest = hashlib.sha256()
-    for job in jobs:
-        image_bytes = job.image.stat().st_size
-        for ref, sentences in job.refs:
-            outline = ref.segmentation
-            if isinstance(outline, Path):
-                outline = outline.name, outline.stat().st_size
-            facts = ref.ref_id, ref.image_name, image_bytes, ref.size, outline, sentences
-            digest.update(json.dumps(facts).encode() + b"\n")
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
