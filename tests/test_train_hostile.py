@@ -118,6 +118,17 @@ def test_other_data_is_no_run_to_go_on_with(batches, copied, tmp_path):
     assert "no last.pth" in refused(batches, folder, "--num_steps", "1", "--resume")
 
 
+def test_a_newest_state_of_other_flags_is_no_damage_to_fall_back_from(batches, tmp_path):
+    folder = tmp_path / "run"
+    assert train(batches, folder, "--num_steps", "1")[0] == 0
+    state = torch.load(folder / "last.pth", weights_only=True)
+    state["training"]["options"]["lr"] = 0.5  # as --allow_changes leaves it when a signal comes before the next save
+    torch.save(state, folder / "last.pth")
+    before = (folder / "log.jsonl").read_bytes()
+    assert "--lr 0.5, not 0.001" in refused(batches, folder, "--num_steps", "1", "--resume")
+    assert (folder / "log.jsonl").read_bytes() == before
+
+
 def test_a_diverged_run_keeps_a_state_to_go_on_from(batches, tmp_path):
     folder, steps = tmp_path / "run", ("--num_steps", "8", "--save_every", "2", "--warm_iter", "4")
     assert "not finite" in refused(batches, folder, *steps, "--lr", "1e6", "--weight_decay", "1")

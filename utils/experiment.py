@@ -11,7 +11,7 @@ from models.weights import check_weights
 from utils.distributed import Ranks
 from utils.errors import InputError, one_line
 from utils.logs import NoLog, RunLog
-from utils.run_folder import RunFolder
+from utils.run_folder import OtherRun, RunFolder
 from utils.text import Vocabulary
 from utils.training import Trainer
 
@@ -93,19 +93,19 @@ class Experiment:
         return position
 
     def _check_same(self, file, state: Checkpoint, options: dict) -> None:
-        """Raise InputError if the saved run had another model, other data, or, unless allowed, other flags."""
+        """Raise OtherRun if the saved run had another model, other data, or, unless allowed, other flags."""
         for name, now in self.recipe.items():
             then = options.get(name)
             if then != now and not self.args.allow_changes:
                 remedy = "pass the same, or --allow_changes, or another --exp_name"
-                raise InputError(f"--resume: the run has --{name} {one_line(then, 40)}, not {now}: {remedy}")
+                raise OtherRun(f"--resume: the run has --{name} {one_line(then, 40)}, not {now}: {remedy}")
             if then != now and self.ranks.is_main:
                 print(f"from here on with --{name} {now}, not {one_line(then, 40)}", file=sys.stderr)
         if state.config != self.model.config or state.vocabulary != self.vocabulary.words:
-            raise InputError("--resume: the run has another model or vocabulary: pass its flags, or another --exp_name")
+            raise OtherRun("--resume: the run has another model or vocabulary: pass its flags, or another --exp_name")
         for name, now in self.data.items():
             if state.data.get(name) != now:
-                raise InputError(f"--resume: the run in {file.parent} was trained on other data ({name}): {OTHER}")
+                raise OtherRun(f"--resume: the run in {file.parent} was trained on other data ({name}): {OTHER}")
 
 
 def data_of(args: Namespace, splits: dict, vocabulary: Vocabulary) -> dict:

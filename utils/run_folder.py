@@ -13,6 +13,10 @@ from utils.safe_io import TEMPORARY_PREFIX
 T = TypeVar("T")
 
 
+class OtherRun(InputError):
+    """A whole state that is not of this run, or of it with other flags: an older one must not take its place."""
+
+
 class RunFolder:
     """The folder of one run, locked against a second process until this one ends.
 
@@ -47,11 +51,16 @@ class RunFolder:
         return bool(self._found())
 
     def newest(self, read: Callable[[Path], T]) -> T:
-        """What `read` gives for the newest whole state. Raises its InputError for the newest if none is whole."""
+        """What `read` gives for the newest whole state.
+
+        Raises its InputError for the newest if none is whole, and at once where it is an OtherRun.
+        """
         reasons = []
         for file in self._found():
             try:
                 state = read(file)
+            except OtherRun:
+                raise
             except InputError as error:
                 reasons.append(str(error))
                 continue
