@@ -1,6 +1,8 @@
-"""utils/logs.py: --wandb, which is imported only when asked for."""
+"""utils/logs.py: --wandb, which is imported only when asked for, and disks that are full."""
 
 import importlib.util
+import os
+import resource
 import sys
 import types
 
@@ -45,3 +47,24 @@ def test_without_the_package(monkeypatch, tmp_path):
     with pytest.raises(InputError, match="pip install wandb"):
         logs.RunLog(tmp_path, wandb={})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named(tmp_path):
+    log = logs.RunLog(tmp_path)
+    os.dup2(os.open("/dev/full", os.O_WRONLY), log.file.fileno())
+    for write in (lambda: log.record("train", 1, {"loss": 0.5}), log.position, log.close):
+        with pytest.raises(OSError) as raised:
+            write()
+        assert raised.value.filename == str(tmp_path / "log.jsonl")
+    log.board.close()
+
+
+def test_a_disk_that_is_full_from_the_start_is_named(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError) as raised:
+            logs.RunLog(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert raised.value.filename == str(tmp_path)

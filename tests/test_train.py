@@ -182,3 +182,11 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_good_state(batches, tmp_pat
     assert len(message.splitlines()) == 1
     assert equal(torch.load(folder / "last.pth", weights_only=True), good)
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".writing")]
+
+
+def test_a_disk_that_is_full_for_the_log_is_named(batches, tmp_path):
+    folder = tmp_path / "run"
+    long = ("--num_steps", "2000", "--save_every", "2000", "--log_every", "1")
+    code, message = train(batches, folder, *long, fsize=1_000)
+    assert code == 2
+    assert f"{folder}" in message.splitlines()[-1]

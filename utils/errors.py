@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from utils.command_line import HelpFormatter
@@ -38,6 +39,17 @@ def one_line(text: object, limit: int = 500) -> str:
     """`text` with control characters and line breaks escaped, cut to `limit` characters: safe on any terminal."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Add the name of `path` to an operating-system error without one: a full disk does not say where."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def run_main(main: Callable[[], int | None]) -> NoReturn:

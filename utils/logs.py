@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.errors import InputError
+from utils.errors import InputError, naming
 
 
 def progress_bar(**options) -> tqdm:
@@ -52,34 +52,41 @@ class RunLog:
             print(f"{path}: lines of the steps before {step + 1} are missing from it", file=sys.stderr)
         self.file.truncate(min(known_bytes, path.stat().st_size))
         self.file.seek(0, os.SEEK_END)
-        self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        with naming(folder):
+            self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def position(self) -> int:
         """Bytes of log.jsonl so far, on disk."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        return self.file.tell()
+        with naming(self.file.name):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            return self.file.tell()
 
     def record(self, kind: str, step: int, values: dict) -> None:
         """One line {"kind", "step", ...values} of log.jsonl, and its numbers as TensorBoard scalars `kind/name`."""
-        self.file.write(json.dumps({"kind": kind, "step": step, **values}).encode() + b"\n")
-        self.file.flush()
+        with naming(self.file.name):
+            self.file.write(json.dumps({"kind": kind, "step": step, **values}).encode() + b"\n")
+            self.file.flush()
         self.scalars(kind, step, values)
 
     def scalars(self, kind: str, step: int, values: dict) -> None:
         """Numbers for TensorBoard alone, such as samples/s."""
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self.board.add_scalar(f"{kind}/{name}", value, step)
+        with naming(self.board.log_dir):
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self.board.add_scalar(f"{kind}/{name}", value, step)
 
     def picture(self, name: str, step: int, image) -> None:
         """A picture for TensorBoard: uint8 H x W x 3."""
-        self.board.add_image(name, image, step, dataformats="HWC")
+        with naming(self.board.log_dir):
+            self.board.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
         """Write everything out."""
-        self.file.close()
-        self.board.close()
+        with naming(self.file.name):
+            self.file.close()
+        with naming(self.board.log_dir):
+            self.board.close()
         if self.wandb:
             self.wandb.finish()
 
