@@ -64,7 +64,8 @@ def segment(model: nn.Module, image, texts: list[str], threshold: float = 1e-9) 
     Args: image, a file's path, a PIL image or a uint8 H x W x 3 array, RGB; threshold, the logit
     from which a pixel belongs to the object. A file or a PIL image that says how it is to be turned (EXIF, as phones
     write it) is turned first, and the mask belongs to the upright image; an array is taken as it is.
-    Raises InputError for an unreadable image, an empty expression, or a model that does not know its vocabulary.
+    Raises InputError for an unreadable image, an empty expression, a model that does not know its vocabulary, and
+    logits that are not finite.
     """
     if model.vocabulary is None:
         raise InputError("the model does not know its vocabulary: convert the checkpoint with python -m models.convert")
@@ -78,6 +79,9 @@ def segment(model: nn.Module, image, texts: list[str], threshold: float = 1e-9) 
         with seed_attention(model) as attention:
             pixel, patch = canvas_logits(model, v, row[None])
         logits = resize_and_crop(pixel, *pixels.shape[:2])[0, 0].cpu().numpy()
+        if not np.isfinite(logits).all():  # no pixel would reach the threshold, as if nothing were there
+            name = getattr(model, "provenance", {}).get("file", "the model")
+            raise InputError(f"{name}: its logits are not finite: its training has diverged; take an earlier one")
         pieces = tokenize(text)
         read = pieces[:TEXT_LENGTH]
         paid = attention[0][0, TEXT_LENGTH - len(read) :].tolist()

@@ -192,6 +192,7 @@ def test_names_of_results(checkpoint, tmp_path):
         ({"--image": "."}, "is not a regular file"),
         ({"--checkpoint": "text.png"}, "text.png"),
         ({"--checkpoint": "none.pth"}, "none.pth: no such checkpoint"),
+        ({"--checkpoint": "nan.pth"}, "nan.pth: its logits are not finite"),
         ({"--text": "  "}, "--text, number 1: it is empty"),
         ({"--text": "w" * 20_000}, "20,000 characters"),
         ({"--threshold": "nan"}, "--threshold"),
@@ -207,6 +208,9 @@ def test_errors_are_one_line(checkpoint, tmp_path, monkeypatch, capsys, change, 
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:300])
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tiff")
+    diverged = torch.load(checkpoint, weights_only=True)
+    diverged["model"] = {name: weight * torch.nan for name, weight in diverged["model"].items()}
+    torch.save(diverged, tmp_path / "nan.pth")
     arguments = {"--checkpoint": checkpoint, "--image": "a.png", "--text": "w4", "--out": "out"} | change
     assert says in complaint(capsys, *(value for pair in arguments.items() for value in pair))
     assert not list(tmp_path.glob("out/*"))
