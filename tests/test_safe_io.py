@@ -263,3 +263,10 @@ def test_arbitrary_bytes(tmp_path, data):
     for read in (read_json, read_pickle, read_image, read_mask_png):
         survives(read, path)
     survives(read_npz, path, ("a",))
+
+
+def test_a_file_that_cannot_be_begun_is_named_as_the_user_knows_it(tmp_path):
+    path = tmp_path / "none" / "metrics.json"
+    with pytest.raises(OSError) as raised, atomic_write(path):
+        pass
+    assert raised.value.filename == str(path)

@@ -58,9 +58,11 @@ def atomic_write(path: str | os.PathLike, durable: bool = False) -> Iterator[IO[
                 if durable:
                     os.fsync(file.fileno())
             temporary.replace(path)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+            if isinstance(error, OSError) and error.filename == str(temporary):
+                error.filename = str(path)  # the name that the user knows
             raise
     if durable:
         _sync_folder(path.parent)
