@@ -64,8 +64,8 @@ def pad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_and_pad(image: Tensor, size: tuple[int, int], antialias: bool = False, fill: float | Tensor = 0.0) -> Tensor:
     """An evaluation image onto the network's canvas: float B x C x h x w -> B x C x H x W (SPEC section 10).
 
-    Bilinear with half-pixel centres. `fill` is the canvas's colour after normalisation: 0.0 is mid-grey for mean 0.5,
-    or a tensor of C values.
+    Bilinear with half-pixel centres; `antialias`: through a filter, as Pillow does, where it shrinks. `fill` is the
+    canvas's colour after normalisation: 0.0, which is mid-grey for mean 0.5, or a tensor of C values.
     """
     from torch.nn import functional
 
@@ -79,7 +79,7 @@ def resize_and_pad(image: Tensor, size: tuple[int, int], antialias: bool = False
     return canvas
 
 
-def resize_and_crop(logits: Tensor, height: int, width: int, antialias: bool = False) -> Tensor:
+def resize_and_crop(logits: Tensor, height: int, width: int) -> Tensor:
     """Network logits back to an image's own resolution: float N x C x H x W -> N x C x `height` x `width`.
 
     The inverse of `resize_and_pad` (SPEC section 10): resized by max(height/H, width/W), then the centre is cut out.
@@ -90,5 +90,5 @@ def resize_and_crop(logits: Tensor, height: int, width: int, antialias: bool = F
     scale = max(height / canvas[0], width / canvas[1])
     resized = max(height, round(canvas[0] * scale)), max(width, round(canvas[1] * scale))
     top, left = centre((height, width), resized)
-    logits = functional.interpolate(logits, resized, mode="bilinear", align_corners=False, antialias=antialias)
+    logits = functional.interpolate(logits, resized, mode="bilinear", align_corners=False)
     return logits[..., top : top + height, left : left + width]
