@@ -20,7 +20,7 @@ from PIL import Image
 
 from eval.visualise import ORANGE, overlay, patch_picture
 from models import load_restr
-from models.inference import Segmentation, segment
+from models.inference import THRESHOLD, Segmentation, segment
 from utils import distributed
 from utils.errors import ArgumentParser, InputError, one_line, run_main
 from utils.safe_io import MAX_NAME_BYTES, atomic_write, read_image
@@ -40,7 +40,8 @@ def parse_args(arguments: list[str] | None = None) -> Namespace:
     model.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     result = parser.add_argument_group("results")
     result.add_argument("--out", type=Path, metavar="DIR", default=Path("predictions"), help="folder, made if need be")
-    result.add_argument("--threshold", type=finite, default=1e-9, help="logit from which a pixel belongs to the object")
+    logit = "logit from which a pixel belongs to the object"
+    result.add_argument("--threshold", type=finite, default=THRESHOLD, help=logit)
     return parser.parse_args(arguments)
 
 

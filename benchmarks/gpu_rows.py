@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.bench_model import ReferenceWay
 from models.config import LanguageConfig, ReSTRConfig, VisionConfig
+from models.inference import THRESHOLD
 from models.loss import LossConfig, restr_loss
 from models.reference import reference_config, to_reference
 from models.restr import build_restr
@@ -231,7 +232,7 @@ def evaluation_rows(bench: Bench, images: int) -> list[dict]:
     rows = [{"way": "reference's way, fp32, one at a time", "per_s": rate, "ratio": 1.0}]
     for name, amp in (("fp32", None), ("bf16", "bf16")):
         logits, ours = batched(amp), len(ids) / bench.seconds(lambda amp=amp: batched(amp))
-        differ = ((logits >= 1e-9) != (plain >= 1e-9)).float().mean().item()
+        differ = ((logits >= THRESHOLD) != (plain >= THRESHOLD)).float().mean().item()
         rows.append({"way": f"ours, {name}, {images} images at a time", "per_s": ours, "ratio": ours / rate})
         rows[-1] |= {"pixels_differ": differ, "logits_differ": (logits - plain).abs().max().item()}
     return rows
@@ -257,6 +258,6 @@ def metric_change(bench: Bench) -> dict[str, float]:
     scores = {}
     for name, amp in (("fp32", None), ("bf16", "bf16")):
         with torch.inference_mode(), autocast(bench.device, amp):
-            found = model.eval()(images, ids)[0].float() >= 1e-9
+            found = model.eval()(images, ids)[0].float() >= THRESHOLD
         scores[name] = 100 * (found & masks).sum().item() / max(1, (found | masks).sum().item())
     return scores

@@ -27,6 +27,7 @@ from eval.provenance import provenance, sha256_of
 from eval.report import read_other, write_report
 from eval.thumbnails import Thumbnails
 from eval.visualise import write_prediction
+from models.inference import THRESHOLD
 from models.restr import ReSTR
 from utils import distributed
 from utils.batches import BatchSplit
@@ -85,7 +86,7 @@ def _add_data_and_model(parser: ArgumentParser) -> None:
 
 
 def _add_protocol(group) -> None:
-    _add(group, "--threshold", type=float, default=1e-9, help="logit from which a pixel belongs to the object")
+    _add(group, "--threshold", type=float, default=THRESHOLD, help="logit from which a pixel belongs to the object")
     _add(group, "--eval_pad", choices=PADS, default="grey", help="canvas around the image; training pads black")
     _add(group, "--eval_antialias", action="store_true", help="shrink images through an anti-aliasing filter")
     _add(group, "--amp", action="store_true", help="mixed precision")
@@ -153,7 +154,7 @@ def _output_folder(options: Namespace, split: BatchSplit, step: str, path: Path,
             "rotated": options.rotate_expressions,
             options.eval_pad: options.eval_pad != "grey",
             "antialias": options.eval_antialias,
-            f"threshold{options.threshold:g}": options.threshold != 1e-9,
+            f"threshold{options.threshold:g}": options.threshold != THRESHOLD,
             options.amp_dtype: options.amp,
         }
         folder = path.parent / "_".join(["eval", split.dataset, options.set, step, *(m for m in marks if marks[m])])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from eval.image_groups import ImageGroup, ImageGroups, load
 from eval.metrics import RunningIoU, SampleScore
-from models.inference import canvas_logits, to_canvas
+from models.inference import THRESHOLD, canvas_logits, to_canvas
 from utils import distributed
 from utils.batch_folder import META, texts_digest
 from utils.batches import BatchSplit
@@ -40,7 +40,7 @@ class EvalSettings:
     name of `precision.AMP_DTYPES`; None: float32. Raises InputError for a value that cannot be.
     """
 
-    threshold: float = 1e-9
+    threshold: float = THRESHOLD
     pad: str = "grey"
     antialias: bool = False
     batch_size: int = 8

@@ -13,6 +13,8 @@ from utils.geometry import resize_and_crop, resize_and_pad
 from utils.safe_io import read_image, to_rgb
 from utils.text import TEXT_LENGTH, Vocabulary, tokenize
 
+THRESHOLD = 1e-9  # logit from which a pixel belongs to the object; the reference's
+
 
 class Segmentation(NamedTuple):
     """What `segment` finds for one expression in an H x W image.
@@ -58,7 +60,7 @@ def canvas_logits(model: nn.Module, v: Tensor, ids: Tensor) -> tuple[Tensor, Ten
 
 
 @torch.inference_mode()
-def segment(model: nn.Module, image, texts: list[str], threshold: float = 1e-9) -> list[Segmentation]:
+def segment(model: nn.Module, image, texts: list[str], threshold: float = THRESHOLD) -> list[Segmentation]:
     """Segment each of `texts` in one image, which is encoded once.
 
     Args: image, a file's path, a PIL image or a uint8 H x W x 3 array, RGB; threshold, the logit

@@ -9,7 +9,7 @@ from models.blocks import SampleDropPath
 from models.config import ReSTRConfig
 from models.decoder import CoarseToFineDecoder
 from models.fusion import MultimodalFusion
-from models.inference import segment
+from models.inference import THRESHOLD, segment
 from models.language import LanguageEncoder
 from models.vision import VisionEncoder
 
@@ -70,7 +70,7 @@ class ReSTR(nn.Module):
             image = self.normalise(image)
         return self.segment_features(self.encode_image(image), self.encode_text(ids), ids)
 
-    def segment(self, image, text: str, threshold: float = 1e-9) -> np.ndarray:
+    def segment(self, image, text: str, threshold: float = THRESHOLD) -> np.ndarray:
         """The mask, bool H x W, of what `text` means in an image: a file's path, a PIL image, or uint8 H x W x 3, RGB.
 
         For models from `load_restr`, which know their vocabulary; see `models.inference.segment` for several

@@ -25,7 +25,7 @@ from PIL import Image
 
 from eval.visualise import ORANGE, heat, overlay, patch_picture, probability
 from models import ReSTR, load_restr
-from models.inference import Segmentation, segment
+from models.inference import THRESHOLD, Segmentation, segment
 from tools import web_page
 from utils import distributed
 from utils.errors import ArgumentParser, InputError, one_line, run_main
@@ -138,7 +138,7 @@ def highlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def logit(share: float) -> float:
     """The logit of a probability; at a half, evaluation's threshold."""
     if share == 0.5:
-        return 1e-9
+        return THRESHOLD
     return float(np.log(share / (1 - share))) if 0 < share < 1 else float(np.copysign(np.inf, share - 0.5))
 
 
