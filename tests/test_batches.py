@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.tiny_set import VOCABULARY, make_tiny_set
-from utils.batches import BatchSplit, TrainDataset, collate, read_meta
+from utils.batch_folder import read_meta
+from utils.batches import BatchSplit, TrainDataset, collate
 from utils.build import BuildOptions, build
 from utils.errors import InputError
 from utils.safe_io import read_image

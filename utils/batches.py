@@ -30,8 +30,6 @@ from .refer import DATASETS
 from .safe_io import read_image, read_mask_png, read_npz, safe_name
 from .text import TEXT_LENGTH
 
-__all__ = ["BatchSplit", "TrainDataset", "collate", "read_meta"]
-
 _REMEDY = "delete it and run build_batches.py again with the same flags"
 
 
