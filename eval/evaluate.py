@@ -23,13 +23,15 @@ import torch
 from eval.evaluator import PADS, EvalSettings, Prediction, check_complete, count_rotated, evaluate, gather_scores
 from eval.find_model import check_fit, find_checkpoints, load_model, step_of
 from eval.metrics import SampleScore, format_table, overall_iou, summarise
-from eval.provenance import provenance, sha256_of
+from eval.provenance import provenance
 from eval.report import read_other, write_report
 from eval.thumbnails import Thumbnails
 from eval.visualise import write_prediction
+from models.checkpoint import file_sha256
 from models.inference import THRESHOLD
 from models.restr import ReSTR
 from utils import distributed
+from utils.batch_folder import META
 from utils.batches import BatchSplit
 from utils.errors import ArgumentParser, check_limits, run_main
 from utils.precision import AMP_DTYPES
@@ -213,12 +215,12 @@ def _judge(
 def _record(model: ReSTR, split: BatchSplit, settings: EvalSettings, device: torch.device) -> dict:
     """What a number has to be traced by."""
     checkpoint = {key: model.provenance[key] for key in ("file", "sha256", "step")}
-    meta = sha256_of(Path(split.folder) / "meta.json")
+    meta = split.folder / META  # the reference makes none
     return {
         "dataset": split.dataset,
         "split": split.split,
         "checkpoint": checkpoint,
-        "data": {"folder": str(Path(split.folder).resolve()), "meta_sha256": meta},
+        "data": {"folder": str(split.folder.resolve()), "meta_sha256": file_sha256(meta) if meta.is_file() else None},
         "settings": asdict(settings) | {"image_size": list(model.config.vision.image_size)},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         **provenance(),

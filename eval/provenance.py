@@ -1,6 +1,5 @@
-"""Where a number comes from: command, code, libraries and files, as recorded in `metrics.json`."""
+"""Where a number comes from: command, code and libraries, as recorded in `metrics.json`."""
 
-import hashlib
 import importlib.metadata
 import platform
 import shlex
@@ -36,14 +35,6 @@ def code_version() -> str:
     except (OSError, subprocess.SubprocessError):  # no git, or no commit
         pass
     return tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
-
-
-def sha256_of(path: Path) -> str | None:
-    """SHA-256 of a file; None where there is none."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _git(*arguments: str) -> str:
