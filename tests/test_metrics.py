@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from eval.metrics import SampleScore, format_table, summarise
+from eval.metrics import RunningIoU, SampleScore, format_table, summarise
 from utils.errors import InputError
 
 
@@ -91,6 +91,14 @@ def test_lengths_outside_the_buckets_have_their_own_rows():
     rows = summarise([score(1, 2, length) for length in (0, 3, 20, 21, 500)], "unc")["by_length"]
     assert {label: row["n"] for label, row in rows.items()} == {"1-2": 0, "3": 1, "4-5": 0, "6-20": 1, "0": 1, ">20": 2}
     assert rows["1-2"] == {"n": 0, "oIoU": None, "mIoU": None}
+
+
+def test_the_progress_bar_ends_at_the_result():
+    scores, running = random_scores(3), RunningIoU()
+    for start in range(0, len(scores), 7):
+        running.add(scores[start : start + 7])
+        so_far = summarise(scores[: start + 7], "unc")
+        assert str(running) == f"oIoU {so_far['oIoU']:.2f}, mIoU {so_far['mIoU']:.2f}"
 
 
 def test_no_samples_is_an_error():

@@ -26,6 +26,11 @@ def test_a_resumed_run_reads_on_where_the_other_stopped():
     assert whole != steps(StepSampler(10, 4, seed=2, start=0, stop=9))
 
 
+def test_a_seed_is_not_another_one_an_epoch_later():
+    first, second = (steps(StepSampler(50, 50, seed, start=0, stop=4)) for seed in (1, 2))
+    assert not [epoch for epoch in first if epoch in second]
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("accum", [1, 2])
 def test_ranks_and_micro_batches_share_out_the_global_batch(ranks, accum):
