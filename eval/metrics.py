@@ -37,9 +37,10 @@ class SampleScore:
         return self.intersection / self.union if self.union else 1.0
 
 
-def length_buckets(dataset: str) -> tuple[tuple[int, int], ...]:
-    """(first, last) token count of each bucket; RefCOCOg's sentences set those of every data set not in the paper."""
-    return _BUCKETS.get(dataset, _GREF_BUCKETS)
+def length_buckets(dataset: str) -> dict[str, tuple[int, int]]:
+    """Label ("6-7") -> first and last number of tokens; RefCOCOg's hold for every data set that is not in the paper."""
+    buckets = _BUCKETS.get(dataset, _GREF_BUCKETS)
+    return {str(first) if first == last else f"{first}-{last}": (first, last) for first, last in buckets}
 
 
 def summarise(scores: Sequence[SampleScore], dataset: str) -> dict:
@@ -96,23 +97,20 @@ def _precision(scores: Sequence[SampleScore], tenths: int) -> float:
     return 100.0 * hits / len(scores)
 
 
-def _by_length(scores: Sequence[SampleScore], buckets: tuple[tuple[int, int], ...]) -> dict:
-    longest = buckets[-1][1]
-    rows: dict[str, list[SampleScore]] = {_label(*bucket): [] for bucket in buckets}
+def _by_length(scores: Sequence[SampleScore], buckets: dict[str, tuple[int, int]]) -> dict:
+    longest = max(last for _, last in buckets.values())
+    rows: dict[str, list[SampleScore]] = {label: [] for label in buckets}
     for score in scores:
         if score.length > longest:
             label = f">{longest}"
         else:
-            label = next((_label(a, b) for a, b in buckets if a <= score.length <= b), "0")
+            label = next((label for label, (a, b) in buckets.items() if a <= score.length <= b), "0")
         rows.setdefault(label, []).append(score)
-    return {label: _row(members) for label, members in rows.items()}
+    return {label: group_row(members) for label, members in rows.items()}
 
 
-def _label(first: int, last: int) -> str:
-    return str(first) if first == last else f"{first}-{last}"
-
-
-def _row(members: list[SampleScore]) -> dict:
+def group_row(members: Sequence[SampleScore]) -> dict:
+    """A row of a table by length, size or word: {"n", "oIoU", "mIoU"}, the two in percent, None of no members."""
     if not members:
         return {"n": 0, "oIoU": None, "mIoU": None}
     return {"n": len(members), "oIoU": overall_iou(members), "mIoU": mean_iou(members)}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval import report_page
-from eval.metrics import SampleScore, mean_iou, overall_iou, summarise
+from eval.metrics import SampleScore, group_row, mean_iou, overall_iou, summarise
 from eval.results import read_result
 from eval.thumbnails import Thumbnails
 from utils.batches import BatchSplit
@@ -148,7 +148,7 @@ def by_size(scores: Sequence[SampleScore], shares: Sequence[float]) -> dict[str,
     groups: dict[str, list[SampleScore]] = {size_label(edge): [] for edge in (SIZE_EDGES[0] / 2, *SIZE_EDGES)}
     for score, share in zip(scores, shares, strict=True):
         groups.setdefault(size_label(share), []).append(score)
-    return {label: _row(members) for label, members in groups.items()}
+    return {label: group_row(members) for label, members in groups.items()}
 
 
 def by_word(scores: Sequence[SampleScore], others: Sequence[SampleScore] | None = None) -> dict[str, dict]:
@@ -163,7 +163,7 @@ def by_word(scores: Sequence[SampleScore], others: Sequence[SampleScore] | None 
     enough = max(5, len(scores) // 500)
     often = [word for word in groups if len(groups[word]) >= enough]
     often.sort(key=lambda word: (-len(groups[word]), word))
-    rows = {word: _row([scores[i] for i in groups[word]]) for word in often[:MAX_WORDS]}
+    rows = {word: group_row([scores[i] for i in groups[word]]) for word in often[:MAX_WORDS]}
     for word in rows if others else ():
         rows[word]["before"] = mean_iou([others[i] for i in groups[word]])
     return {word: rows[word] for word in sorted(rows, key=lambda word: (rows[word]["mIoU"], word))}
@@ -221,12 +221,6 @@ def by_interest(scores: Sequence[SampleScore], others: Sequence[SampleScore] | N
         change = sorted(order, key=lambda i: scores[i].iou - others[i].iou)
         lists += [change, change[::-1]]
     return list(dict.fromkeys(i for turn in zip(*lists, strict=True) for i in turn))
-
-
-def _row(members: Sequence[SampleScore]) -> dict:
-    if not members:
-        return {"n": 0, "oIoU": None, "mIoU": None}
-    return {"n": len(members), "oIoU": overall_iou(members), "mIoU": mean_iou(members)}
 
 
 def _title(checkpoint: dict) -> str:

@@ -160,7 +160,7 @@ def _by_length(kind: str, rows: Rows, dataset: str, columns: list[tuple[str, str
 
 def _labels(dataset: str, results: list[Result]) -> list[str]:
     """The data set's buckets, and of others ("0", ">20") those that hold anything."""
-    usual = [str(a) if a == b else f"{a}-{b}" for a, b in length_buckets(dataset)]
+    usual = [*length_buckets(dataset)]
     used = {label for result in results for label, row in result.metrics["by_length"].items() if row["n"]}
     return [*usual, *sorted(used - set(usual))]
 
