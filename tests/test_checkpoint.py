@@ -150,6 +150,16 @@ def test_parts_of_a_wrong_kind_are_refused(tmp_path, values, name):
         refused(read_checkpoint, store(tmp_path / "broken.pth", values))
 
 
+def test_a_tensor_that_holds_less_than_it_claims_is_refused_in_memory_too(values):
+    claim = {"fusion.proj_v.weight": torch.zeros(1).expand(24, 24)}
+    assert "claims more" in refused(weights.check_weights, CONFIG, {**values["model"], **claim})
+
+
+@pytest.mark.parametrize("step", [-1, 10**12 + 1])
+def test_a_step_that_cannot_be_is_refused(tmp_path, values, step):
+    assert "'step'" in refused(read_checkpoint, store(tmp_path / "broken.pth", {**values, "step": step}))
+
+
 def test_a_vocabulary_of_another_length_is_refused(tmp_path, values):
     for words in (WORDS[:-1], [*WORDS, "more"], [*WORDS[:-1], 5]):
         path = store(tmp_path / "broken.pth", {**values, "vocabulary": words})

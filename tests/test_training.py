@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from models.blocks import SampleDropPath
 from utils.distributed import Ranks
 from utils.errors import InputError
 from utils.schedule import Schedule
@@ -70,6 +71,10 @@ def test_clipping_and_reported_norm():
     squares(pixel, None, batch(8)["mask"])["loss"].backward()
     assert norm == pytest.approx(model.weight.grad.norm().item(), rel=1e-5)
     assert plain.train_step([batch(8)])["grad_norm"] == pytest.approx(norm)
+    # Of AdamW's moments the first is a tenth of the gradient that it got.
+    (moments,), (unclipped,) = (run.optimizer.state.values() for run in (small, plain))
+    torch.testing.assert_close(unclipped["exp_avg"], 0.1 * model.weight.grad)
+    torch.testing.assert_close(moments["exp_avg"], 0.1 * model.weight.grad * 1e-3 / norm, rtol=1e-3, atol=0)
 
 
 def test_the_learning_rate_follows_the_schedule():
@@ -119,5 +124,57 @@ def test_a_restored_run_repeats_the_rest_bit_for_bit():
         for seed in range(4, 9):
             run.train_step([batch(8, seed)])
     assert torch.equal(first.model.weight, second.model.weight)
-    assert first.window == second.window
+    assert first.window == second.window and first.window["count"] == 9
     assert first.step == second.step == 9
+
+
+def test_a_restored_run_knows_its_validations_and_bad_steps(capsys):
+    first, second = trainer(max_bad_steps=2), trainer(max_bad_steps=2)
+    first.step, first.validated, first.best = 5, 4, 61.5
+    first.train_step([batch(8, value=math.nan)])
+    second.restore(copy.deepcopy(first.state()))
+    assert (second.step, second.validated, second.best, second.bad_steps) == (6, 4, 61.5, 1)
+    with pytest.raises(InputError, match="2 steps in a row"):
+        second.train_step([batch(8, value=math.nan)])
+
+
+def test_validation_is_due_after_every_so_many_steps_and_at_the_end():
+    run, due = trainer(save_every=4), []
+    for step in range(1, 11):
+        run.step = step
+        due += [step] * run.due()
+    assert due == [4, 8, 10]
+
+
+class Dropping(Linear):
+    """With two drop paths, whose draws it writes down."""
+
+    def __init__(self):
+        super().__init__()
+        self.drops = nn.ModuleList(SampleDropPath(0.5) for _ in range(2))
+        self.seen = []
+
+    def forward(self, image, ids):
+        self.seen.append(torch.stack([drop.draws for drop in self.drops]))
+        return super().forward(image, ids)
+
+
+def draws(rank=0, world=1, accum=1, steps=2, seed=1):
+    """Drop paths x samples of each micro-batch of a rank."""
+    model = Dropping()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    options = TrainOptions(10, 8, accum=accum, seed=seed)
+    run = Trainer(model, optimizer, squares, Schedule(0.1), options, Ranks(torch.device("cpu"), rank, world))
+    size = 8 // (world * accum)
+    for _ in range(steps):
+        run.train_step([batch(size)] * accum)
+    return model.seen
+
+
+def test_draws_belong_to_the_sample_and_the_step():
+    first, second = draws()
+    assert first.shape == (2, 8) and first.min() >= 0 and first.max() < 1
+    assert len({*first.flatten().tolist(), *second.flatten().tolist()}) == 32  # each drop path, sample, step its own
+    assert not torch.equal(draws(seed=2)[0], first)
+    parts = [part for rank in range(2) for part in draws(rank, world=2, accum=2, steps=1)]
+    assert torch.equal(torch.cat(parts, 1), first)
