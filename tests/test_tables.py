@@ -111,6 +111,15 @@ def test_csv_holds_the_same_numbers(tmp_path, capsys):
     assert len(ours) == 7 + 2 * 4
 
 
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@sum"])
+def test_csv_has_no_formula(tmp_path, capsys, name):
+    write(tmp_path, "a", name, name, 67.0)
+    write(tmp_path, name, "unc", "val", 67.0)
+    lines = list(csv.DictReader(io.StringIO(shown(capsys, tmp_path, "--format", "csv"))))
+    names = {line[column] for line in lines for column in ("method", "dataset", "split")}
+    assert f"'{name}" in names and not [found for found in names if found.startswith(tuple("=+-@"))]
+
+
 def test_latex_has_as_many_cells_in_each_row_and_no_bare_special(tmp_path, capsys):
     write(tmp_path, "a_b&50%{x}$\\", "unc", "val", 67.0)
     text = shown(capsys, tmp_path, "--format", "latex")
