@@ -8,12 +8,14 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True)
 class LossConfig:
-    """`alpha_loc` weighs the patch term; None leaves it out (as without a decoder)."""
+    """`alpha_loc` weighs the patch term; None leaves it out (as without a decoder).
+
+    A patch's label is 1 where the "share" of its pixels that are in the mask exceeds `patch_thres`; with "any" where
+    their number does, as in the reference: any pixel will do.
+    """
 
     alpha_loc: float | None = 0.1  # paper: lambda
-    patch_label: str = (
-        "any"  # the reference compares a patch's *count* of mask pixels with the threshold, i.e. any pixel will do
-    )
+    patch_label: str = "any"
     patch_thres: float = 0.8
 
 

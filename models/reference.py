@@ -9,10 +9,8 @@ from models.restr import ReSTR
 from models.weights import model_with
 from utils.errors import InputError, one_line
 
-HEAD = (
-    "encoder_v.head.weight",
-    "encoder_v.head.bias",
-)  # an ImageNet classifier that the reference keeps and never uses
+# An ImageNet classifier that the reference keeps and never uses.
+HEAD = ("encoder_v.head.weight", "encoder_v.head.bias")
 HEAD_CLASSES = 1000
 
 # (pattern of a reference name, our name); a decoder step is decoder.N.up.1, the last layer decoder.N

@@ -96,9 +96,7 @@ def refusing(name: object, what: str, remedy: str) -> Iterator[None]:
         # Image and archive decoders also report damaged content as OSError, then without an error number.
         fault = error.strerror if error.errno else f"is truncated, damaged or no {what}"
         raise InputError(f"{name}: {fault}; {remedy}") from error
-    except (
-        Exception
-    ) as error:  # decoders of broken files raise nearly anything, RecursionError and MemoryError included
+    except Exception as error:  # decoders of broken files raise nearly anything, RecursionError and MemoryError too
         fault = one_line(f"{type(error).__name__}: {error}", 100)
         raise InputError(f"{name}: is not a readable {what} ({fault}); {remedy}") from error
 
