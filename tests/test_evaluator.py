@@ -213,6 +213,14 @@ class OracleSplit(MemorySplit):
         return np.full(20, self.rows[i][1]), "thing", f"image{self.rows[i][0]}"
 
 
+def test_a_logit_of_exactly_the_threshold_belongs_to_the_object():
+    split = OracleSplit()
+    oracle = Oracle(list(split.masks.values()))  # logits of -0.5 and 0.5
+    for threshold, found in ((-0.5, 4), (0.5, 1)):
+        scores = evaluate(oracle, split, EvalSettings(threshold=threshold), progress=False)
+        assert {(score.intersection, score.union) for score in scores} == {(SIZE[0] * 12, found * SIZE[0] * 12)}
+
+
 def test_rotated_expressions_are_judged_against_the_next_ref_of_the_image():
     split = OracleSplit()
     oracle = Oracle(list(split.masks.values()))
