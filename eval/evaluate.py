@@ -82,7 +82,8 @@ def _add_data_and_model(parser: ArgumentParser) -> None:
     _add(model, "--v_backbone", help="checked against the checkpoint, which knows what it is; so are the next four")
     _add(model, "--l_backbone", help="see --v_backbone")
     _add(model, "--mm_fusion", choices=["decoder_transformer"], help="see --v_backbone")
-    _add(model, "--is_shared", action="store_true", help="see --v_backbone")
+    shared = "see --v_backbone; needed for a file of the authors' code whose fusion encoders share weights"
+    _add(model, "--is_shared", action="store_true", help=shared)
     _add(model, "--no_decoder", action="store_true", help="see --v_backbone")
     _add(model, "--adamW", action="store_true", help="accepted because training has it; evaluation has no optimiser")
 

@@ -62,9 +62,9 @@ def step_of(model: ReSTR, path: Path) -> str:
 def load_model(path: Path, device: str, flags: dict) -> ReSTR:
     """The model of a checkpoint, ours or a raw reference file, after a check against the model-shape flags given.
 
-    `flags`: v_backbone, l_backbone, is_shared, no_decoder, input_size; None where the flag was not given, as the
-    checkpoint knows; a raw reference file does not, and is what the last three say. Raises InputError for a flag that
-    contradicts the checkpoint.
+    `flags`: v_backbone, l_backbone, input_size (None: not given), is_shared and no_decoder (False: not given). A
+    checkpoint of ours knows what it is; a raw reference file is of the default size but for input_size and is_shared.
+    Raises InputError for a flag that contradicts the checkpoint.
     """
     size = {"image_size": flags["input_size"]} if flags["input_size"] else {}
     model = load_restr(path, device, shared=flags["is_shared"], **size)

@@ -79,7 +79,7 @@ def _model_flags(group) -> None:
         help="fusion encoder; the others are ablations",
     )
     add("--tr_n_layers", type=int, default=2, help="blocks of each fusion encoder")
-    depth = "probability with which the last block of each encoder is left out in training, 0 to 0.9"
+    depth = "0 to 0.9: how often training leaves out the last block of vision and fusion encoders; earlier ones less"
     add("--drop_path", type=float, default=0.1, help=depth)
     add("--is_shared", action="store_true", help="one block applied --tr_n_layers times in each fusion encoder")
     add("--no_decoder", action="store_true", help="patch logits only, without the patch loss")
