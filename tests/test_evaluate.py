@@ -15,7 +15,7 @@ import torch
 
 from eval.evaluate import main
 from eval.evaluator import EvalSettings, evaluate
-from eval.find_model import load_model
+from eval.find_model import find_checkpoints, load_model
 from eval.metrics import SampleScore, summarise
 from models import load_restr
 from models.reference import config_from_reference, reference_config, to_reference
@@ -120,6 +120,12 @@ def test_checkpoints_are_found_by_step(place, batches, tmp_path, capsys):
     assert json.loads((tmp_path / "every" / "metrics.json").read_text())["checkpoint"]["step"] == 5000
     run(*common, "--output_dir", tmp_path / "best")
     assert json.loads((tmp_path / "best" / "metrics.json").read_text())["checkpoint"]["file"].endswith("best.pth")
+
+
+def test_a_zero_means_each_5000th_step_of_the_data_set(tmp_path):
+    for name in ("unc_0", "unc_5000", "unc_7500", "unc_10000", "unc+_15000", "unc_x", "best"):
+        (tmp_path / f"{name}.pth").touch()
+    assert [path.name for path in find_checkpoints(tmp_path, [0], "unc")] == ["unc_5000.pth", "unc_10000.pth"]
 
 
 def test_the_default_folder_names_what_is_not_default(place, batches):
