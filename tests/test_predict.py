@@ -107,11 +107,12 @@ def test_an_image_is_encoded_once(checkpoint, tmp_path, monkeypatch, capsys):
 
 def test_words_that_count_for_nothing_are_named(checkpoint, tmp_path, capsys):
     picture(tmp_path / "a.png")
-    texts = ["w4 w5", "W4 zebra \x1b[31m w5, giraffe", "w4 " * 20 + "w5 w6", "."]
+    texts = ["w4 w5", "W4 zebra \x1b[31m w5, zebra giraffe", "w4 " * 20 + "w5 w6", "."]
     run("--checkpoint", checkpoint, "--image", tmp_path / "a.png", "--out", tmp_path, "--text", *texts)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("of the image")
     assert 'not in the vocabulary: "zebra", ' in lines[1] and lines[1].endswith('"giraffe"') and "\x1b" not in lines[1]
+    assert lines[1].partition("vocabulary")[2].count("zebra") == 1
     assert lines[2].endswith("only the first 20 words are read, not: w5 w6")
     assert lines[3].endswith("it has no words")
 

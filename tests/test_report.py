@@ -109,6 +109,22 @@ def test_tables_against_a_plain_computation():
     assert all(facts["changes"].values())
 
 
+def test_values_on_an_edge():
+    labels = {0: "none", 1e-9: "0–1%", 0.01: "1–2%", 0.02: "2–5%", 0.5: "50–100%", 1: "50–100%"}
+    assert {share: report.size_label(share) for share in labels} == labels
+    none, little, half = (SampleScore(0, "unc_val_0", hit, 20, 1, "man", "a") for hit in (0, 1, 10))
+    same = {"better": 0, "same": 1, "worse": 0, "now_found": 0, "now_lost": 0}
+    assert report.CHANGED == 0.05 and report.FOUND == 0.5
+    assert report.changes([little], [none]) == report.changes([none], [little]) == same  # by 0.05, and not by more
+    assert report.changes([half], [none]) == same | {"same": 0, "better": 1, "now_found": 1}  # 0.5 is found
+    assert report.changes([none], [half]) == same | {"same": 0, "worse": 1, "now_lost": 1}
+
+
+def test_a_title_is_no_markup():
+    page = report_page.render({"title": "</title><b>"}, {}).decode()
+    assert "&lt;/title&gt;&lt;b&gt;: where" in page and "</title><b>" not in page
+
+
 def test_what_expressions_may_hold(tmp_path):
     made = predictions(30)
     scores = [one.score for one in made]
