@@ -136,6 +136,12 @@ def test_scores_equal_the_slow_form(split, parts, options):
     assert near < 5
 
 
+def test_the_length_of_an_expression_counts_what_is_cut(model):
+    split = MemorySplit()
+    split.text = lambda i: (np.ones(20, np.int64), "word " * 25, f"image{split.rows[i][0]}")
+    assert {score.length for score in evaluate(model, split, progress=False)} == {25}
+
+
 @pytest.mark.parametrize("changed", [{"pad": "black"}, {"antialias": True}, {"threshold": 0.2}])
 def test_each_setting_changes_the_result(model, split, changed):
     plain = evaluate(model, split, EvalSettings(), progress=False)

@@ -1,5 +1,6 @@
 """Each flag of train_restr.py's recipe does what its help says: seen at the model, the optimiser, the loss."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -84,6 +85,15 @@ def test_flags_of_the_model(parse):
     fusion = other.fusion
     assert (fusion.variant, fusion.layers, fusion.shared, fusion.drop_path) == ("vanilla", 3, True, 0.3)
     assert (other.vision.drop_path, other.vision.image_size, other.decoder) == (0.3, (64, 96), DecoderConfig(False))
+
+
+def test_word_embeddings_reach_the_model(parse, tmp_path):
+    language = CONFIG.language
+    table = np.random.default_rng(0).normal(size=(language.vocabulary_size, language.width)).astype(np.float32)
+    np.save(tmp_path / "emb.npy", table)
+    args = parse("--no_pretrained", "--embeddings", str(tmp_path / "emb.npy"))
+    model = train_restr.build_model(args, CONFIG, split=None, resuming=False)
+    assert np.array_equal(model.language.embedding.weight.detach(), table)
 
 
 def test_validation_follows_its_flags(parse):
