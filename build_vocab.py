@@ -52,8 +52,7 @@ def make_vocabulary(path: Path, read: Callable[[], list[str]], min_count: int) -
             f"{path}: no word of {len(expressions):,} expressions occurs {min_count} times; lower --min_count"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        file.write("".join(f"{word}\n" for word in vocabulary.words).encode())
+    vocabulary.save(path)
     print(f"{path}: {len(vocabulary):,} words of {len(expressions):,} training expressions")
     return vocabulary
 

@@ -24,7 +24,8 @@ class ReSTR(nn.Module):
         super().__init__()
         self.config = config
         self.vision = VisionEncoder(config.vision)
-        self.vocabulary: list[str] | None = None  # set by load_restr
+        self.vocabulary: list[str] | None = None  # set by load_restr, as is the next
+        self.provenance: dict | None = None
         self.image_size = config.vision.image_size  # (height, width) in pixels
         self.patch_size, self.grid, width = self.vision.patch_size, self.vision.grid, self.vision.width
         self.language = LanguageEncoder(config.language, width)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from models.checkpoint import Checkpoint, save_checkpoint
-from tests.test_evaluator import SIZE, WORDS, tiny_model
+from tests.memory_split import SIZE, WORDS, tiny_model
 from utils.text import SPECIAL_WORDS, Vocabulary
 
 VOCABULARY = Vocabulary([*SPECIAL_WORDS, *(f"w{i}" for i in range(len(SPECIAL_WORDS), WORDS))])

@@ -10,7 +10,7 @@ from eval.evaluator import check_complete, evaluate
 from eval.metrics import SampleScore
 from tests.builder import batches, build_fixture, tiny_fixture  # noqa: F401
 from tests.hostile import refused
-from tests.test_evaluator import MemorySplit, tiny_model
+from tests.memory_split import MemorySplit, tiny_model
 from tests.tiny_set import edit_refs
 from utils.batches import BatchSplit
 

@@ -21,7 +21,7 @@ from models import load_restr
 from models.reference import config_from_reference, reference_config, to_reference
 from models.restr import build_restr
 from tests.eval_folder import COUNT, VOCABULARY, write_checkpoint, write_folder
-from tests.test_evaluator import SIZE
+from tests.memory_split import SIZE
 from utils.batches import BatchSplit
 from utils.errors import InputError, run_main
 

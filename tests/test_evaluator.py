@@ -7,70 +7,9 @@ from torch.nn import functional
 
 from eval.evaluator import EvalSettings, count_rotated, evaluate, gather_scores
 from eval.metrics import SampleScore
-from models import ReSTRConfig, build_restr
-from models.config import DecoderConfig, FusionConfig, LanguageConfig, VisionConfig
+from models.config import DecoderConfig, FusionConfig
+from tests.memory_split import SIZE, WORDS, MemorySplit, tiny_config, tiny_model
 from utils.errors import InputError
-
-WORDS = 30
-SIZE = (32, 48)
-IMAGE_SIZES = [(40, 61), (57, 33), (32, 48), (20, 25), (16, 90)]  # larger, smaller, equal; wide and tall
-REFS = [(2, 1, 3), (1, 1), (2,), (1, 2), (1,)]  # expressions of each ref of each image
-
-
-class MemorySplit:
-    """What the evaluator uses of a BatchSplit, from arrays made at random. The refs of an image are interleaved."""
-
-    folder, split, dataset, meta = "unc_32x48_batch", "val", "unc", None
-
-    def __init__(self, seed: int = 0):
-        rng = np.random.default_rng(seed)
-        self.images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in IMAGE_SIZES]
-        self.masks, rows = {}, []
-        for image, (size, refs) in enumerate(zip(IMAGE_SIZES, REFS, strict=True)):
-            for ref, count in enumerate(refs):
-                self.masks[f"{image}_{ref}"] = rng.random(size) < 0.3
-                rows += [(image, f"{image}_{ref}", rng.integers(1, 6), rng.integers(1, WORDS, 20))] * count
-        self.rows = [rows[i] for i in rng.permutation(len(rows))]
-
-    def __len__(self):
-        return len(self.rows)
-
-    def name(self, i):
-        return f"unc_val_{i}"
-
-    def text(self, i):
-        image, _, length, ids = self.rows[i]
-        ids = np.where(np.arange(20) < 20 - length, 0, 1 + (ids + i) % (WORDS - 1)).astype(np.int64)
-        return ids, " ".join(f"w{word}" for word in ids[20 - length :]), f"image{image}"
-
-    def ref(self, i):
-        return self.rows[i][1]
-
-    def image(self, i):
-        return self.images[self.rows[i][0]]
-
-    def mask(self, i):
-        return self.masks[self.rows[i][1]]
-
-    def image_groups(self):
-        groups = {}
-        for i, row in enumerate(self.rows):
-            groups.setdefault(row[0], []).append(i)
-        return list(groups.values())
-
-
-def tiny_config(**parts) -> ReSTRConfig:
-    vision = VisionConfig("vit_tiny_patch16_224", SIZE, patch_size=8, width=24, depth=1, heads=2)
-    return ReSTRConfig(vision, LanguageConfig(WORDS, width=12, depth=1, heads=2), **{"fusion": FusionConfig(), **parts})
-
-
-def tiny_model(**parts) -> torch.nn.Module:
-    """Random weights; the decoder's logits are spread to about 0.4, far above float32's noise."""
-    torch.manual_seed(3)
-    model = build_restr(tiny_config(**parts)).eval()
-    if model.decoder is not None:
-        model.decoder.head.weight.data *= 100
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,11 @@ import torch
 from PIL import Image
 
 import predict
-from benchmarks.plain_restr import PlainReSTR
 from eval.evaluator import EvalSettings, evaluate
 from eval.visualise import patch_picture
 from models import load_restr
-from models.attention import seed_attention
-from models.inference import segment, to_canvas
-from tests.eval_folder import COUNT, VOCABULARY, write_checkpoint, write_folder
-from tests.test_evaluator import SIZE, tiny_model
-from tests.test_reference import random_case, reference_names
+from tests.eval_folder import COUNT, write_checkpoint, write_folder
+from tests.memory_split import SIZE
 from utils.batches import BatchSplit
 from utils.errors import InputError, run_main
 
@@ -101,7 +97,7 @@ def test_an_image_is_encoded_once(checkpoint, tmp_path, monkeypatch, capsys):
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
     assert all(Image.open(tmp_path / "out" / name).size == (57, 40) for name in expected)
     assert capsys.readouterr().out.count(": 3 expressions in ") == 2
-    one = segment(load_restr(checkpoint), tmp_path / "b.png", ["w7"])[0].mask
+    one = load_restr(checkpoint).segment(tmp_path / "b.png", "w7")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "b_3_mask.png")) == 255, one)
 
 
@@ -249,53 +245,3 @@ def test_the_patch_map_stands_where_the_patches_are(model):
     scale = 100 / 48
     assert abs(rows[0] - (8 - 4) * scale) <= 1 and abs(rows[-1] + 1 - (16 - 4) * scale) <= 1
     assert abs(columns[0] - 16 * scale) <= 1 and abs(columns[-1] + 1 - 24 * scale) <= 1
-
-
-class WatchedPlain(PlainReSTR):
-    """The plain form, which notes the attention of the last token in each block."""
-
-    def attention(self, x, name, heads):
-        batch, length, width = x.shape
-        qkv = self.linear(x, f"{name}.qkv").reshape(batch, length, 3, heads, width // heads)
-        total = torch.zeros(batch, length, dtype=x.dtype)
-        for head in range(heads):
-            scores = torch.einsum("bd,btd->bt", qkv[:, -1, 0, head], qkv[:, :, 1, head]) / (width // heads) ** 0.5
-            total += torch.exp(scores) / torch.exp(scores).sum(-1, keepdim=True)
-        self.seen = getattr(self, "seen", {}) | {name: total / heads}
-        return super().attention(x, name, heads)
-
-
-@pytest.mark.parametrize(
-    ("case", "block"),
-    [
-        ({}, "blocks_ls.1"),
-        ({"is_shared": True}, "blocks_ls.0"),
-        ({"variant": "independent"}, "blocks_ls.1"),
-        ({"variant": "vanilla"}, "blocks_vl.1"),
-    ],
-    ids=str,
-)
-def test_attention_to_the_words_equals_the_plain_form(case, block):
-    model, config, image, ids = random_case(**case)
-    plain = WatchedPlain(reference_names(model), config, case.get("variant", "indirect"))
-    plain(image, ids)
-    with seed_attention(model) as found:
-        model(image, ids)
-    assert len(found) == 1 and found[0].shape == (len(ids), 20)
-    expected = plain.seen[f"fusion_module.{block}.attn"][:, -21:-1]
-    torch.testing.assert_close(found[0].double(), expected, rtol=1e-5, atol=1e-7)
-    model(image, ids)
-    assert len(found) == 1  # nothing stays behind
-
-
-def test_attention_belongs_to_the_words_as_they_stand(model):
-    image = np.random.default_rng(5).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    result = segment(model, image, ["w4 w5, zebra"])[0]
-    assert [word for word, _ in result.words] == ["w4", "w5", ", ", "zebra"]
-    ids = torch.from_numpy(VOCABULARY.ids("w4 w5, zebra"))[None]
-    again = tiny_model()
-    with torch.inference_mode(), seed_attention(again) as found:
-        v = again.encode_image(to_canvas(again, torch.from_numpy(image)))
-        again.segment_features(v, again.encode_text(ids), ids)
-    assert [paid for _, paid in result.words] == pytest.approx(found[0][0, -4:].tolist(), rel=1e-4)
-    assert 0 < sum(paid for _, paid in result.words) < 1

@@ -7,7 +7,7 @@ from PIL import Image
 from eval.evaluator import EvalSettings, Prediction, evaluate
 from eval.metrics import SampleScore
 from eval.visualise import probability, write_prediction
-from tests.test_evaluator import MemorySplit, tiny_model
+from tests.memory_split import MemorySplit, tiny_model
 from utils.errors import InputError
 
 

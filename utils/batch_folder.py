@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, one_line
-from .refer import DATASETS
-from .safe_io import TEMPORARY_PREFIX, atomic_write, read_json, safe_name, write_json
-from .text import TEXT_LENGTH, Vocabulary
+from utils.errors import InputError, one_line
+from utils.refer import DATASETS
+from utils.safe_io import TEMPORARY_PREFIX, read_json, safe_name, write_json
+from utils.text import TEXT_LENGTH, Vocabulary
 
 FORMAT, VERSION = "restr-batches", 1
 MAX_EXPRESSIONS = 10_000_000  # a file that claims more would take the memory for their order
@@ -172,8 +172,7 @@ def claim(folder: Path, wanted: dict, vocabulary: Vocabulary) -> None:
         else:
             _require_same(folder, there, wanted)
         if not (folder / VOCABULARY).exists():
-            with atomic_write(folder / VOCABULARY) as file:
-                file.write("".join(f"{word}\n" for word in vocabulary.words).encode())
+            vocabulary.save(folder / VOCABULARY)
 
 
 def _require_same(folder: Path, there: dict, wanted: dict) -> None:
@@ -256,7 +255,7 @@ def _is_running(name: str) -> bool:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: an empty hidden file, which stays. Whatever was half-written under it is removed."""
-    with (folder / LOCK).open("wb") as file:
+    with (folder / LOCK).open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         for stale in folder.glob(f"{TEMPORARY_PREFIX}*"):
             stale.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from .batch_folder import (
+from utils.batch_folder import (
     ARRAY_KEYS,
     FILE_KEYS,
     META,
@@ -24,11 +24,11 @@ from .batch_folder import (
     read_meta,
     reference_dataset,
 )
-from .errors import InputError, one_line
-from .geometry import pad
-from .refer import DATASETS
-from .safe_io import read_image, read_mask_png, read_npz, safe_name
-from .text import TEXT_LENGTH
+from utils.errors import InputError, one_line
+from utils.geometry import pad
+from utils.refer import DATASETS
+from utils.safe_io import read_image, read_mask_png, read_npz, safe_name
+from utils.text import TEXT_LENGTH
 
 _REMEDY = "delete it and run build_batches.py again with the same flags"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .batch_folder import (
+from utils.batch_folder import (
     SplitFiles,
     claim,
     folder_path,
@@ -26,16 +26,16 @@ from .batch_folder import (
     record_split,
     remove_stale,
 )
-from .build_plan import Job, plan, split_entry
-from .custom import OwnData
-from .errors import InputError
-from .geometry import fit_inside, pad, resize_image, resize_mask
-from .png import encode_png
-from .refer import DATASETS, read_refs
-from .refs import Ref
-from .safe_io import MAX_IMAGE_BYTES, atomic_write, read_bytes, read_image
-from .text import Vocabulary, tokenize
-from .workers import run_all
+from utils.build_plan import Job, plan, split_entry
+from utils.custom import OwnData
+from utils.errors import InputError
+from utils.geometry import fit_inside, pad, resize_image, resize_mask
+from utils.png import encode_png
+from utils.refer import DATASETS, read_refs
+from utils.refs import Ref
+from utils.safe_io import MAX_IMAGE_BYTES, atomic_write, read_bytes, read_image
+from utils.text import Vocabulary, tokenize
+from utils.workers import run_all
 
 _IMAGE_REMEDY = "download it again (data/README.md)"
 

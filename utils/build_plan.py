@@ -5,9 +5,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from .batch_folder import texts_digest
-from .errors import InputError
-from .refs import Ref
+from utils.batch_folder import texts_digest
+from utils.errors import InputError
+from utils.refs import Ref
 
 
 @dataclass(frozen=True)

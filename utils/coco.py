@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, one_line
-from .refs import Ref, checked_sentences, relative_path
-from .safe_io import MEBIBYTE, read_json, safe_name
-from .safe_pickle import read_pickle
-from .segmentation import checked_segmentation, checked_size
+from utils.errors import InputError, one_line
+from utils.refs import Ref, checked_sentences, relative_path
+from utils.safe_io import MEBIBYTE, read_json, safe_name
+from utils.safe_pickle import read_pickle
+from utils.segmentation import checked_segmentation, checked_size
 
 MAX_INSTANCES_BYTES = 512 * MEBIBYTE  # RefCOCO's instances.json has about 120 MB
 MAX_ID = 2**53

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from .batch_folder import OWN_FAMILY, is_plain_name, is_train
-from .coco import CocoFiles, splits_of
-from .errors import InputError, one_line
-from .refer import DATASETS
-from .refs import Ref, checked_sentences, relative_path, require_distinct_names, require_files
-from .safe_io import MAX_JSON_CONTAINERS, MEBIBYTE, json_value, read_bytes, read_image_size, safe_name
-from .segmentation import checked_segmentation
+from utils.batch_folder import OWN_FAMILY, is_plain_name, is_train
+from utils.coco import CocoFiles, splits_of
+from utils.errors import InputError, one_line
+from utils.refer import DATASETS
+from utils.refs import Ref, checked_sentences, relative_path, require_distinct_names, require_files
+from utils.safe_io import MAX_JSON_CONTAINERS, MEBIBYTE, json_value, read_bytes, read_image_size, safe_name
+from utils.segmentation import checked_segmentation
 
 MAX_LINES_BYTES = 512 * MEBIBYTE
 MAX_PLAIN_NAME = 100  # bytes; a longer path gives a name by its digest

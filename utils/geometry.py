@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import resample
+from utils import resample
 
 if TYPE_CHECKING:  # preparation uses this module in many worker processes, which have no need of torch
     from torch import Tensor

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .errors import InputError
-from .safe_io import refusing, regular_file_size
+from utils.errors import InputError
+from utils.safe_io import refusing, regular_file_size
 
 MAX_LINE = 100_000  # bytes; a line of 300 numbers has about 3,000
 MAX_WIDTH = 4_096

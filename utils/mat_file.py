@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .safe_io import MAX_IMAGE_PIXELS, MEBIBYTE, read_bytes, refusing
+from utils.safe_io import MAX_IMAGE_PIXELS, MEBIBYTE, read_bytes, refusing
 
 MAX_MAT_BYTES = 32 * MEBIBYTE
 MAX_MAT_UNPACKED = 256 * MEBIBYTE

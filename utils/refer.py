@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .coco import CocoFiles
-from .errors import InputError, one_line
-from .refs import Ref, checked_sentences, require_distinct_names, require_files
-from .safe_io import read_json, safe_name
+from utils.coco import CocoFiles
+from utils.errors import InputError, one_line
+from utils.refs import Ref, checked_sentences, require_distinct_names, require_files
+from utils.safe_io import read_json, safe_name
 
 COCO_IMAGES = Path("data/coco/images/train2014")
 REFER_DATA = Path("external/refer/data")

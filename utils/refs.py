@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError, one_line
-from .safe_io import read_mask_png, safe_name
-from .segmentation import draw, read_mat_mask
-from .text import MAX_EXPRESSION
+from utils.errors import InputError, one_line
+from utils.safe_io import read_mask_png, safe_name
+from utils.segmentation import draw, read_mat_mask
+from utils.text import MAX_EXPRESSION
 
 
 @dataclass(frozen=True)

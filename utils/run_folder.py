@@ -29,7 +29,7 @@ class RunFolder:
         if not lock:  # of many ranks only the one that writes
             return
         path.mkdir(parents=True, exist_ok=True)
-        self._lock = (path / ".lock").open("w")
+        self._lock = (path / ".lock").open("a")  # never empties what a link points to
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from .errors import InputError, naming, one_line
+from utils.errors import InputError, naming, one_line
 
 MEBIBYTE = 2**20
 MAX_JSON_BYTES = 64 * MEBIBYTE

@@ -10,8 +10,8 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from .errors import InputError, one_line
-from .safe_io import MEBIBYTE, read_bytes, refusing
+from utils.errors import InputError, one_line
+from utils.safe_io import MEBIBYTE, read_bytes, refusing
 
 MAX_PICKLE_BYTES = 128 * MEBIBYTE  # the largest real refs file has about 45 million bytes
 MAX_OBJECTS = 8_000_000  # of which the largest real file has about 3 million

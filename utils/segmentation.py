@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
-from .mat_file import read_mat
-from .safe_io import MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE
+from utils.errors import InputError
+from utils.mat_file import read_mat
+from utils.safe_io import MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE
 
 MAX_POLYGONS = 5_000
 MAX_OUTLINE = 2_000_000  # pixels of all outlines of a ref together: drawing takes time and memory in proportion

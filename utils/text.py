@@ -4,11 +4,12 @@ import hashlib
 import os
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError, one_line
-from .safe_io import MEBIBYTE, read_bytes, refusing
+from utils.errors import InputError, one_line
+from utils.safe_io import MEBIBYTE, atomic_write, read_bytes, refusing
 
 TEXT_LENGTH = 20
 SPECIAL_WORDS = ("<pad>", "<go>", "<eos>", "<unk>")
@@ -62,6 +63,11 @@ class Vocabulary:
         if not lines[-1]:
             lines.pop()
         return cls([line.strip() for line in lines], path)
+
+    def save(self, path: Path) -> None:
+        """Write a vocabulary file, which `load` reads. Raises OSError."""
+        with atomic_write(path) as file:
+            file.write("".join(f"{word}\n" for word in self.words).encode())
 
     def __len__(self) -> int:
         return len(self.words)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from .errors import InputError
+from utils.errors import InputError
 
 J = TypeVar("J")
 R = TypeVar("R")
