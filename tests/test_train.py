@@ -3,7 +3,6 @@
 import os
 import signal
 
-import numpy as np
 import pytest
 import torch
 
@@ -43,16 +42,6 @@ def test_the_loss_falls(batches, tmp_path):
     assert train(batches, tmp_path / "run", "--num_steps", "40", "--save_every", "40", "--alpha_loc", "1")[0] == 0
     losses = [line["loss"] for line in records(tmp_path / "run") if line["kind"] == "train"]
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
-
-
-def test_words_start_from_the_table_and_padding_from_zero(batches, tmp_path):
-    words = len((batches / "vocabulary.txt").read_text().split())
-    table = np.random.default_rng(1).normal(size=(words, 48)).astype(np.float32)
-    np.save(tmp_path / "emb.npy", table)
-    still = ["--num_steps", "1", "--save_every", "1", "--lr", "1e-20", "--embeddings", str(tmp_path / "emb.npy")]
-    assert train(batches, tmp_path / "run", *still) == (0, "")
-    learned = torch.load(tmp_path / "run/Gref_1.pth", weights_only=True)["model"]["language.embedding.weight"]
-    assert np.array_equal(learned[1:], table[1:]) and not learned[0].any()
 
 
 def test_a_seed_gives_the_same_bits_with_any_number_of_loaders(whole, batches, tmp_path):

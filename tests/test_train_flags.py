@@ -87,12 +87,13 @@ def test_flags_of_the_model(parse):
     assert (other.vision.drop_path, other.vision.image_size, other.decoder) == (0.3, (64, 96), DecoderConfig(False))
 
 
-def test_word_embeddings_reach_the_model(parse, tmp_path):
+def test_words_start_from_the_table_and_padding_from_zero(parse, tmp_path):
     language = CONFIG.language
     table = np.random.default_rng(0).normal(size=(language.vocabulary_size, language.width)).astype(np.float32)
     np.save(tmp_path / "emb.npy", table)
     args = parse("--no_pretrained", "--embeddings", str(tmp_path / "emb.npy"))
     model = train_restr.build_model(args, CONFIG, split=None, resuming=False)
+    table[0] = 0
     assert np.array_equal(model.language.embedding.weight.detach(), table)
 
 
