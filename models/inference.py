@@ -82,7 +82,7 @@ def segment(model: nn.Module, image, texts: list[str], threshold: float = THRESH
             pixel, patch = canvas_logits(model, v, row[None])
         logits = resize_and_crop(pixel, *pixels.shape[:2])[0, 0].cpu().numpy()
         if not np.isfinite(logits).all():  # no pixel would reach the threshold, as if nothing were there
-            name = getattr(model, "provenance", {}).get("file", "the model")
+            name = (model.provenance or {}).get("file", "the model")
             raise InputError(f"{name}: its logits are not finite: its training has diverged; take an earlier one")
         pieces = tokenize(text)
         read = pieces[:TEXT_LENGTH]

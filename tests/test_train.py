@@ -38,6 +38,12 @@ def test_what_a_run_leaves_behind(whole, batches):
     assert load_restr(whole / "best.pth").image_size == (48, 48)
 
 
+def test_a_file_of_progress_does_not_grow_with_the_steps(whole):
+    bars = [line for line in whole.with_name(f"{whole.name}.err").read_text().splitlines() if "/12" in line]
+    assert bars and len(bars) < 12  # on a terminal each step is shown
+    assert "loss" in bars[-1] and "samples/s" in bars[-1]
+
+
 def test_the_loss_falls(batches, tmp_path):
     assert train(batches, tmp_path / "run", "--num_steps", "40", "--save_every", "40", "--alpha_loc", "1")[0] == 0
     losses = [line["loss"] for line in records(tmp_path / "run") if line["kind"] == "train"]

@@ -203,8 +203,9 @@ def _loop(trainer: Trainer, batches: Iterator[dict], bar, log, save, validate, s
         values = trainer.train_step([next(batches) for _ in range(options.accum)])
         done += 1
         rate = done * options.batch_size / (time.monotonic() - started)
+        shown = f"loss {values['loss']:.4f}, lr {_rate(trainer):.2e}, {rate:.1f} samples/s"
+        bar.set_postfix_str(shown, refresh=False)
         bar.update()
-        bar.set_postfix_str(f"loss {values['loss']:.4f}, lr {_rate(trainer):.2e}, {rate:.1f} samples/s")
         if trainer.step % options.log_every == 0:
             _log_window(trainer, log, rate)
             started, done = time.monotonic(), 0
