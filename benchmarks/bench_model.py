@@ -5,8 +5,8 @@
 
 train: a step (forward, loss, backward, AdamW) and its peak memory. eval: expressions a second, all in one image.
 decoder: the decoder alone, forward and backward. saved: what autograd keeps of a sample between forward and backward.
-The two ways take turns, times are medians, peak memory is that of a fresh process each. Weights are random and
-stochastic depth is off; the ways must agree before anything is timed. Prints a Markdown table.
+The two ways take turns, times are medians; a training step is timed, and its peak memory read, in a fresh process.
+Weights are random and stochastic depth is off; ways that disagree are an error. Prints a Markdown table.
 """
 
 import platform
@@ -37,6 +37,7 @@ from utils.text import TEXT_LENGTH  # noqa: E402
 
 WAYS = ("reference", "ours", "checkpointed")  # checkpointed: ours with --grad_checkpoint
 TOLERANCE = 1e-4  # on logits, float32
+STEPS = 3  # timed in each process
 Batch = tuple[Tensor, Tensor, Tensor]
 Row = tuple[str, str, str, str]
 
@@ -122,23 +123,26 @@ def seconds(
     return {name: median(values[warm:]) for name, values in times.items()}
 
 
-def peak_gb(way: str, args) -> float:
-    """Peak memory of three training steps in a process of their own."""
-    command = [sys.executable, __file__, "--peak_of", way, "--batch", str(args.batch), "--device", args.device]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def own_process(way: str, args) -> tuple[float, float]:
+    """Seconds and peak GB of a training step one way, in a process of its own, with memory handled as it is there."""
+    command = [sys.executable, __file__, "--step_of", way, "--batch", str(args.batch), "--device", args.device]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    time_of, peak = map(float, done.stdout.split())
+    return time_of, peak
 
 
-def print_peak(way: str, args) -> None:
+def print_step(way: str, args) -> None:
+    """Median seconds of a training step after the first, and the peak of the process in GB."""
     device = torch.device(args.device)
     if way != "reference" and device.type == "cpu":
         settle_memory()  # as train_restr.py does
     model, optimizer = build(way, device)
     batch = make_batch(args.batch, device)
-    for _ in range(3):  # the optimiser has its moments from the first step on
-        train_step(model, optimizer, batch)
+    steps = {way: lambda: train_step(model, optimizer, batch)}  # the optimiser has its moments from the first one on
+    time_of = seconds(steps, STEPS, device)[way]
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print((torch.cuda.max_memory_allocated() if device.type == "cuda" else peak) / 1e9)
+    print(time_of, (torch.cuda.max_memory_allocated() if device.type == "cuda" else peak) / 1e9)
 
 
 def check_equal(reference, ours, batch: Batch) -> None:
@@ -151,17 +155,18 @@ def check_equal(reference, ours, batch: Batch) -> None:
 
 
 def bench_train(args, device: torch.device) -> list[Row]:
+    """Each way in processes of its own, which take turns."""
     # First of all: a child's peak, as getrusage counts it, is never below what its parent held when it started.
-    peaks = {way: peak_gb(way, args) for way in WAYS}
-    batch = make_batch(args.batch, device)
-    reference, ours = build("reference", device), build("ours", device)
-    check_equal(reference[0], ours[0], batch)
-    work = {"reference": lambda: train_step(*reference, batch), "ours": lambda: train_step(*ours, batch)}
-    time_of = seconds(work, args.repeats, device)
+    found = [{way: own_process(way, args) for way in WAYS} for _ in range(args.repeats)]
+    times, peaks = ({way: median(turn[way][i] for turn in found) for way in WAYS} for i in (0, 1))
+    (reference, _), (ours, _) = build("reference", device), build("ours", device)
+    check_equal(reference, ours, make_batch(args.batch, device))
+    a_sample = {way: value / args.batch for way, value in times.items()}
     return [
-        _row(f"training step, batch {args.batch}, s a sample", {k: v / args.batch for k, v in time_of.items()}),
+        _row(f"training step, batch {args.batch}, s a sample", a_sample),
         _row(f"peak memory, batch {args.batch}, GB", peaks),
-        _row("the same with --grad_checkpoint", {**peaks, "ours": peaks["checkpointed"]}),
+        _row("the same with --grad_checkpoint: s a sample", {**a_sample, "ours": a_sample["checkpointed"]}),
+        _row("and its peak memory, GB", {**peaks, "ours": peaks["checkpointed"]}),
     ]
 
 
@@ -254,7 +259,7 @@ def parse_args():
     parser.add_argument("--batch", type=int, default=2, help="samples in a training step")
     parser.add_argument("--expressions", type=int, default=7, help="expressions of one image (unc val: 7.2)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each way after the first")
-    parser.add_argument("--peak_of", choices=WAYS, help="instead of all that, print the peak memory of one way, in GB")
+    parser.add_argument("--step_of", choices=WAYS, help="instead of all that, print seconds and GB of a step one way")
     args = parser.parse_args()
     if unknown := set(args.what.split(",")) - set(BENCHES):
         raise InputError(f"--what {','.join(sorted(unknown))}: choose from {','.join(BENCHES)}")
@@ -263,8 +268,8 @@ def parse_args():
 
 def main() -> None:
     args = parse_args()
-    if args.peak_of:
-        print_peak(args.peak_of, args)
+    if args.step_of:
+        print_step(args.step_of, args)
         return
     device = torch.device(args.device)
     machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"

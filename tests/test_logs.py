@@ -1,6 +1,7 @@
 """utils/logs.py: --wandb, which is imported only when asked for, and disks that are full."""
 
 import importlib.util
+import json
 import os
 import resource
 import sys
@@ -47,6 +48,21 @@ def test_without_the_package(monkeypatch, tmp_path):
     with pytest.raises(InputError, match="pip install wandb"):
         logs.RunLog(tmp_path, wandb={})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_was_cut_goes_on_with_a_line_of_its_own(tmp_path, capsys):
+    log = logs.RunLog(tmp_path)
+    for step in (1, 2, 3):
+        log.record("train", step, {"loss": 0.5})
+    known = log.position()
+    log.close()
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    log = logs.RunLog(tmp_path, step=3, known_bytes=known)
+    log.record("train", 4, {"loss": 0.5})
+    log.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 4]
+    assert "lines of the steps before 4 are missing" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_named(tmp_path):

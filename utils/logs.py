@@ -50,7 +50,8 @@ class RunLog:
         self.file = path.open("ab")
         if path.stat().st_size < known_bytes:
             print(f"{path}: lines of the steps before {step + 1} are missing from it", file=sys.stderr)
-        self.file.truncate(min(known_bytes, path.stat().st_size))
+            known_bytes = path.read_bytes().rfind(b"\n") + 1  # a line that was cut off goes
+        self.file.truncate(known_bytes)
         self.file.seek(0, os.SEEK_END)
         with naming(folder):
             self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
