@@ -86,7 +86,8 @@ class ReSTRConfig:
                         f"{FLAGS.get(item.name, item.name)} {one_line(repr(value), 60)} is out of range or no such kind"
                     )
         if self.fusion.variant not in FUSION_VARIANTS:
-            raise InputError(f"unknown fusion {self.fusion.variant!r}: choose from {', '.join(FUSION_VARIANTS)}")
+            known = ", ".join(FUSION_VARIANTS)
+            raise InputError(f"unknown fusion {one_line(repr(self.fusion.variant), 60)}: choose from {known}")
 
     def to_dict(self) -> dict:
         """Plain dicts and numbers, for a checkpoint."""

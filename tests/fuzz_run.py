@@ -16,6 +16,7 @@ from tests.mutate import mutated_bytes, mutated_value
 from utils.errors import InputError
 
 SECONDS, GIBIBYTE = 10, 2**30
+ROUNDS = 4  # of many files hypothesis makes some twice
 
 
 def fuzz(name: str, folder: Path, examples: int, fresh: bool) -> None:
@@ -48,7 +49,9 @@ def fuzz(name: str, folder: Path, examples: int, fresh: bool) -> None:
         seen[hashlib.sha256(content).digest()] = _is_read(case, folder)
         faulthandler.cancel_dump_traceback_later()
 
-    run()
+    for _ in range(ROUNDS if fresh else 1):
+        if len(seen) < examples:
+            run()
     counts = {"files": len(seen), "read": sum(seen.values())}
     (folder / "counts.json").write_text(json.dumps(counts))
 

@@ -210,6 +210,7 @@ def test_pictures_of_another_canvas(built, tmp_path, form):
         {"splits": []},
         {"splits": {"train": {"refs": 1, "expressions": "20", "images": 1, "complete": True}}},
         {"splits": {"train\n": 1}},
+        {"splits": {"a\x1b[2Jb": {"refs": 1, "expressions": 20, "images": 1, "complete": True}}},
     ],
 )
 def test_meta_that_cannot_be(folder, change):

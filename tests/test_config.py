@@ -41,6 +41,7 @@ def test_config_goes_through_plain_values():
         ("fusion", "shared", 1),
         ("fusion", "variant", "sideways"),
         ("fusion", "variant", ["indirect"]),
+        ("fusion", "variant", "\x1b[2J" + 10_000 * "é"),
         ("decoder", "enabled", "yes"),
         ("decoder", "colour", "red"),
     ],

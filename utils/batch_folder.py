@@ -133,7 +133,7 @@ def _fault(meta: dict) -> str | None:
         return "splits"
     for split, entry in splits.items():
         counts = [entry.get(key) for key in ("refs", "expressions", "images")] if isinstance(entry, dict) else [None]
-        if not all(map(_is_count, counts)) or type(entry.get("complete")) is not bool:
+        if not is_plain_name(split) or not all(map(_is_count, counts)) or type(entry.get("complete")) is not bool:
             return f"split {one_line(split, 40)}"
     return None
 
