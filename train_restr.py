@@ -122,7 +122,7 @@ def model_config(args, words: int) -> ReSTRConfig:
 
 def check(args, split: BatchSplit, ranks: Ranks) -> None:
     """Raise InputError for flags and data that do not go together."""
-    if split.image_size != args.input_size:
+    if split.image_size not in (None, args.input_size):  # None: the authors' folder, images of their own sizes
         asked, built = (f"{height},{width}" for height, width in (args.input_size, split.image_size))
         raise InputError(f"{args.data_dir} was built for --input_size {built}, not {asked}: pass it, or build again")
     if args.batch_size % (ranks.world * args.accum):
@@ -135,8 +135,10 @@ def build_model(args, config: ReSTRConfig, split: BatchSplit, resuming: bool) ->
     model = build_restr(config)
     if not resuming:
         file = args.embeddings or embeddings_file(split)
-        if args.random_embeddings or (args.no_pretrained and not args.embeddings and not file.exists()):
-            print("word embeddings start from random values", file=sys.stderr)
+        missing = args.no_pretrained and not args.embeddings and not file.exists()
+        if args.random_embeddings or missing:
+            why = f"{file} is not there" if missing else "--random_embeddings"
+            print(f"word embeddings start from random values: {why}", file=sys.stderr)
         else:
             table = read_embeddings(file, config.language.vocabulary_size, config.language.width)
             table[PAD] = 0  # also where a table of others is not: the padding row gets no gradient, so it would stay
@@ -196,7 +198,7 @@ def loader(args, split: BatchSplit, trainer: Trainer, ranks: Ranks) -> DataLoade
         len(split), args.batch_size, args.seed, trainer.step, args.num_steps, ranks.rank, ranks.world, args.accum
     )
     return DataLoader(
-        TrainDataset(split),
+        TrainDataset(split, args.input_size),
         batch_sampler=sampler,
         num_workers=args.num_workers,
         collate_fn=collate,

@@ -27,7 +27,7 @@ from eval.provenance import provenance
 from eval.report import read_other, write_report
 from eval.thumbnails import Thumbnails
 from eval.visualise import write_prediction
-from models.checkpoint import file_sha256
+from models.checkpoint import checkpoint_file, file_sha256
 from models.inference import THRESHOLD
 from models.restr import ReSTR
 from utils import distributed
@@ -78,7 +78,13 @@ def _add_data_and_model(parser: ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     _add(model, "--restore_refseg", type=Path, metavar="DIR", help="folder of checkpoints")
     _add(model, "--iters", type=int, nargs="+", metavar="N", help="steps of DIR; 0: each 5000th (default: best.pth)")
-    _add(model, "--checkpoint", type=Path, metavar="FILE", help="one file, instead of --restore_refseg and --iters")
+    _add(
+        model,
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="a file, or the folder of its best.pth; not with --restore_refseg",
+    )
     _add(model, "--v_backbone", help="checked against the checkpoint, which knows what it is; so are the next four")
     _add(model, "--l_backbone", help="see --v_backbone")
     _add(model, "--mm_fusion", choices=["decoder_transformer"], help="see --v_backbone")
@@ -119,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = EvalSettings(options.threshold, options.eval_pad, options.eval_antialias, options.batch_size, amp)
     split = BatchSplit(options.data_dir, options.set)
     other = read_other(options.against, split) if options.against else None
-    paths = [options.checkpoint]
+    paths = [checkpoint_file(options.checkpoint)] if options.checkpoint else []
     if options.restore_refseg:
         paths = find_checkpoints(options.restore_refseg, options.iters, split.dataset)
     ranks = distributed.start(options.device)

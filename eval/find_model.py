@@ -1,5 +1,6 @@
 """Which checkpoints a command line means, and whether one fits the data it is to be evaluated on."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ def find_checkpoints(folder: Path, steps: list[int] | None, dataset: str) -> lis
     if not existing:
         raise InputError(f"--restore_refseg {folder}: no such folder")
     folder = existing[0]
-    stems = (dataset, folder.resolve().name)
+    stems = tuple(dict.fromkeys((dataset, Path(os.path.abspath(folder)).name, folder.resolve().name)))  # noqa: PTH100
     if steps is None:
         found = [folder / "best.pth"]
     elif steps == [0]:

@@ -114,10 +114,11 @@ def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Che
 def load_restr(path: Path | str, device: str = "cpu", reference: dict | None = None, **assumed) -> ReSTR:
     """The model of a checkpoint file, in eval mode on `device`, with `vocabulary` (words or None) and `provenance`.
 
-    `provenance` is a dict of the file's name, its sha256, `data`, `step` and `metrics`. `reference` and `assumed` are
-    those of `read_checkpoint`. Raises InputError.
+    Of a folder it is best.pth. `provenance` is a dict of the file's name, its sha256, `data`, `step` and `metrics`.
+    `reference` and `assumed` are those of `read_checkpoint`. Raises InputError.
     """
-    checkpoint = read_checkpoint(Path(path), reference, **assumed)
+    path = checkpoint_file(path)
+    checkpoint = read_checkpoint(path, reference, **assumed)
     model = checkpoint.build(path).to(device)
     model.vocabulary = checkpoint.vocabulary
     model.provenance = {
@@ -128,6 +129,11 @@ def load_restr(path: Path | str, device: str = "cpu", reference: dict | None = N
         "metrics": checkpoint.metrics,
     }
     return model
+
+
+def checkpoint_file(path: Path | str) -> Path:
+    """`path`, or best.pth in it if it is the folder of a run."""
+    return Path(path, "best.pth") if Path(path).is_dir() else Path(path)
 
 
 def file_sha256(path: Path | str) -> str:

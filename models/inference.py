@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import seed_attention
@@ -51,12 +50,13 @@ def to_canvas(model: nn.Module, image: Tensor, pad: str = "grey", antialias: boo
 
 
 def canvas_logits(model: nn.Module, v: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Float32 pixel logits n x 1 x S x S, and patch logits, of expressions `ids` n x 20 in images `v` n x N x d."""
+    """Float32 pixel and patch logits of expressions `ids` n x 20 in images `v` n x N x d.
+
+    Pixel logits are n x 1 x S x S; without a decoder they are the patch logits, n x 1 x rows x columns, which
+    `resize_and_crop` takes to the image in one step, as the authors' code does (only the loss resizes them to S x S).
+    """
     pixel, patch = model.segment_features(v, model.encode_text(ids), ids)
-    pixel = pixel.float()
-    if pixel.shape[-2:] != model.image_size:  # no decoder: patch logits, resized as in the loss
-        pixel = F.interpolate(pixel, size=model.image_size, mode="bilinear", align_corners=True)
-    return pixel, patch.float()
+    return pixel.float(), patch.float()
 
 
 @torch.inference_mode()

@@ -1,38 +1,51 @@
 """Files of `torch.save` from strangers: tensors in dicts and lists, no code, and no more memory than the file has."""
 
-import pickletools
+import io
+import pickle
 import re
-import warnings
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
 
 from utils.errors import InputError, one_line
 
-# What the pickle inside may name. weights_only=True admits more, such as bytearray(10**11), which takes the memory.
-_NAMED = re.compile(
-    r"collections OrderedDict|torch Size|torch (\w*Storage|\w*int\d+|b?float\d+|bool|device)|torch\.storage \w+|"
-    r"torch\.nn\.parameter Parameter|torch\._utils _rebuild_\w+|torch\.serialization _get_layout"
+# Values that a checkpoint may carry beside its tensors, of which nothing is kept.
+_IGNORED = re.compile(
+    r"argparse Namespace|numpy[\w.]* \w+|_codecs encode|pathlib[\w.]* \w*Path|collections (defaultdict|Counter|deque)|"
+    r"(builtins|__builtin__) (set|frozenset|slice|range|complex|int|float|bool|str|list|dict|tuple|object)|"
+    r"torch (\w*int\d+|b?float\d+|bool|device)|torch\._utils _rebuild_\w+|torch\.serialization _get_layout"
 )
+_STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+}
 _SHARED = 4  # times that tensors of one file may use the same numbers, on average
 
 
 def load_tensors(path: Path | str) -> dict:
-    """The dict in a file of `torch.save`, on the CPU, read with `weights_only=True`. Raises InputError.
+    """The dict in a file of `torch.save`, tensors on the CPU. Raises InputError.
 
-    Code in the file is never run. The file is mapped while it is read, so that a tensor can neither lie outside of it
-    nor be unpacked from it.
+    Nothing that the file names is imported or called. Of values other than tensors, dicts, lists, tuples, strings and
+    numbers (a Namespace, a NumPy number) an empty placeholder is left.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of odd pickles before it refuses them
-            _check_archive(path)
-            values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            if isinstance(values, dict):
-                _copy_from_file(values, _SHARED * Path(path).stat().st_size)
+        _require_zip(path)
+        with zipfile.ZipFile(path) as archive:
+            values = _TensorUnpickler(archive, _checked_pickle(archive, Path(path).stat().st_size)).load()
     except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
         raise InputError(f"{path}: damaged, or not a checkpoint ({one_line(error, 120)})") from None
     if not isinstance(values, dict):
@@ -40,38 +53,92 @@ def load_tensors(path: Path | str) -> dict:
     return values
 
 
-def _check_archive(path: Path | str) -> None:
-    """Raise ValueError unless nothing in the archive is packed and its pickle names harmless things only."""
+def _require_zip(path: Path | str) -> None:
     if not zipfile.is_zipfile(path):
         raise ValueError("cut off, or written by PyTorch before 1.6: then load it and torch.save it again")
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        if len({member.filename for member in members}) < len(members):
-            raise ValueError("a name is in it twice")
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError("it is compressed, which torch.save never does")
-        if damaged := archive.testzip():  # mapping the file compares no check sum
-            raise ValueError(f"{damaged} is not what was written")
-        pickles = [member for member in members if member.filename.rpartition("/")[2] == "data.pkl"]
-        for operation, argument, _ in pickletools.genops(archive.read(pickles[0])) if len(pickles) == 1 else ():
-            if operation.name in ("GLOBAL", "INST", "STACK_GLOBAL") and not _NAMED.fullmatch(argument or ""):
-                raise ValueError(f"it names {argument}, which is no part of a checkpoint")
 
 
-def _copy_from_file(values: dict, room: int) -> None:
-    """Replace the tensors in nested dicts and lists by copies, which do not need the file any more."""
-    boxes, seen = [values], set()
-    while boxes:
-        box = boxes.pop()
-        if id(box) in seen:
-            continue
-        seen.add(id(box))
-        items = box.items() if isinstance(box, dict) else enumerate(box) if isinstance(box, list) else ()
-        for key, value in list(items):
-            if not isinstance(value, torch.Tensor):
-                boxes.append(value)
-            elif value.layout == torch.strided and not value.is_meta:
-                room -= value.nbytes
-                if value.untyped_storage().nbytes() < value.nbytes or room < 0:
-                    raise ValueError(f"{key} claims more values than it holds")
-                box[key] = value.detach().clone()
+def _checked_pickle(archive: zipfile.ZipFile, size: int) -> zipfile.ZipInfo:
+    """The pickle in an archive of `size` bytes. Raises ValueError unless all in it is whole, and nothing is packed."""
+    members = archive.infolist()
+    if len({member.filename for member in members}) < len(members):
+        raise ValueError("a name is in it twice")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("it is compressed, which torch.save never does")
+    if sum(member.file_size for member in members) > size:
+        raise ValueError("its parts are larger than the file")
+    if damaged := archive.testzip():
+        raise ValueError(f"{damaged} is not what was written")
+    named = {name: [m for m in members if m.filename.rpartition("/")[2] == name] for name in ("data.pkl", "byteorder")}
+    if len(named["data.pkl"]) != 1:
+        raise ValueError("it has no data.pkl of its own")
+    if any(archive.read(member) != b"little" for member in named["byteorder"]):
+        raise ValueError("it was written on a machine with another order of bytes")
+    return named["data.pkl"][0]
+
+
+class Ignored:
+    """Takes the place of a value that is not kept, whatever it is made and filled with."""
+
+    def __init__(self, *arguments, **named):
+        pass
+
+    def __setitem__(self, key, value):
+        pass
+
+    def append(self, value) -> None:
+        pass
+
+    extend = append
+
+
+class _TensorUnpickler(pickle._Unpickler):
+    """Python's form of the unpickler: the C form takes the memory that one opcode asks for."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo):
+        super().__init__(io.BytesIO(archive.read(member)), encoding="latin1")
+        self.archive, self.folder = archive, member.filename.removesuffix("data.pkl")
+        self.numbers: dict[str, bytearray] = {}  # by the name of a storage
+        self.room = _SHARED * sum(other.file_size for other in archive.infolist())  # bytes of tensors
+        self.known = {
+            **{f"torch {name}": dtype for name, dtype in _STORAGES.items()},
+            "collections OrderedDict": OrderedDict,
+            "torch Size": tuple,
+            "torch._utils _rebuild_tensor": self._tensor,
+            "torch._utils _rebuild_tensor_v2": self._tensor,
+            "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,
+        }
+
+    def find_class(self, module: str, name: str):
+        named = f"{module} {name}"
+        if named not in self.known and not _IGNORED.fullmatch(named):
+            raise ValueError(f"it names {one_line(named, 80)}, which is not part of a checkpoint")
+        return self.known.get(named, Ignored)
+
+    def persistent_load(self, saved: tuple) -> torch.Tensor:
+        """The numbers of a storage as a tensor of one dimension."""
+        _, dtype, key, _, count = saved
+        if key not in self.numbers:
+            self.numbers[key] = bytearray(self.archive.read(f"{self.folder}data/{key}"))
+        numbers = self.numbers[key]
+        if not numbers:
+            return torch.empty(0, dtype=dtype)
+        return torch.frombuffer(numbers, dtype=torch.uint8).view(dtype)[:count]
+
+    def _tensor(self, numbers: torch.Tensor, offset: int, size: tuple, stride: tuple, *_) -> torch.Tensor:
+        tensor = numbers.as_strided(size, stride, offset)  # refuses what reaches beyond the storage
+        self.room -= tensor.nbytes
+        if tensor.nbytes > numbers.nbytes or self.room < 0:
+            raise ValueError("a tensor claims more values than it holds")
+        return tensor
+
+    def _drop_state(self) -> None:
+        self.stack.pop()
+
+    def _read_bytes(self) -> None:
+        self.append(self.read(int.from_bytes(self.read(8), "little")))  # not Python's, which takes the memory first
+
+    dispatch[pickle.BYTEARRAY8[0]] = _read_bytes
+    dispatch[pickle.BUILD[0]] = _drop_state

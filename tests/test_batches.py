@@ -7,10 +7,12 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from skimage import img_as_ubyte
+from skimage.transform import resize
 from torch.utils.data import DataLoader
 
 from tests.tiny_set import VOCABULARY, make_tiny_set
-from utils.batch_folder import read_meta
+from utils.batch_folder import META, read_meta
 from utils.batches import BatchSplit, TrainDataset, collate
 from utils.build import BuildOptions, build
 from utils.errors import InputError
@@ -117,6 +119,29 @@ def test_training_stream_is_the_same_of_both_forms(built):
     for ours, theirs in zip(*streams, strict=True):
         assert ours["name"] == theirs["name"]
         assert all(torch.equal(ours[key], theirs[key]) for key in ("image", "mask", "ids", "index"))
+
+
+@pytest.mark.parametrize("form", [*FORMS, "the authors'"])
+def test_a_split_of_any_name_can_be_trained_on(built, tmp_path, form):
+    folder = built.get(form)
+    if folder is None:
+        folder = shutil.copytree(built["whole"], tmp_path / "Gref_48_batch")
+        (folder / META).unlink()
+    data = BatchSplit(folder, "val")
+    loader = DataLoader(TrainDataset(data, (48, 48)), batch_size=20, collate_fn=collate)
+    batch = next(iter(loader))
+    assert len({data.image(i).shape for i in range(20)}) > 1, "the test needs images of several sizes"
+    for i in range(20):
+        image, mask = data.sample(i)
+        scale = min(48 / mask.shape[0], 48 / mask.shape[1])
+        size = tuple(round(side * scale) for side in mask.shape)
+        top, left = ((48 - side) // 2 for side in size)
+        window = slice(top, top + size[0]), slice(left, left + size[1])
+        expected = np.zeros((48, 48, 3), np.uint8), np.zeros((48, 48), bool)
+        expected[0][window] = img_as_ubyte(resize(image, size))
+        expected[1][window] = resize(mask.astype(np.float32), size) > 0
+        assert np.array_equal(batch["image"][i].permute(1, 2, 0).numpy(), expected[0])
+        assert np.array_equal(batch["mask"][i, 0].numpy(), expected[1])
 
 
 def test_damaged_sample_reaches_the_trainer_as_one_line(folder):

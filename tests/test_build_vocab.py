@@ -1,10 +1,14 @@
 """build_vocab.py: words by frequency, vectors from GloVe, nothing overwritten that was not asked for."""
 
+import bz2
+import gzip
 import json
+import lzma
 import os
 import pickle
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -126,10 +130,36 @@ def test_words_of_glove_that_have_spaces_and_words_that_come_twice(tmp_path):
 @pytest.mark.parametrize(
     ("content", "line"),
     [(b"a 1 2\nb 1\n", 2), (b"a 1 2\nb 1 x\n", 2), (b"a 1 2\nb 1 nan\n", 2), (b"a 1 2\nb 1 1e99\n", 2), (b"a\n", 1)]
-    + [(b"a 1 2\n\n", 2), (b"a " + b"1 " * 50_000, 1), (b"a 1 2\nb " + b"1" * 100_000, 2), (b"\x00\xff" * 99, 1)],
+    + [
+        (b"\n\na 1 2\nb\n", 4),
+        (b" " * 100_000, 1),
+        (b"a " + b"1 " * 50_000, 1),
+        (b"a 1 2\nb " + b"1" * 100_000, 2),
+        (b"\x00\xff" * 99, 1),
+    ],
 )
 def test_broken_glove_lines_are_named(tmp_path, content, line):
     assert f"g.txt: line {line} " in refused(read_glove, write(tmp_path / "g.txt", content), ["a"])
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"\xef\xbb\xbf", b"2 3\n", b"\xef\xbb\xbf2 3\n", b"\n \n", b"\xef\xbb\xbf\r\n2 3\n"]
+)
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b" \n\n", b"\n\n\n", b"\t\r\n \t\n"])
+def test_marks_blank_lines_and_line_ends_of_glove_files(tmp_path, start, end):
+    lines = [b"the 1 2 3", b"", b"caf\xc3\xa9\t4\t5  6 ", b". . 7 8 9"]
+    content = start + (b"\r\n" if b"\r" in end else b"\n").join(lines) + end
+    glove = read_glove(write(tmp_path / "g.txt", content), ["the", "café", ". ."])
+    found = {word: vector.tolist() for word, vector in glove.vectors.items()}
+    assert found == {"the": [1, 2, 3], "café": [4, 5, 6], ". .": [7, 8, 9]} and glove.mean.tolist() == [4, 5, 6]
+
+
+def test_packed_glove_files_are_refused_at_once(tmp_path):
+    for pack, said in ((gzip.compress, "a gzip file"), (bz2.compress, "a bzip2 file"), (lzma.compress, "an xz file")):
+        assert f"is {said}, not the" in refused(read_glove, write(tmp_path / "g.txt", pack(b"a 1 2\n")), ["a"])
+    with zipfile.ZipFile(tmp_path / "glove.6B.zip", "w") as archive:
+        archive.writestr("glove.6B.300d.txt", "a 1 2\n")
+    assert "zip archive, not the text file itself; unpack it" in refused(read_glove, tmp_path / "glove.6B.zip", ["a"])
 
 
 def test_empty_and_missing_glove_files(tmp_path):

@@ -72,6 +72,13 @@ def test_load_restr(tmp_path, model):
     assert loaded.provenance == {"file": str(path), "sha256": digest, "data": DATA, "step": 500, "metrics": METRICS}
 
 
+def test_of_a_folder_the_best_is_loaded(tmp_path, model):
+    assert f"{tmp_path}/best.pth: no such checkpoint" in refused(load_restr, tmp_path)
+    path = save(tmp_path / "best.pth", model)
+    loaded = load_restr(tmp_path)
+    assert torch.equal(outputs(loaded), outputs(model)) and loaded.provenance["file"] == str(path)
+
+
 @pytest.fixture
 def allocations(monkeypatch):
     """The devices on which models are built from here on."""
@@ -110,7 +117,7 @@ def test_tensors_that_claim_more_than_the_file_holds_are_refused(tmp_path, value
     assert path.stat().st_size < 2**20
     assert "claims more" in refused(load_restr, path)
     values["model"] = shapes
-    assert "claims more" in refused(load_restr, store(tmp_path / "meta.pth", values))
+    assert "not a float tensor" in refused(load_restr, store(tmp_path / "meta.pth", values))
     assert set(allocations) == {"meta"}
 
 

@@ -105,7 +105,7 @@ def test_batches_of_the_reference_give_the_same_scores(place, batches, tmp_path)
         np.savez(folder / f"{split.name(i)}.npz", im_batch=split.image(i), mask_batch=split.mask(i), **texts)
     for control in ([], ["--rotate_expressions"]):
         for name, data in (("ours", batches), ("theirs", folder.parent)):
-            flags = ("--data_dir", data, "--set", "val", "--checkpoint", place / "exp" / "best.pth", *control)
+            flags = ("--data_dir", data, "--set", "val", "--checkpoint", place / "exp", *control)  # its best.pth
             run(*flags, "--output_dir", tmp_path / name)
         ours, theirs = ((tmp_path / name / "samples.jsonl").read_text() for name in ("ours", "theirs"))
         assert ours == theirs

@@ -8,8 +8,11 @@ from torch.nn import functional
 from eval.evaluator import EvalSettings, count_rotated, evaluate, gather_scores
 from eval.metrics import SampleScore
 from models.config import DecoderConfig, FusionConfig
+from models.inference import segment
 from tests.memory_split import SIZE, WORDS, MemorySplit, tiny_config, tiny_model
+from tests.test_geometry import plain_bilinear
 from utils.errors import InputError
+from utils.text import SPECIAL_WORDS, Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +35,36 @@ def slow_logits(model, image: np.ndarray, ids: np.ndarray, pad: str = "grey", an
     canvas = torch.full((1, 3, canvas_h, canvas_w), -1.0 if pad == "black" else 0.0, dtype=torch.float64)
     top, left = (canvas_h - new_h) // 2, (canvas_w - new_w) // 2
     canvas[..., top : top + new_h, left : left + new_w] = x
-    logits = model(canvas, torch.from_numpy(ids)[None])[0]
-    if logits.shape[-2:] != SIZE:
-        logits = functional.interpolate(logits, SIZE, mode="bilinear", align_corners=True)
-    scale = max(height / canvas_h, width / canvas_w)
-    new_h, new_w = round(canvas_h * scale), round(canvas_w * scale)
-    logits = functional.interpolate(logits, (new_h, new_w), mode="bilinear", align_corners=False)
+    logits = model(canvas, torch.from_numpy(ids)[None])[0][0, 0].detach().numpy()  # without a decoder of each patch
+    scale = max(height / logits.shape[0], width / logits.shape[1])
+    new_h, new_w = (round(side * scale) for side in logits.shape)
     top, left = (new_h - height) // 2, (new_w - width) // 2
-    return logits[0, 0, top : top + height, left : left + width].detach().numpy()
+    return plain_bilinear(logits, (new_h, new_w))[top : top + height, left : left + width]
 
 
 def counts(scores: list[SampleScore]) -> list[tuple[int, int, int]]:
     return [(s.index, s.intersection, s.union) for s in scores]
+
+
+SIZES = [(31, 47), (32, 48), (48, 32), (33, 48), (96, 144), (50, 37), (7, 90), (90, 7), (64, 64), (1, 40), (75, 100)]
+
+
+@pytest.mark.parametrize("size", [*SIZES, (61, 80), (128, 85)], ids=str)
+def test_without_a_decoder_patch_logits_are_resized_once(size):
+    """I and U of an image, and the mask that predict.py and the web page show."""
+    split, parts = MemorySplit(), {"decoder": DecoderConfig(False)}
+    rng = np.random.default_rng(sum(size))
+    split.images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8)] * len(split.images)
+    split.masks = {ref: rng.random(size) < 0.3 for ref in split.masks}
+    scores = evaluate(tiny_model(**parts), split, EvalSettings(), progress=False)
+    slow, model = tiny_model(**parts).double(), tiny_model(**parts)
+    model.vocabulary = [*SPECIAL_WORDS, *(f"w{i}" for i in range(len(SPECIAL_WORDS), WORDS))]
+    found = segment(model, split.image(0), ["w7 w9"])[0]
+    expected = slow_logits(slow, split.image(0), Vocabulary(model.vocabulary).ids("w7 w9"))
+    assert np.abs(found.logits - expected).max() < 5e-6 and np.array_equal(found.mask, expected >= 1e-9)
+    for i, score in enumerate(scores):
+        hard, mask = slow_logits(slow, split.image(i), split.text(i)[0]) >= 1e-9, split.mask(i)
+        assert (score.intersection, score.union) == ((hard & mask).sum(), (hard | mask).sum())
 
 
 @pytest.mark.parametrize(

@@ -185,3 +185,9 @@ def test_a_disk_that_is_full_for_the_log_is_named(batches, tmp_path):
     code, message = train(batches, folder, *long, fsize=1_000)
     assert code == 2
     assert f"{folder}" in message.splitlines()[-1]
+
+
+def test_a_split_without_train_in_its_name(batches, tmp_path):
+    code, errors = train(batches, tmp_path / "run", "--set", "val", "--num_steps", "2")
+    assert code == 0 and errors.endswith("Gref_emb.npy is not there")  # where random word embeddings come from is said
+    assert (tmp_path / "run/best.pth").exists()

@@ -55,7 +55,7 @@ def test_flags_of_optimiser_and_schedule(parse):
     assert [0.2 * linear.factor(step) for step in (11, 110)] == pytest.approx([0.2, 0.05])
     assert 0.1 * (linear.factor(60) + linear.factor(61)) == pytest.approx(0.125)
     assert [0.2 * cosine.factor(step) for step in (10, 110)] == pytest.approx([0.2, 0.05])
-    assert trainer_of(parse(*steps, "--warm_iter", "4")).schedule.factor(2) == pytest.approx(0.5)
+    assert trainer_of(parse(*steps, "--warm_iter", "4")).schedule.factor(2) == pytest.approx(0.625)  # 0.05 to 0.2
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.batches import BatchSplit
-from utils.words import read_embeddings, vocabulary_of
+from utils.words import embeddings_file, read_embeddings, vocabulary_of
 
 from .eval_folder import VOCABULARY, write_folder
 from .hostile import refused
@@ -61,3 +61,30 @@ def test_a_vocabulary_that_is_not_the_folder_s(tmp_path):
     assert "leave the flag out" in refused(vocabulary_of, split, other)
     other.rename(folder / "vocabulary.txt")
     assert "is not the one in meta.json" in refused(vocabulary_of, split)
+
+
+@pytest.mark.parametrize("meta", [True, False], ids=["ours", "the authors'"])
+@pytest.mark.parametrize("link", ["data/mscoco", "data/mscoco/unc_32x48_batch"])
+@pytest.mark.parametrize(
+    ("inside", "given"),
+    [
+        (".", "data/mscoco/unc_32x48_batch/"),
+        ("eval", "../data/mscoco/unc_32x48_batch"),
+        ("eval", "../data/x/../mscoco/./unc_32x48_batch"),
+    ],
+)
+def test_tables_are_looked_for_along_the_path_that_was_given(tmp_path, monkeypatch, meta, link, inside, given):
+    """Not beside the target of a link: a large disk that holds the prepared data has no tables."""
+    folder = write_folder(tmp_path / "disk/deep/mscoco")
+    (tmp_path / "eval").mkdir()
+    (tmp_path / link).parent.mkdir(parents=True)
+    (tmp_path / link).symlink_to(folder.parent if link.endswith("mscoco") else folder)
+    (tmp_path / "data/x").mkdir()
+    if not meta:
+        (folder / "meta.json").unlink()
+        text = "".join(f"{word}\n" for word in VOCABULARY.words)
+        (tmp_path / "data/vocabulary_Gref.txt").write_text(text)
+    monkeypatch.chdir(tmp_path / inside)
+    split = BatchSplit(given, "val")
+    assert embeddings_file(split) == tmp_path / "data" / ("unc_emb.npy" if meta else "Gref_emb.npy")
+    assert vocabulary_of(split).words == VOCABULARY.words

@@ -3,7 +3,8 @@
     python tools/export_onnx.py --checkpoint weights/unc/best.pth --out restr.onnx
 
 Inputs: image uint8 B x 3 x H x W (RGB, resized and centred on the canvas) and ids int64 B x 20. Outputs: pixel_logits
-float32 B x 1 x H x W and patch_logits float32 B x 1 x rows x columns. The file's metadata hold sizes, vocabulary and
+float32 B x 1 x H x W and patch_logits float32 B x 1 x rows x columns; without a decoder both are the patch logits,
+which models.inference resizes to the image in one step. The file's metadata hold sizes, vocabulary and
 where the weights come from. Where onnxruntime is installed the file is compared with PyTorch before it gets its name.
 """
 

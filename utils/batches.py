@@ -25,7 +25,7 @@ from utils.batch_folder import (
     reference_dataset,
 )
 from utils.errors import InputError, one_line
-from utils.geometry import pad
+from utils.geometry import fit_inside, pad, resize_image, resize_mask
 from utils.refer import DATASETS
 from utils.safe_io import read_image, read_mask_png, read_npz, safe_name
 from utils.text import TEXT_LENGTH
@@ -186,10 +186,12 @@ class TrainDataset(Dataset):
 
     A sample that cannot be read comes as the InputError that says why: one that is raised in a loader's worker process
     would arrive as a traceback. Use with `collate`.
+    Args: size, (height, width) of the canvas (default: the split's). A split without "train" in its name holds images
+    of their own sizes: they are put on the canvas here, as the build does it for train splits.
     """
 
-    def __init__(self, split: BatchSplit):
-        self.split = split
+    def __init__(self, split: BatchSplit, size: tuple[int, int] | None = None):
+        self.split, self.size = split, size or split.image_size
 
     def __len__(self) -> int:
         return len(self.split)
@@ -197,6 +199,9 @@ class TrainDataset(Dataset):
     def __getitem__(self, index: int) -> dict | InputError:
         try:
             image, mask = self.split.sample(index)
+            if mask.shape != self.size:
+                fit = fit_inside(*mask.shape, self.size)
+                image, mask = pad(resize_image(image, fit), self.size), pad(resize_mask(mask, fit), self.size)
             ids, _, _ = self.split.text(index)
         except InputError as error:
             return error

@@ -1,5 +1,6 @@
 """Word vectors from a GloVe text file, read line by line: the largest has 5 GB and few of its words are wanted."""
 
+import codecs
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from utils.safe_io import refusing, regular_file_size
 
 MAX_LINE = 100_000  # bytes; a line of 300 numbers has about 3,000
 MAX_WIDTH = 4_096
+PACKED = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip file", b"BZh": "a bzip2 file", b"\xfd7zXZ": "an xz file"}
 
 _REMEDY = "get glove.6B.zip from https://nlp.stanford.edu/projects/glove/ and give its glove.6B.300d.txt"
 
@@ -60,7 +62,10 @@ def embedding_table(words: list[str], glove: Glove, seed: int) -> np.ndarray:
 
 
 def _rows(path: Path) -> Iterator[tuple[bytes, np.ndarray]]:
-    """(word, float32 [D]) of every line; D is what the first line has. A word2vec header line is skipped."""
+    """(word, float32 [D]) of every line; D is what the first line has.
+
+    A byte order mark, blank lines and a word2vec header are skipped.
+    """
     width = None
     bar = tqdm(
         total=regular_file_size(path, _REMEDY), unit="B", unit_scale=True, desc=path.name, leave=False, disable=None
@@ -71,13 +76,23 @@ def _rows(path: Path) -> Iterator[tuple[bytes, np.ndarray]]:
             if not line:
                 return
             bar.update(len(line))
+            if number == 1:
+                _refuse_packed(path, line)
+                line = line.removeprefix(codecs.BOM_UTF8)
             fields = line.split()
-            if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
+            is_header = width is None and len(fields) == 2 and all(field.isdigit() for field in fields)
+            if is_header or (not fields and len(line) < MAX_LINE):
                 continue
             width = width or len(fields) - 1
             if not 0 < width <= min(MAX_WIDTH, len(fields) - 1) or len(line) == MAX_LINE:
                 raise InputError(f"{path}: line {number} is not a word and {width or 'its'} numbers; {_REMEDY}")
             yield b" ".join(fields[:-width]), _vector(fields[-width:], f"{path}: line {number}")
+
+
+def _refuse_packed(path: Path, line: bytes) -> None:
+    for magic, kind in PACKED.items():
+        if line.startswith(magic):
+            raise InputError(f"{path}: is {kind}, not the text file itself; unpack it and give the .txt in it")
 
 
 def _vector(fields: list[bytes], where: str) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up from 0, then a polynomial (or half a cosine) down to `end`.
+    """Linear warm-up, from `end` (the cosine schedule: from 0), then a polynomial or half a cosine down to `end`.
 
     `factor(step)` is a multiple of the rate `base`, so that parameter groups of other base rates share one schedule.
     """
@@ -20,10 +20,11 @@ class Schedule:
 
     def factor(self, step: int) -> float:
         """Multiple of the base rate at the `step`-th update, counted from 0."""
+        floor = self.end / self.base
         if step < self.warmup:
-            # the reference's cosine means (step + 1) / warmup, and computes step + 1 / warmup by a slip
-            return (step + 1 if self.cosine else step) / self.warmup
+            if self.cosine:  # the authors' code means this, and computes step + 1 / warmup by a slip
+                return (step + 1) / self.warmup
+            return floor + (1 - floor) * step / self.warmup
         t = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
         falling = 0.5 * (1 + math.cos(math.pi * t)) if self.cosine else (1 - t) ** self.power
-        floor = self.end / self.base
         return floor + (1 - floor) * falling

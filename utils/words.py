@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,8 @@ def read_embeddings(path: Path, words: int, width: int) -> np.ndarray:
 
 
 def _data(split: BatchSplit) -> Path:
-    return split.folder.resolve().parent.parent  # data/mscoco/unc_480_batch -> data
+    """data/mscoco/unc_480_batch -> data, by the path that the user gave: each folder of it may be a link elsewhere."""
+    return Path(os.path.abspath(split.folder)).parent.parent  # noqa: PTH100
 
 
 def _name(split: BatchSplit) -> str:
