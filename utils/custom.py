@@ -17,7 +17,7 @@ from pathlib import Path
 from utils.batch_folder import OWN_FAMILY, is_plain_name, is_train
 from utils.coco import CocoFiles
 from utils.errors import InputError, noting, one_line, raise_all
-from utils.refer import DATASETS, NAMES, short_name
+from utils.refer import ALIASES, DATASETS, short_name
 from utils.refs import Ref, checked_sentences, left_out_polygons, relative_path, require_distinct_names
 from utils.safe_io import (
     MAX_JSON_CONTAINERS,
@@ -273,8 +273,9 @@ def own_data(name: str, refs: Path | None, instances: Path | None = None, images
         if instances or images:
             raise InputError("--instances and --images describe your own data, whose refs --refs FILE gives")
         if short_name(name) not in DATASETS:
+            known = ", ".join([*DATASETS, *ALIASES])
             raise InputError(
-                f"-d {one_line(name, 40)}: unknown data set; known are {NAMES}; for your own data give --refs FILE too"
+                f"-d {one_line(name, 40)}: unknown data set; known are {known}; for your own data give --refs FILE too"
             )
         return None
     if name in DATASETS:

@@ -62,13 +62,15 @@ DATASETS = {
 DATASETS["referit"] = Dataset(
     "referit", "referit", f"{REFERIT}/referit_query_{{split}}.json", ("trainval", "test"), "referit", "ReferItGame"
 )
-_ALIASES = {dataset.alias: name for name, dataset in DATASETS.items()}
-NAMES = "unc (or refcoco), unc+ (refcoco+), Gref (refcocog: the google split, the paper's), Gref_umd (refcocog_umd), referit"
+ALIASES = {dataset.alias: name for name, dataset in DATASETS.items() if dataset.alias}
+NAMES = "unc (or refcoco), unc+ (refcoco+), Gref (refcocog; the paper's google split), Gref_umd (refcocog_umd), referit"
+    "unc (or refcoco), unc+ (refcoco+), Gref (refcocog; google split, the paper's), Gref_umd (refcocog_umd), referit"
+)
 
 
 def short_name(name: str) -> str:
     """The name in DATASETS that `name` stands for: "unc" for "refcoco"; itself if it is not an alias."""
-    return _ALIASES.get(name, name)
+    return ALIASES.get(name, name)
 
 
 def title(name: str) -> str:
