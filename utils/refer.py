@@ -64,8 +64,6 @@ DATASETS["referit"] = Dataset(
 )
 ALIASES = {dataset.alias: name for name, dataset in DATASETS.items() if dataset.alias}
 NAMES = "unc (or refcoco), unc+ (refcoco+), Gref (refcocog; the paper's google split), Gref_umd (refcocog_umd), referit"
-    "unc (or refcoco), unc+ (refcoco+), Gref (refcocog; google split, the paper's), Gref_umd (refcocog_umd), referit"
-)
 
 
 def short_name(name: str) -> str:
