@@ -70,7 +70,7 @@ class Evil:
         np.array([1 + 2j]), np.array(["2020"], "M8[s]"), np.zeros(2, [("a", "i4")]), np.longdouble(1), np.ma.ones(2),
         Evil(np.dtype, ("O",)), Evil(np.dtype, ("i8,O",)), Evil(np.ndarray, ((10**12,),)), Evil(set, (7,)),
         Evil(codecs.encode, ("x", "rot13")), Evil(bytes, (10**12,)), Evil(bytearray, (10**12,)), Evil(range, (10**12,)),
-        np.array([os.system], object), Evil(collections.OrderedDict, ([[("a",), 1]],)), np.matrix([1]),
+        np.array([os.system], object), Evil(collections.OrderedDict, ([[("a",), 1]],)), np.recarray((1,), int),
     ],
 )  # fmt: skip
 def test_other_values_of_numpy_and_python_are_refused(tmp_path, value, protocol):
