@@ -19,9 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker process fills one c
 
 from utils.batch_folder import MAX_CANVAS_SIDE, is_plain_name
 from utils.build import BuildOptions, build
-from utils.custom import own_data
+from utils.custom import add_own_data, own_data
 from utils.errors import ArgumentParser, InputError, run_main
-from utils.refer import DATASETS
+from utils.refer import DATASETS, NAMES, short_name
 from utils.workers import stop_in_order
 
 MUCH = 0.1  # share of unknown words; with the published vocabularies it is a few in a hundred
@@ -38,21 +38,36 @@ def main() -> None:
     )
     if done.wordless:
         print(f"warning: {len(done.wordless):,} expressions have no words, such as {done.wordless[0]}")
-    if done.unknown > MUCH:
-        remedy = (
-            "make one of all your data sets (build_vocab.py -d unc unc+ Gref) or give --vocabulary, and build again"
+    if done.nameless:
+        print(
+            f"warning: {len(done.nameless):,} refs have no expression and are left out, such as ref {done.nameless[0]}"
         )
-        print(f"warning: {done.unknown:.0%} of the words are not in the vocabulary: {remedy}")
+    if done.unknown > MUCH:
+        print(f"warning: {done.unknown:.0%} of the words are not in the vocabulary: {_vocabulary_remedy(options)}")
+    if done.left_out[0]:
+        number, ref_id = done.left_out
+        print(f"warning: {number:,} polygons of fewer than three points are not drawn, such as of ref {ref_id}")
     if done.empty:
         print(f"warning: {len(done.empty):,} refs have a mask without any pixel, such as {done.empty[0]}")
     if done.missing:
         print(f"not complete yet: {done.missing:,} expressions belong to other shards")
 
 
+def _vocabulary_remedy(options: BuildOptions) -> str:
+    if options.own:
+        path, names = options.own.vocabulary_path(options.root), f"{options.dataset} --refs {options.own.refs}"
+    else:
+        dataset = DATASETS[options.dataset]
+        names = " ".join(name for name in DATASETS if DATASETS[name].vocabulary == dataset.vocabulary)
+        path, names = dataset.vocabulary_path(options.root), names.replace(" Gref_umd", "")
+    command = f"python build_vocab.py -d {names} --root {options.root}"
+    return f"give another --vocabulary, or move {path} away, make one of your own words ({command}) and build anew"
+
+
 def parse() -> BuildOptions:
     parser = ArgumentParser(description=__doc__)
     _add_what(parser.add_argument_group("what to build"))
-    _add_own_data(parser.add_argument_group("your own data"))
+    add_own_data(parser.add_argument_group("your own data"))
     how = parser.add_argument_group("how")
     how.add_argument("--workers", type=at_least_one, default=os.cpu_count(), help="processes, this machine's cores")
     how.add_argument("--shard", type=shard, default="1/1", metavar="I/N", help="the I-th of N parts, I from 1 to N")
@@ -63,13 +78,15 @@ def parse() -> BuildOptions:
     if not is_plain_name(flags["split"]):
         raise InputError(f"-t {flags['split']!r}: a split's name has letters, digits and . _ + - only, at most 64")
     own = own_data(flags["dataset"], *(flags.pop(name) for name in ("refs", "instances", "images")))
-    if own and not own.has_lines and not (own.instances and own.images):
-        raise InputError(f"--refs {own.refs}: give --instances and --images too; only a .jsonl file needs neither")
+    if not own:
+        flags["dataset"] = short_name(flags["dataset"])
+    if own:
+        own.require_flags()
     return BuildOptions(size=flags.pop("img_size"), own=own, **flags)
 
 
 def _add_what(group) -> None:
-    names = f"{', '.join(DATASETS)}, or a name for your own data"
+    names = f"{NAMES}, or a name for your own data"
     group.add_argument("-d", "--dataset", required=True, metavar="NAME", help=names)
     splits = "train, val, testA, testB, trainval or test; of your own data any"
     group.add_argument("-t", "--split", required=True, help=splits)
@@ -79,14 +96,6 @@ def _add_what(group) -> None:
     group.add_argument("--root", type=Path, default=Path(__file__).resolve().parent, metavar="DIR", help=where)
     words = "(default: ROOT/data/vocabulary_Gref.txt, _referit.txt or of your own data _NAME.txt)"
     group.add_argument("--vocabulary", type=Path, metavar="FILE", help=f"word list that gives the ids {words}")
-
-
-def _add_own_data(group) -> None:
-    refs = "JSON Lines file, or refs in RefCOCO's layout (a pickle or .json)"
-    group.add_argument("--refs", type=Path, metavar="FILE", help=refs)
-    group.add_argument("--instances", type=Path, metavar="FILE", help="instances.json, for refs in RefCOCO's layout")
-    images = "folder of images (default for a .jsonl file: its own folder)"
-    group.add_argument("--images", type=Path, metavar="DIR", help=images)
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -18,7 +18,7 @@ import numpy as np
 from utils.custom import OwnData, own_data
 from utils.errors import ArgumentParser, InputError, run_main
 from utils.glove import embedding_table, read_glove
-from utils.refer import DATASETS, Dataset, read_expressions
+from utils.refer import DATASETS, NAMES, Dataset, read_expressions, short_name
 from utils.safe_io import atomic_write, read_npy
 from utils.text import MAX_WORD, SPECIAL_WORDS, Vocabulary, tokenize
 
@@ -81,7 +81,7 @@ def make_embeddings(path: Path, vocabulary: Vocabulary, glove_file: Path, seed: 
 def parse_arguments():
     parser = ArgumentParser(description=__doc__)
     data = parser.add_argument_group("data")
-    names = f"data sets to take words from: {', '.join(DATASETS)}, or a name for your own data"
+    names = f"data sets to take words from: {NAMES}, or a name for your own data"
     data.add_argument("-d", "--dataset", nargs="+", required=True, metavar="NAME", help=names)
     own = "of your own data: a JSON Lines file, or refs in RefCOCO's layout (a pickle or .json)"
     data.add_argument("--refs", type=Path, metavar="FILE", help=own)
@@ -107,6 +107,7 @@ def main() -> None:
     if own:
         make_files(own, own.read_training_expressions, arguments)
         return
+    names = list(dict.fromkeys(map(short_name, names)))
     for shared in dict.fromkeys(DATASETS[name].vocabulary for name in names):
         datasets = [DATASETS[name] for name in names if DATASETS[name].vocabulary == shared]
 

@@ -16,6 +16,7 @@ from eval.results import read_result
 from eval.thumbnails import Thumbnails
 from utils.batches import BatchSplit
 from utils.errors import InputError, one_line
+from utils.refer import title
 from utils.safe_io import MEBIBYTE, atomic_write, json_value, read_bytes, refusing
 from utils.text import tokenize
 
@@ -100,7 +101,7 @@ def facts(metrics: dict, scores: Sequence[SampleScore], thumbnails: Thumbnails, 
     if other:
         sides.append(_side(other.metrics, other.scores, shares, metrics["dataset"]))
     return {
-        "title": f"{metrics['dataset']} {metrics['split']}",
+        "title": f"{title(metrics['dataset'])} {metrics['split']}",
         "control": metrics.get("control"),
         "sides": sides,
         "words": _listed(by_word(scores, other.scores if other else None)),

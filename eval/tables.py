@@ -19,6 +19,7 @@ from eval.metrics import length_buckets
 from eval.results import PRECISIONS, Result, choose, find_files, read_result
 from eval.table_formats import Table, latex, markdown
 from utils.errors import ArgumentParser, InputError, run_main
+from utils.refer import title
 from utils.safe_io import atomic_write
 
 SPLITS = (
@@ -121,7 +122,12 @@ def _overview(kind: str, rows: Rows, columns: list[tuple[str, str]], best: bool)
         caption += f"; {OTHER_NOTE}"
     if best:
         caption += "; of several steps the one with the highest oIoU on the split itself"
-    return Table(caption, ["method", "step", *(" ".join(of) for of in columns)], lines)
+    return Table(caption, ["method", "step", *map(_shown, columns)], lines)
+
+
+def _shown(of: tuple[str, str]) -> str:
+    """A split by the usual name of its data set: "RefCOCO val"."""
+    return f"{title(of[0])} {of[1]}"
 
 
 def _cell(kind: str, result: Result) -> str:
@@ -142,7 +148,7 @@ def _precision(rows: Rows, columns: list[tuple[str, str]]) -> Table:
     for run, row in rows.items():
         for result in (row[of] for of in columns if of in row):
             values = [_number(result.metrics["prec"][x]) for x in PRECISIONS]
-            lines.append([run, " ".join(result.of), _steps([result]), str(result.metrics["n_samples"]), *values])
+            lines.append([run, _shown(result.of), _steps([result]), str(result.metrics["n_samples"]), *values])
     return Table("Prec@X (%)", ["method", "split", "step", "samples", *(f"@{x}" for x in PRECISIONS)], lines, left=2)
 
 
@@ -155,7 +161,7 @@ def _by_length(kind: str, rows: Rows, dataset: str, columns: list[tuple[str, str
         values = [_number(row[kind]) if row["n"] else "" for row in lengths]
         lines.append([run, result.split, _steps([result]), *values, _number(result.metrics[kind])])
     head = ["method", "split", "step", *labels, "all"]
-    return Table(f"{kind} (%) by number of tokens, {dataset}", head, lines, left=2)
+    return Table(f"{kind} (%) by number of tokens, {title(dataset)}", head, lines, left=2)
 
 
 def _labels(dataset: str, results: list[Result]) -> list[str]:

@@ -99,7 +99,7 @@ def test_bad_image_in_a_worker_is_one_line(tiny):
 @pytest.mark.parametrize(
     ("dataset", "split", "flags", "words"),
     [
-        ("refcoco", "train", [], ["refcoco", "known are unc, unc+,", "--refs FILE"]),
+        ("coco", "train", [], ["-d coco", "known are unc, unc+,", "refcocog_umd", "--refs FILE"]),
         ("Gref", "testA", [], ["testA", "train, val"]),
         ("Gref", "../x", [], ["-t '../x'", "letters"]),
         ("Gref", "train", ["--shard", "3/2"], ["3/2"]),
@@ -194,6 +194,23 @@ def test_empty_masks_are_counted(tiny, build):
     assert "warning: 2 refs have a mask without any pixel, such as Gref_train_4" in output
     data = BatchSplit(batches(tiny), "train")
     assert [i for i in range(20) if not data.mask(i).any()] == [4, 5, 6, 7]
+
+
+def test_refs_without_expressions_and_polygons_without_area_are_counted(tiny, build):
+    edit_refs(tiny, lambda refs: [refs[i].update(sentences=[]) for i in (1, 6)])
+    edit_instances(tiny, lambda value: value["annotations"][2]["segmentation"].extend([[1, 1, 9, 9], []]))
+    code, output, error = build(tiny, "refcocog")  # another name of Gref
+    assert (code, error) == (0, "")
+    assert "warning: 2 refs have no expression and are left out, such as ref 1" in output
+    assert "warning: 2 polygons of fewer than three points are not drawn, such as of ref 2" in output
+    assert len(BatchSplit(batches(tiny), "train")) == 16
+
+
+def test_the_message_about_unknown_words_is_of_the_data_set(tiny, build):
+    for dataset, split, names in (("Gref", "train", "unc unc+ Gref"), ("referit", "test", "referit")):
+        (tiny / f"data/vocabulary_{dataset}.txt").write_text("<pad>\n<go>\n<eos>\n<unk>\n")
+        _, output, _ = build(tiny, dataset, split)
+        assert f"(python build_vocab.py -d {names} --root {tiny})" in output
 
 
 def test_the_largest_canvas_is_the_largest_that_a_model_takes():

@@ -67,7 +67,7 @@ def test_vocabulary_of_one_and_of_several_data_sets(root):
     assert path.read_text().split("\n") == [*SPECIAL_WORDS, "left", "man", "hat", "red", ""]
     assert "Gref_emb.npy: not made" in printed and "--random_embeddings" in printed
     path.unlink()
-    build("-d", "unc", "Gref", "referit", "--root", root)
+    build("-d", "refcoco", "refcocog", "referit", "--root", root)  # as the papers call them
     words = Vocabulary.load(path).words
     counts = dict.fromkeys(words, 0)
     for text in ("man left", "Man, left.", "red hat", "the man on the left , of the hat"):

@@ -1,11 +1,13 @@
 """tools/check_data.py: everything that is wrong is named at once, and nothing that is right."""
 
+import json
 import re
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tools import check_data
 from tools.data_facts import COUNTS, WORDS, Counts, downloads
@@ -112,6 +114,67 @@ def test_deep_opens_every_image_and_mask(check, root):
     (root / IMAGES / "COCO_train2014_000000000000.jpg").unlink()  # missing, and so not looked at
     _, output = check("-d", "Gref", "--deep")
     assert "1 images are missing" in output and "5 images or masks cannot be used" in output
+
+
+def test_duplicates_and_annotations_of_other_images_are_found(check, root):
+    def change(value):
+        value["annotations"].append({**value["annotations"][0], "segmentation": [[0, 0, 9, 0, 9, 9]]})
+        value["annotations"][1].update(image_id=4)
+        value["images"].append({**value["images"][3], "height": 1})
+
+    edit_instances(root, change)
+    query = root / "data/referit/referit_query_test.json"
+    query.write_text(query.read_text().replace('"0_1"', '"0_0"'))
+    code, output = check("-d", "refcocog", "referit")
+    assert code == 1 and "6 refs cannot be used:" in output
+    for example in (
+        "annotation 0 is there twice",
+        "annotation 1 is of image 4, the ref of 1",
+        "image 3 is there twice",
+    ):
+        assert example in output
+    assert 'the key "0_0" is there twice' in output
+
+
+def test_refs_without_expressions_polygons_without_area_and_shares_are_shown(check, root):
+    edit_refs(root, lambda refs: refs[1].update(sentences=[]))
+
+    def change(value):
+        value["annotations"][2]["segmentation"].append([1, 1, 9, 9])
+        value["annotations"][3].update(segmentation={"size": [33, 90], "counts": [33 * 90]})
+        value["annotations"][4].update(segmentation={"size": [100, 30], "counts": [0, 3000]})
+
+    edit_instances(root, change)
+    _, output = check("-d", "Gref")
+    assert re.search(r"note   train: 1 refs have no expression, and are left out:\n +ref 1\n", output)
+    assert re.search(r"note   train: 1 polygons have fewer than three points, and are not drawn:\n +ref 2\n", output)
+    assert re.search(r"ok     20 of 20 masks cover of their image: least 0.00%, median 1\d.\d\d%, most 100.00%", output)
+    assert re.search(r"note   1 of these masks cover nothing:\n +ref 3 ", output)
+    assert re.search(r"note   1 of these masks cover the whole image:\n +ref 4 ", output)
+
+
+def test_own_data_shows_all_faults_of_all_splits(check, tmp_path):
+    Image.new("RGB", (12, 10)).save(tmp_path / "1.png")
+    square = {"image": "1.png", "polygon": [[0, 0, 6, 0, 6, 10, 0, 10]], "text": "left", "split": "train"}
+    refs = tmp_path / "own.jsonl"
+    refs.write_text("\n".join(json.dumps(line) for line in (square, {**square, "split": "val"})))
+    code, output = check("-d", "own", "--refs", str(refs))
+    assert code == 0 and "ok     val: 1 refs, 1 expressions, 1 images" in output
+    assert "2 of 2 masks cover of their image: least 50.00%, median 50.00%, most 50.00%" in output
+    assert f"build_vocab.py -d own --refs {refs}" in output and "http" not in output
+    refs.write_text("\n".join(["{", json.dumps({**square, "split": "val", "image": "2.png"}), json.dumps(square)]))
+    code, output = check("-d", "own", "--refs", str(refs))
+    assert code == 1 and "2 faults in" in output and "line 1: is not JSON" in output and "line 2: " in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"), [(["-d", "foo"], "known are unc,"), (["--refs", "x.jsonl"], "one name after -d")]
+)
+def test_flags_that_do_not_go_together(root, monkeypatch, capsys, flags, said):
+    monkeypatch.setattr(sys, "argv", ["check_data.py", "--root", str(root), *flags])
+    with pytest.raises(SystemExit) as left:
+        run_main(check_data.main)
+    assert left.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_of_many_faults_ten_are_shown(check, root):

@@ -1,5 +1,6 @@
 """Users' own data: JSON Lines and RefCOCO's layout, names that would clash, and what is wrong with broken files."""
 
+import gzip
 import json
 import pickle
 import sys
@@ -10,10 +11,11 @@ from PIL import Image
 from pycocotools import mask as coco
 
 import build_vocab
+from utils import custom
 from utils.batch_folder import read_meta
 from utils.batches import BatchSplit
 from utils.custom import OwnData, own_data
-from utils.errors import run_main
+from utils.errors import InputError, run_main
 from utils.text import SPECIAL_WORDS, Vocabulary
 from utils.words import embeddings_file, vocabulary_of
 
@@ -135,18 +137,18 @@ def test_the_layout_of_refcoco(folder, build):
     assert embeddings_file(data).name == "Gref_emb.npy"
     with Image.open(folder / "a/1.jpg") as image:
         image.resize((24, 20)).save(folder / "a/1.jpg")
-    code, _, error = build(folder.parent, "own", "train", *flags, "--vocabulary", str(words))
-    assert code == 2 and "other expressions, outlines or images" in error
     code, _, error = build(folder.parent, "own2", "train", *flags, "--vocabulary", str(words))
     assert code == 2 and "1.jpg: is 20 x 24" in error and "inst.json says 10 x 12" in error
 
 
-@pytest.mark.parametrize("name", ["../a/1.jpg", "/etc/passwd", "a/../../x.jpg", "C:\\x.jpg", "", "a/.hidden", None, 3])
+@pytest.mark.parametrize(
+    "name", ["../a/1.jpg", "/etc/passwd", "a/../../x.jpg", "C:\\x.jpg", "", "a/.hidden", "..\\x", 3]
+)
 def test_paths_stay_in_the_folder(folder, name):
     messages = [refused(lines_data(folder, [{**LINES[0], "image": name}]).read_refs, "train")]
     messages.append(refused(lines_data(folder, [{**LINES[2], "mask": name}]).read_refs, "val"))
     messages.append(refused(coco_data(folder, name).read_refs, "train"))
-    leaves = name in ("../a/1.jpg", "/etc/passwd", "a/../../x.jpg")
+    leaves = name in ("../a/1.jpg", "/etc/passwd", "a/../../x.jpg", "..\\x")
     fault = "leaves the folder of images" if leaves else "not a" if isinstance(name, str) else "not a string"
     for message, where in zip(messages, ("refs.jsonl: line 1", "refs.jsonl: line 1", "inst.json: ref 7"), strict=True):
         assert where in message and fault in message
@@ -170,10 +172,10 @@ def test_paths_stay_in_the_folder(folder, name):
         ({**LINES[0], "polygon": LINES[1]["rle"]}, 'line 2: "polygon" is a list of polygons, "rle" an object'),
         ({**LINES[1], "rle": {"size": [12, 10], "counts": [120]}}, "line 2: the run lengths are not for the image"),
         ({**LINES[2], "split": "train", "mask": "a/1.jpg"}, "line 2: the mask is not a .png file"),
-        ({**LINES[2], "split": "train", "mask": "masks/2.png"}, "masks/2.png: no such file; mend the entry"),
-        ({**LINES[0], "image": "a/2.jpg"}, "a/2.jpg: no such file; mend the entry"),
-        ({**LINES[0], "image": "c/2.jpg"}, "c: No such file"),
-        ({**LINES[0], "image": "refs.jsonl"}, "refs.jsonl: is truncated, damaged or no image; mend the entry"),
+        ({**LINES[2], "split": "train", "mask": "masks/2.png"}, "masks/2.png: no such file; fix the entry"),
+        ({**LINES[0], "image": "a/2.jpg"}, "a/2.jpg: no such file; fix the entry"),
+        ({**LINES[0], "image": "c/2.jpg"}, "c/2.jpg: no such file"),
+        ({**LINES[0], "image": "refs.jsonl"}, "refs.jsonl: is truncated, damaged or no image; fix the entry"),
     ],
 )
 def test_broken_lines_are_named(folder, line, said):
@@ -184,6 +186,85 @@ def test_broken_lines_are_named(folder, line, said):
 
 def _bytes(line) -> bytes:
     return (line if isinstance(line, str) else json.dumps(line)).encode("utf-8", "surrogateescape")
+
+
+def test_all_faults_are_listed_with_their_lines_before_anything_is_built(folder, build):
+    Image.new("1", (5, 6)).save(folder / "masks/small.png")
+    lines = ["{", LINES[0], {**LINES[0], "image": "a/2.jpg", "text": None}, {**LINES[2], "mask": "masks/small.png"}]
+    lines += [{**LINES[0], "split": 3}, {**LINES[2], "split": "train", "mask": "masks/small.png"}]
+    lines += [
+        '{"image": "a/1.jpg", "text": "a", "text": "b", "split": "train"}',
+        {**LINES[0], "polygon": [[1, 2, 3, 4]]},
+    ]
+    refs = save(folder, lines)
+    code, _, error = build(folder.parent, "own", "train", "--refs", str(refs), "--vocabulary", "none")
+    expected = [
+        "line 1: is not JSON",
+        "line 3: ",
+        'line 3: has no "text"',
+        'line 5: has no "split"',
+        "line 6: the mask",
+        'the key "text" is there twice',
+        "line 8: a polygon has 4 numbers",
+    ]
+    assert code == 2 and not (folder.parent / "data/custom").exists()
+    words = folder / "words.txt"
+    words.write_text("\n".join(SPECIAL_WORDS))
+    code, _, error = build(folder.parent, "own", "train", "--refs", str(refs), "--vocabulary", str(words))
+    shown = error.splitlines()
+    assert code == 2 and len(shown) == len(expected) and not (folder.parent / "data/custom").exists(), error
+    for line, words_of_it in zip(shown, expected, strict=True):
+        assert line.startswith("build_batches.py: error: ") and words_of_it in line
+    assert "6 x 5 pixels (height x width), the image 10 x 12" in shown[4]
+    save(folder, ["{"] * 25)
+    _, _, error = build(folder.parent, "own", "train", "--refs", str(refs), "--vocabulary", str(words))
+    assert error.count("\n") == 21 and error.endswith("and 5 more faults\n")
+
+
+def test_faults_of_refcoco_s_layout_are_listed_too(folder):
+    own = coco_data(folder)
+    ref = json.loads(own.refs.read_text())[0]
+    own.refs.write_text(json.dumps([ref, {**ref, "ref_id": 8, "ann_id": 9}, {**ref, "ref_id": "x"}, ref]))
+    with pytest.raises(InputError) as caught:
+        own.read_refs("train")
+    faults = str(caught.value).splitlines()
+    for fault, words in zip(faults, ("ref number 2", "ref 7 is there twice", "annotation 9 is not"), strict=True):
+        assert words in fault
+
+
+@pytest.mark.parametrize("name", ["refs.jsonl", "REFS.JSONL", "refs.ndjson", "refs.jsonl.gz", "refs.NDJSON.GZ"])
+def test_files_of_lines_as_other_tools_write_them(folder, name):
+    """Names of the file, a byte order mark, CRLF, null for absent keys, NaN, backslashes, .PNG."""
+    (folder / "masks/1.png").rename(folder / "masks/1.PNG")
+    lines = [
+        {**LINES[0], "image": "a\\1.jpg", "mask": None, "rle": None, "score": float("nan")},
+        {**LINES[2], "image": ".\\a\\1.jpg", "mask": "masks\\1.PNG", "polygon": None, "split": "train"},
+    ]
+    data = b"\xef\xbb\xbf" + "\r\n".join(map(json.dumps, lines)).encode() + b"\r\n"
+    (folder / name).write_bytes(gzip.compress(data) if name.lower().endswith("gz") else data)
+    refs = OwnData("own", folder / name, None, None).read_refs("train")
+    assert [ref.ref_id for ref in refs] == ["1", "2"] and all((ref.mask() == MASK).all() for ref in refs)
+
+
+def test_lines_that_are_something_else_or_unpack_to_far_more(folder, monkeypatch):
+    read = lambda name: OwnData("own", folder / name, None, None).read_refs("train")  # noqa: E731
+    (folder / "a.jsonl").write_bytes("{}".encode("utf-16"))
+    assert "a.jsonl: is UTF-16 text; save it as UTF-8" in refused(read, "a.jsonl")
+    (folder / "a.jsonl").write_text("<html></html>")
+    assert "a.jsonl: is a web page" in refused(read, "a.jsonl")
+    (folder / "b.jsonl.gz").write_bytes(b"{}")
+    assert "b.jsonl.gz: is damaged or not packed with gzip" in refused(read, "b.jsonl.gz")
+    monkeypatch.setattr(custom, "MAX_LINES_BYTES", 10_000)
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(bytes(1_000_000)))
+    assert "b.jsonl.gz: has more" in refused(read, "b.jsonl.gz")
+
+
+def test_the_message_about_unknown_words_names_a_command_for_this_data_set(folder, build):
+    words = folder / "words.txt"
+    words.write_text("\n".join(SPECIAL_WORDS))
+    flags = ["--refs", str(folder / "refs.jsonl"), "--vocabulary", str(words)]
+    code, output, _ = build(folder.parent, "own", "train", *flags)
+    assert code == 0 and f"build_vocab.py -d own --refs {folder / 'refs.jsonl'} --root {folder.parent}" in output
 
 
 def test_missing_splits_and_files_are_named(folder):

@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
 
 from utils.refer import DATASETS, read_expressions, read_refs
 
@@ -168,7 +169,13 @@ def test_unknown_data_sets_and_splits(root):
         ([0, "image_id"], 3, "ref 7 of refs(unc).p: image 3 is not there"),
         ([0, "image_id"], -1, "image_id"),
         ([0, "sentences"], None, "ref 7 has no list of sentences"),
-        ([0, "sentences", 0], "left", "ref 7 has no list of sentences"),
+        ([0, "sentences", 0], ["left"], "ref 7 has no list of sentences"),
+        ([0, "sentences"], ..., "ref 7 has no list of sentences"),
+        ([0, "sentences", 0, "sent"], float("nan"), "ref 7: an expression is not text"),
+        ([0, "ann_id"], [70], "ref number 0: has no whole number as ann_id"),
+        ([0, "ann_id"], True, "ann_id"),
+        ([0, "ann_id"], "1e3", "ann_id"),
+        ([0, "ann_id"], 70.5, "ann_id"),
         ([0, "sentences", 0, "sent"], ..., "ref 7: an expression is not text"),
         ([0, "sentences", 0, "sent"], "\ud800", "ref 7: an expression is not valid Unicode"),
         ([0, "sentences", 0, "sent"], "x" * 10_001, "ref 7: an expression has 10,001 characters"),
@@ -186,7 +193,16 @@ def test_broken_refs(root, path, new, said):
         (["annotations"], ..., "has no list of annotations"),
         (["images"], {}, "has no list of images"),
         (["images", 0], 3, "has no list of images"),
-        (["images", 0, "height"], ..., "ref 7"),
+        (["images", 0, "height"], ..., "COCO_train2014_000000000001.jpg: is an empty file"),
+        (["images", 0, "height"], float("nan"), "ref 7"),
+        (["images", 1, "id"], "1.0", "ref 7 of refs(unc).p: image 1 is there twice"),
+        (["annotations", 3, "id"], 70, "ref 7 of refs(unc).p: annotation 70 is there twice"),
+        (["annotations", 0, "image_id"], 2, "ref 7 of refs(unc).p: annotation 70 is of image 2, the ref of 1"),
+        (["annotations", 0, "image_id"], "x", "annotation 70 is of image x"),
+        (["annotations", 0, "segmentation"], None, "ref 7"),
+        (["annotations", 0, "segmentation"], [], "ref 7"),
+        (["annotations", 0, "segmentation"], [[1, 2, 3, float("nan"), 5, 6]], "not a number"),
+        (["annotations", 2, "segmentation", "counts"], "b'32o0'", "write counts.decode()"),
         (["images", 0, "width"], 0, "ref 7"),
         (["images", 0, "width"], 60_000, "ref 7"),
         (["images", 0, "file_name"], "../../x", "ref 7 of refs(unc).p: \"../../x\" is not a plain file name"),
@@ -197,12 +213,62 @@ def test_broken_refs(root, path, new, said):
         (["annotations", 0, "segmentation"], [[1, 2, 3, 4]], "ref 7 of refs(unc).p: a polygon has 4 numbers"),
         (["annotations", 0, "segmentation"], [[1, 2, 3, 4, 5, 1e9]], "ref 7"),
         (["annotations", 2, "segmentation", "counts"], [3, 2, 16], "ref 9 of refs(unc).p: the run lengths do not add"),
-        (["annotations", 0, "x"], float("nan"), "NaN is not a number"),
     ],
 )  # fmt: skip
 def test_broken_instances(root, path, new, said):
     message = refused(read_refs, save(root, instances=changed(INSTANCES, path, new)), "unc", "train")
     assert said in message
+
+
+def test_spellings_of_other_tools_give_the_same_refs(root):
+    """Ids and sizes as text or floats, NaN in what is not used, an annotation's image, refs with raw text only."""
+    expected = read_refs(root, "unc", "train")
+    refs = [{**ref, "ref_id": float(ref["ref_id"]), "ann_id": f"00{ref['ann_id']}", "image_id": "1.0"} for ref in REFS]
+    refs[2]["image_id"] = 2
+    refs[0]["sentences"] = ["left", {"raw": ""}]
+    instances = copy.deepcopy(INSTANCES)
+    for image in instances["images"]:
+        image.update(id=str(image["id"]), height=float(image["height"]), width=f"{image['width']}", score=float("nan"))
+    instances["annotations"][0].update(id=70.0, image_id="1", area=float("inf"))
+    assert read_refs(save(root, refs, instances), "unc", "train") == expected
+
+
+def test_a_size_that_is_missing_is_the_image_s(root):
+    Image.new("RGB", (12, 10)).save(root / "data/coco/images/train2014/COCO_train2014_000000000001.jpg")
+    for path, new in ((["images", 0, "height"], ...), (["images", 0, "width"], None)):
+        (first, _) = read_refs(save(root, instances=changed(INSTANCES, path, new)), "unc", "train")
+        assert first.size == (10, 12)
+
+
+def test_a_key_that_comes_twice_in_the_queries(root):
+    path = root / "data/referit/referit_query_test.json"
+    path.write_text('{"30993_2": ["sky"], "30993_1": ["x"], "30993_2": ["tree"]}')
+    message = refused(read_refs, root, "referit", "test")
+    assert 'the key "30993_2" is there twice' in message and "referit_query_test.json" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><html>404</html>", "is a web page (HTML)"),
+        (b"\n  <html>", "is a web page (HTML)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer"),
+        (b"PK\x03\x04" + bytes(40), "is a zip archive"),
+        (b"\x1f\x8b\x08" + bytes(40), "is packed with gzip"),
+        ("{}".encode("utf-16"), "is UTF-16 text"),
+        (b"", "is an empty file"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("dataset", "file"),
+    [("unc", "external/refer/data/refcoco/refs(unc).p"), ("unc", "external/refer/data/refcoco/instances.json")]
+    + [("referit", "data/referit/referit_query_test.json"), ("referit", "data/referit/mask/30993_2.mat")],
+)
+def test_what_a_download_really_is_is_said(root, dataset, file, content, said):
+    (root / file).write_bytes(content)
+    read = lambda: [ref.mask() for ref in read_refs(root, dataset, "train" if dataset == "unc" else "test")]  # noqa: E731
+    message = refused(read)
+    assert f"{file}: {said}" in message
 
 
 def test_annotations_of_other_splits_are_not_looked_at(root):

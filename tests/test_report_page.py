@@ -103,7 +103,7 @@ def test_a_policy_stands_behind_the_escaping(browser, pages):
     script = "Object.assign(document.createElement('script'), {text: 'hacked = 7'})"
     browser.execute_script(f"document.body.append({script})")
     browser.execute_async_script("setTimeout(arguments[0], 300)")
-    assert browser.execute_script("return window.hacked") is None and page.text("h1") == "unc val"
+    assert browser.execute_script("return window.hacked") is None and page.text("h1") == "RefCOCO val"
     browser.get_log("browser")
 
 

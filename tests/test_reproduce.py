@@ -92,7 +92,7 @@ def test_shapes_from_annotations_to_tables(tmp_path):
 
 def test_every_split_of_every_data_set(started, tmp_path):
     for dataset, splits in {"unc+": "val testA testB", "Gref_umd": "val test", "referit": "test"}.items():
-        lines = started(dataset, EXP_NAME=dataset)
+        lines = started({"Gref_umd": "refcocog_umd"}.get(dataset, dataset), EXP_NAME=dataset)
         train = next(line for line in lines if line.startswith("train_restr"))
         split = "trainval" if dataset == "referit" else "train"
         assert f"--set {split} --valset {splits.split()[0]} --input_size 480,640" in train

@@ -1,9 +1,12 @@
 """The reader of pickles: data of any Python, and nothing that runs."""
 
+import codecs
+import collections
 import json
 import os
 import pickle
 
+import numpy as np
 import pytest
 
 from utils import safe_pickle
@@ -17,6 +20,78 @@ PLAIN = [{"ref_id": 3, "sent_ids": [1, 2**40, -7], "sentences": [{"sent": "lé f
 @pytest.mark.parametrize("protocol", range(6))
 def test_pickled_data_of_every_protocol(tmp_path, protocol):
     assert read_pickle(write(tmp_path / "a.p", pickle.dumps(PLAIN, protocol))) == PLAIN
+
+
+COLUMNS = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+NUMPY = [
+    (np.int64(-5), -5), (np.uint8(200), 200), (np.float32(0.5), 0.5), (np.bool_(True), True), (np.str_("lé"), "lé"),
+    (np.str_(""), ""), (np.arange(6).reshape(2, 3), [[0, 1, 2], [3, 4, 5]]), (COLUMNS, [[0, 1, 2], [3, 4, 5]]),
+    (np.array(["ab", "中"], ">U2"), ["ab", "中"]), (np.array([b"ab", b"c"]), ["ab", "c"]), (np.zeros((0, 3)), []),
+    (np.array([[1, "x"], [None, [2]]], object), [[1, "x"], [None, [2]]]), (np.array(7), 7),
+    (np.arange(3, dtype=">i4"), [0, 1, 2]), (np.arange(9)[::4], [0, 4, 8]), ((1, (2, 3), ()), [1, [2, 3], []]),
+    ({7}, [7]), (frozenset(["a"]), ["a"]), (collections.OrderedDict(b=1, a=[2]), {"b": 1, "a": [2]}),
+    (collections.defaultdict(list, {"a": [1]}), {"a": [1]}), (b"caf\xe9", b"caf\xe9"), (b"", b""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("module", [b"numpy._core", b"numpy.core"])
+@pytest.mark.parametrize(("value", "plain"), NUMPY)
+def test_data_without_behaviour_comes_as_plain_python(tmp_path, value, plain, protocol, module):
+    """Twice: the second is a reference to the first. Older NumPy names its modules numpy.core."""
+    data = pickle.dumps([value, value], protocol)
+    if protocol < 4:  # a name without its length
+        data = data.replace(b"numpy._core", module)
+    read = read_pickle(write(tmp_path / "a.p", data))
+    assert read == [plain, plain] and [type(item) for item in read] == [type(plain)] * 2
+
+
+def test_numpy_s_bytes_in_a_pickle_of_python_2(tmp_path):
+    """numpy.int64(258) and numpy.array([1, 2], "i2"), cPickle protocol 2."""
+    scalar = b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(U\x02i8K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xff"
+    scalar += b"J\xff\xff\xff\xffK\x00tbU\x08\x02\x01\x00\x00\x00\x00\x00\x00tR"
+    assert read_pickle(write(tmp_path / "a.p", b"\x80\x02" + scalar + b".")) == 258
+
+
+class Evil:
+    """Reduces to what only looks like NumPy's."""
+
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array([1 + 2j]), np.array(["2020"], "M8[s]"), np.zeros(2, [("a", "i4")]), np.longdouble(1), np.ma.ones(2),
+        Evil(np.dtype, ("O",)), Evil(np.dtype, ("i8,O",)), Evil(np.ndarray, ((10**12,),)), Evil(set, (7,)),
+        Evil(codecs.encode, ("x", "rot13")), Evil(bytes, (10**12,)), Evil(bytearray, (10**12,)), Evil(range, (10**12,)),
+        np.array([os.system], object), Evil(collections.OrderedDict, ([[("a",), 1]],)), np.recarray((1,), int),
+    ],
+)  # fmt: skip
+def test_other_values_of_numpy_and_python_are_refused(tmp_path, value, protocol):
+    assert "a.p: " in refused(read_pickle, write(tmp_path / "a.p", pickle.dumps([value], protocol)))
+
+
+def test_arrays_take_no_more_than_the_file_has(tmp_path):
+    """A shape without room, rows without values, and a hundred arrays that share their bytes."""
+    whole = pickle.dumps(np.zeros(5, np.uint8), 2)
+    for shape in (b"K\x06", b"J\xff\xff\xff\x7f", b"J\xff\xff\xff\xff"):
+        refused(read_pickle, write(tmp_path / "a.p", whole.replace(b"K\x05", shape)))
+    empty = pickle.dumps(np.zeros((0, 9), np.uint8), 2).replace(b"K\tK\x00", b"J\xff\xff\xff\x7fK\x00")
+    assert read_pickle(write(tmp_path / "a.p", empty)) == []
+    array = np.zeros(100_000, np.uint8)
+    parts = [Evil(np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b")) for _ in range(100)]
+    shared = array.tobytes()
+    for part in parts:
+        part.reduced = (*part.reduced[:2], (1, (100_000,), array.dtype, False, shared))
+    data = pickle.dumps(parts, 4)
+    assert len(data) < 2 * array.size
+    assert "more than the file has" in refused(read_pickle, write(tmp_path / "a.p", data))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +127,7 @@ def test_code_in_a_pickle_is_named_and_never_run(tmp_path, protocol, attack):
         b"(cos\nsystem\nS'true'\no.",  # OBJ
         b"Pname\n.",  # persistent id
         b"\x82\x01.",  # extension registry
-        b"\x80\x04}\x85.",  # a tuple, which as a key can take for ever to hash
+        b"}K\x01\x85K\x02s.",  # a key that is a tuple, which can take for ever to hash
         b"}K\x01K\x02s.",  # a key that is a number
         b"}(K\x01K\x02u.",
         b"(K\x01K\x02d.",

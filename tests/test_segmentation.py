@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from utils import mat_file
+from utils.refs import left_out_polygons
 from utils.segmentation import checked_segmentation, checked_size, draw, read_mat_mask
 
 from .hostile import FUZZ, refused, survives, write
@@ -43,6 +44,18 @@ def test_polygons_are_united():
     for top, left, bottom, right in parts:
         expected[top:bottom, left:right] = True
     np.testing.assert_array_equal(mask_of([rectangle(*part) for part in parts]), expected)
+
+
+@pytest.mark.parametrize("flat", [[3, 4, 20, 15], [3, 4], []])
+def test_polygons_without_area_are_left_out_beside_others(flat):
+    good = [rectangle(2, 3, 10, 8), rectangle(5, 6, 12, 20)]
+    for polygons in ([good[0], flat, good[1]], [flat, *good]):
+        kept = checked_segmentation(polygons, SIZE, "ref 3")
+        assert kept == good and left_out_polygons(polygons, kept) == 1
+    if flat:  # as COCO's own code draws them
+        theirs = coco.decode(coco.merge(coco.frPyObjects([good[0], flat, good[1]], *SIZE)))
+        np.testing.assert_array_equal(mask_of([good[0], flat, good[1]]), theirs.astype(bool))
+    assert "a polygon has" in refused(checked_segmentation, [flat, flat], SIZE, "ref 3")
 
 
 def test_polygons_are_near_what_skimage_draws():
@@ -118,7 +131,9 @@ def test_any_compressed_text_is_decoded_or_refused(text):
 
 
 @pytest.mark.parametrize(
-    "size", [(0, 5), (5, -1), (20_001, 1), (10_000, 10_000), (5.0, 5), (None, 5), ("5", 5), (True, 5)]
+    "size",
+    [(0, 5), (5, -1), (20_001, 1), (10_000, 10_000), (5.5, 5), (None, 5), ("5e0", 5), (True, 5)]
+    + [(float("nan"), 5), (float("inf"), 5), ("-5", 5), ([5], 5)],
 )
 def test_impossible_sizes_are_refused(size):
     assert refused(checked_size, *size, "ref 3").startswith("ref 3: ")

@@ -69,7 +69,7 @@ def test_table_1_has_the_published_numbers_and_the_difference(tmp_path, capsys):
     assert list(cgformer.values())[2:] == ["74.75", "77.30", "70.64", "64.54", "71.00", "57.14", "62.51", "", ""]
     assert list(unc.values()) == ["unc", "400000", "67.00 (-0.22)", "69.30 (+0.00)", *[""] * 7]
     assert list(both.values()) == ["both", "400000", "", "", "", "0.00 (-55.78)", "", "", "", "71.00 (+0.82)", "50.12"]
-    assert list(both)[-1] == r"Gref\_umd val"
+    assert list(both)[-1] == "RefCOCOg (umd) val"
     assert "from memory of the paper" in text.partition("\n")[0]
     assert "†" not in text
 
@@ -78,10 +78,10 @@ def test_miou_precision_and_lengths(tmp_path, capsys):
     write(tmp_path, "a", "unc", "val", 40.0)
     text = shown(capsys, tmp_path)
     (row,) = cells(text, 1)
-    assert text.count("mIoU (%)") == 2 and row["unc val"] == "38.89"  # mean of 0..7 ninths
+    assert text.count("mIoU (%)") == 2 and row["RefCOCO val"] == "38.89"  # mean of 0..7 ninths
     (row,) = cells(text, 2)
     # of 0/9 .. 7/9: from 5/9 on, 6/9 on, 7/9 on, none
-    assert list(row.values()) == ["a", "unc val", "400000", "10834", "37.50", "25.00", "12.50", "0.00", "0.00"]
+    assert list(row.values()) == ["a", "RefCOCO val", "400000", "10834", "37.50", "25.00", "12.50", "0.00", "0.00"]
     (row,) = cells(text, 3)
     assert list(row.items()) == [
         ("method", "a"), ("split", "val"), ("step", "400000"),
@@ -143,10 +143,14 @@ def test_the_latest_step_counts_or_the_best(tmp_path, capsys):
         write(tmp_path, "a", "unc", "val", oiou, step)
     write(tmp_path, "a", "unc", "testA", 55.0, 10000)
     row = cells(shown(capsys, tmp_path), 0)[-1]
-    assert (row["step"], row["unc val"], row["unc testA"]) == ("10000, 100000", "50.00 (-17.22)", "55.00 (-14.30)")
+    assert (row["step"], row["RefCOCO val"], row["RefCOCO testA"]) == (
+        "10000, 100000",
+        "50.00 (-17.22)",
+        "55.00 (-14.30)",
+    )
     text = shown(capsys, tmp_path, "--best")
     row = cells(text, 0)[-1]
-    assert (row["step"], row["unc val"]) == ("10000", "60.00 (-7.22)")
+    assert (row["step"], row["RefCOCO val"]) == ("10000", "60.00 (-7.22)")
     assert "highest oIoU" in text.partition("\n")[0]
 
 
@@ -163,7 +167,7 @@ def test_another_protocol_has_its_own_row_and_a_control_none(tmp_path, capsys):
     write(tmp_path, "a", "unc", "val", 99.0, folder="eval_4", control={"rotated": 1, "oIoU_unrotated": 3.0})
     tables.main([str(tmp_path)])
     output = capsys.readouterr()
-    found = {row["method"]: row["unc val"] for row in cells(output.out, 0)[3:]}
+    found = {row["method"]: row["RefCOCO val"] for row in cells(output.out, 0)[3:]}
     assert found == {
         "a": "67.00 (-0.22)",
         "a, amp bf16, black padding": "66.00 (-1.22)",
@@ -177,7 +181,7 @@ def test_another_protocol_has_its_own_row_and_a_control_none(tmp_path, capsys):
 def test_other_expressions_than_the_public_split_are_not_compared(tmp_path, capsys):
     write(tmp_path, "shapes", "unc", "val", 90.0, n_samples=500)
     text = shown(capsys, tmp_path)
-    assert cells(text, 0)[-1]["unc val"] == "90.00†"
+    assert cells(text, 0)[-1]["RefCOCO val"] == "90.00†"
     assert "† other expressions" in text
     assert r"90.00\dag{}" in shown(capsys, tmp_path, "--format", "latex")
     lines = csv.DictReader(io.StringIO(shown(capsys, tmp_path, "--format", "csv")))

@@ -3,6 +3,7 @@
     python tools/check_data.py                # all data sets
     python tools/check_data.py -d unc Gref    # two of them
     python tools/check_data.py -d unc --deep  # also open every image and draw every mask: minutes
+    python tools/check_data.py -d NAME --refs FILE.jsonl     # your own data, all splits
 
 Counts refs, expressions and images per split and compares them with the published ones, estimates what the build takes,
 and prints where each download is to be had. Exit code 0: all is right; 1: something is missing, broken or miscounted.
@@ -13,6 +14,7 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, from wherever this is run
 
@@ -29,14 +31,26 @@ from tools.data_facts import (  # noqa: E402
 )
 from tools.report import Report  # noqa: E402
 from utils.batch_folder import is_train  # noqa: E402
+from utils.custom import add_own_data, own_data  # noqa: E402
 from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
-from utils.refer import COCO_IMAGES, DATASETS, IMAGES_REMEDY, REFERIT, Dataset, read_referit  # noqa: E402
-from utils.refs import Ref, missing_files  # noqa: E402
+from utils.refer import (  # noqa: E402
+    COCO_IMAGES,
+    DATASETS,
+    IMAGES_REMEDY,
+    NAMES,
+    REFERIT,
+    Dataset,
+    read_referit,
+    short_name,
+)
+from utils.refs import Ref, missing_files, require_distinct_names  # noqa: E402
 from utils.safe_io import read_image  # noqa: E402
 from utils.text import Vocabulary  # noqa: E402
 from utils.words import read_embeddings  # noqa: E402
 
 Splits = dict[str, list[Ref]]
+MASKS = 500  # that are drawn without --deep
+SHARES = {"least": min, "median": median, "most": max}
 
 
 def main() -> int:
@@ -44,13 +58,19 @@ def main() -> int:
     if not options.root.is_dir():
         raise InputError(f"--root {options.root}: no such folder")
     report = Report()
-    names = list(dict.fromkeys(options.dataset or DATASETS))
+    if options.refs:
+        return check_own(options, report)
+    names = list(dict.fromkeys(map(short_name, options.dataset or DATASETS)))
+    for name in names:
+        own_data(name, None, options.instances, options.images)  # refuses unknown names, and flags without --refs
     for name in names:
         print(f"{name}, below {options.root}")
         splits = read_splits(DATASETS[name], options.root, report)
         refs = [ref for group in splits.values() for ref in group]
         if refs:
-            check_images(refs, options.deep, report)
+            absent = check_images(refs, options.deep, report)
+            there = [ref for ref in refs if not isinstance(ref.segmentation, Path) or ref.segmentation not in absent]
+            check_shares(there, options.deep, report)
         else:
             check_folders(DATASETS[name], options.root, report)
         estimate(name, splits, options.root)
@@ -58,22 +78,55 @@ def main() -> int:
         print(f"vocabulary {vocabulary}")
         check_words(next(d for d in DATASETS.values() if d.vocabulary == vocabulary), options.root, report)
     print_downloads(names)
+    return finish(options.deep, report)
+
+
+def finish(deep: bool, report: Report) -> int:
+    """Print the last line. Returns the exit code."""
     if report.faults:
         print(f"{report.faults} kinds of faults: see FAULT above")
         return 1
-    print("all is right" if options.deep else "all is right (images were not opened: --deep does)")
+    print("all is right" if deep else "all is right (images were not opened: --deep does)")
     return 0
+
+
+def check_own(options, report: Report) -> int:
+    """Check all splits of the user's own data. Returns the exit code."""
+    if not options.dataset or len(options.dataset) > 1:
+        raise InputError("--refs goes with one name after -d")
+    own = own_data(options.dataset[0], options.refs, options.instances, options.images)
+    own.require_flags()
+    print(f"{own.name}, {own.refs}")
+    refs, faults = report.attempt(own.check) or ([], [])
+    for split in dict.fromkeys(ref.split for ref in refs):
+        group = [ref for ref in refs if ref.split == split]
+        images = len({ref.image_path for ref in group})
+        expressions = sum(len(ref.sentences) for ref in group)
+        report.ok(f"{split}: {len(group):,} refs, {expressions:,} expressions, {images:,} images")
+        check_expressions(split, group, report)
+    if faults:
+        report.fault(f"{len(faults):,} faults in {own.refs}:", faults)
+    if refs:
+        check_images(refs, options.deep, report)
+        check_shares(refs, options.deep, report)
+    path = own.vocabulary_path(options.root)
+    if path.exists():
+        report.ok(f"{path} is there")
+    else:
+        report.note(f"{path}: no such file yet; make it: python build_vocab.py -d {own.name} --refs {own.refs}")
+    return finish(options.deep, report)
 
 
 def parse():
     """The command line."""
-    names = f"data sets: {', '.join(DATASETS)} (default: all)"
+    names = f"data sets: {NAMES} (default: all), or a name for your own data"
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("-d", "--dataset", nargs="+", choices=DATASETS, metavar="NAME", help=names)
+    parser.add_argument("-d", "--dataset", nargs="+", metavar="NAME", help=names)
     root = Path(__file__).resolve().parents[1]
     where = "folder that holds data/ and external/ (default: the repository)"
     parser.add_argument("--root", type=Path, metavar="DIR", default=root, help=where)
     parser.add_argument("--deep", action="store_true", help="also open every image and draw every mask: minutes")
+    add_own_data(parser.add_argument_group("your own data"))
     return parser.parse_args()
 
 
@@ -85,10 +138,23 @@ def read_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
         expressions = [sentence for ref in refs for sentence in ref.sentences]
         images = len({ref.image_path for ref in refs})
         check_counts(split, Counts(len(refs), len(expressions), images), COUNTS[dataset.name][split], report)
-        blank = [f"ref {ref.ref_id}" for ref in refs if not all(sentence.strip() for sentence in ref.sentences)]
-        if blank:
-            report.fault(f"{split}: {len(blank):,} refs have an empty expression (or build with --skip_empty):", blank)
+        check_expressions(split, refs, report)
+        report.attempt(lambda refs=refs: require_distinct_names(refs))
     return splits
+
+
+def check_expressions(split: str, refs: list[Ref], report: Report) -> None:
+    """Refs with empty expressions, or none at all; polygons that are not drawn."""
+    blank = [f"ref {ref.ref_id}" for ref in refs if not all(sentence.strip() for sentence in ref.sentences)]
+    if blank:
+        report.fault(f"{split}: {len(blank):,} refs have an empty expression (or build with --skip_empty):", blank)
+    nameless = [f"ref {ref.ref_id}" for ref in refs if not ref.sentences]
+    if nameless:
+        report.note(f"{split}: {len(nameless):,} refs have no expression, and are left out:", nameless)
+    flat = [f"ref {ref.ref_id}" for ref in refs if ref.left_out]
+    if flat:
+        number = sum(ref.left_out for ref in refs)
+        report.note(f"{split}: {number:,} polygons have fewer than three points, and are not drawn:", flat)
 
 
 def _referit_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
@@ -97,25 +163,12 @@ def _referit_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
 
 
 def _coco_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
-    files = dataset.coco_files(root)
-    entries = report.attempt(files.read_entries)
-    wanted = [entry.get("ann_id") for entry in entries or ()]
-    instances = report.attempt(lambda: files.read_instances(i for i in wanted if type(i) is int))
-    if entries is None or instances is None:
-        return {}
     splits: Splits = {split: [] for split in dataset.splits}
-    broken, seen = [], set()
-    for position, entry in enumerate(entries):
-        if entry.get("split") not in dataset.splits:
-            continue
-        try:
-            ref = files.ref(files.checked_entry(position, entry), instances)
-            if (ref.split, ref.ref_id) in seen:
-                raise InputError(f"{files.refs}: ref {ref.ref_id} is there twice")
-        except InputError as error:
-            broken.append(error)
-            continue
-        seen.add((ref.split, ref.ref_id))
+    found = report.attempt(lambda: dataset.coco_files(root).check(dataset.splits))
+    if found is None:
+        return {}
+    refs, broken = found
+    for ref in refs:
         splits[ref.split].append(ref)
     if broken:
         report.fault(f"{len(broken):,} refs cannot be used:", broken)
@@ -150,16 +203,18 @@ def check_folders(dataset: Dataset, root: Path, report: Report) -> None:
             report.fault(f"{root / folder}: no such folder; {IMAGES_REMEDY}")
 
 
-def check_images(refs: list[Ref], deep: bool, report: Report) -> None:
-    """Whether images and mask files are there, and with `deep` whether they are whole and of the same size."""
+def check_images(refs: list[Ref], deep: bool, report: Report) -> set[Path]:
+    """Whether images and mask files are there, and with `deep` whether they are whole and of the same size.
+
+    Returns those that are not there.
+    """
     by_image: dict[Path, list[Ref]] = {}
     for ref in refs:
         by_image.setdefault(ref.image_path, []).append(ref)
     masks = [ref.segmentation for ref in refs if isinstance(ref.segmentation, Path)]
-    absent = [*check_files("images", list(by_image), report), *(check_files("masks", masks, report) if masks else ())]
+    absent = {*check_files("images", list(by_image), report), *(check_files("masks", masks, report) if masks else ())}
     if not deep:
-        return
-    absent = set(absent)
+        return absent
     whole = {
         image: group
         for image, group in by_image.items()
@@ -173,6 +228,29 @@ def check_images(refs: list[Ref], deep: bool, report: Report) -> None:
         report.fault(f"{len(faults):,} images or masks cannot be used:", faults)
     else:
         report.ok(f"{len(whole):,} images opened, all their masks drawn")
+    return absent
+
+
+def check_shares(refs: list[Ref], deep: bool, report: Report) -> None:
+    """Print which share of the image masks cover, of some refs, with `deep` of all; name the odd ones."""
+    step = 1 if deep else max(1, len(refs) // MASKS)
+    drawn = [(ref, share) for ref in refs[::step] if (share := _share(ref)) is not None]
+    if not drawn:
+        return
+    shares = [share for _, share in drawn]
+    shown = ", ".join(f"{what} {100 * of(shares):.2f}%" for what, of in SHARES.items())
+    report.ok(f"{len(drawn):,} of {len(refs):,} masks cover of their image: {shown}")
+    for odd, what in ((0, "nothing"), (1, "the whole image")):
+        found = [f"ref {ref.ref_id} ({ref.split}), {ref.image_path}" for ref, share in drawn if share == odd]
+        if found:
+            report.note(f"{len(found):,} of these masks cover {what}:", found)
+
+
+def _share(ref: Ref) -> float | None:
+    try:
+        return float(ref.mask().mean())
+    except InputError:  # --deep says so
+        return None
 
 
 def check_files(what: str, paths: list[Path], report: Report) -> list[Path]:

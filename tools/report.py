@@ -1,4 +1,4 @@
-"""Findings on the screen: what is right, what to know, what to mend."""
+"""Findings on the screen: what is right, what to know, what to fix."""
 
 from collections.abc import Callable, Iterable
 
@@ -17,14 +17,19 @@ class Report:
         """What is as it should be."""
         print(f"  ok     {text}", flush=True)
 
-    def note(self, text: str) -> None:
-        """What the user should know and may leave as it is."""
-        print(f"  note   {text}", flush=True)
+    def note(self, text: str, examples: Iterable[object] = ()) -> None:
+        """What the user should know and may leave as it is; of `examples` the first SHOWN."""
+        print(f"  note   {one_line(text)}", flush=True)
+        self._show(examples)
 
     def fault(self, text: str, examples: Iterable[object] = ()) -> None:
-        """What has to be mended; of `examples` the first SHOWN."""
+        """What has to be fixed; of `examples` the first SHOWN."""
         self.faults += 1
         print(f"  FAULT  {one_line(text)}", flush=True)
+        self._show(examples)
+
+    @staticmethod
+    def _show(examples: Iterable[object]) -> None:
         examples = list(examples)
         for example in examples[:SHOWN]:
             print(f"           {one_line(example)}")

@@ -5,6 +5,7 @@ set -euo pipefail
 usage() {
     cat <<'USAGE'
 usage: tools/reproduce.sh DATASET        DATASET: unc, unc+, Gref, Gref_umd or referit
+       (or refcoco, refcoco+, refcocog for the google split, the paper's, and refcocog_umd)
 
 Checks the data, builds the batches of every split, trains, evaluates every split and prints the tables. It can be
 stopped and started again at any point with the same settings: batches that are complete and splits that have their
@@ -26,7 +27,14 @@ Settings, as environment variables (TRAIN_FLAGS="--adamW --amp" NUM_GPUS=8 tools
 USAGE
 }
 
-case "${1:-}" in
+dataset="${1:-}"
+case "$dataset" in
+    refcoco) dataset=unc ;;
+    refcoco+) dataset=unc+ ;;
+    refcocog) dataset=Gref ;;
+    refcocog_umd) dataset=Gref_umd ;;
+esac
+case "$dataset" in
     unc | unc+) train=train valset=val evaluated="val testA testB" family=mscoco ;;
     Gref) train=train valset=val evaluated=val family=mscoco ;;
     Gref_umd) train=train valset=val evaluated="val test" family=mscoco ;;
@@ -35,7 +43,6 @@ case "${1:-}" in
     *) usage >&2 && exit 2 ;;
 esac
 if [ $# -ne 1 ]; then usage >&2 && exit 2; fi
-dataset="$1"
 
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 ROOT="${ROOT:-$repo}"
@@ -108,7 +115,7 @@ fi
 if [ ${#unbuilt[@]} -gt 0 ]; then
     if ! show "$PYTHON" "$repo/tools/check_data.py" -d "$dataset" --root "$ROOT"; then
         if [ "${IGNORE_CHECK:-0}" != 1 ]; then
-            echo "reproduce.sh: mend what is marked FAULT, or set IGNORE_CHECK=1 to go on with the data as they are" >&2
+            echo "reproduce.sh: fix what is marked FAULT, or set IGNORE_CHECK=1 to go on with the data as they are" >&2
             exit 1
         fi
         echo "IGNORE_CHECK=1: going on with the data as they are"

@@ -82,6 +82,8 @@ class Summary:
     wordless: list[str]  # names of expressions without a word (a lone "."), whose ids are all padding
     unknown: float  # share of the words that the vocabulary does not have
     empty: list[str]  # names of an expression of each ref whose mask, drawn in this run, has no pixel
+    nameless: list[str]  # ids of refs that are left out, as they have no expression
+    left_out: tuple[int, str]  # polygons of fewer than three points, and the id of a ref that has them
 
 
 def build(options: BuildOptions) -> Summary:
@@ -93,7 +95,8 @@ def build(options: BuildOptions) -> Summary:
     dataset = options.own or DATASETS[options.dataset]
     vocabulary_path = options.vocabulary or dataset.vocabulary_path(options.root)
     vocabulary = Vocabulary.load(vocabulary_path)
-    jobs = plan(options.read_refs(), options.sources[0], options.skip_empty)
+    refs = options.read_refs()
+    jobs = plan(refs, options.sources[0], options.skip_empty)
     folder = folder_path(options.root, options.dataset, options.size)
     files = SplitFiles(folder, options.dataset, options.split)
     meta = new_meta(options.dataset, options.size, vocabulary, vocabulary_path.name, options.self_contained)
@@ -114,14 +117,18 @@ def build(options: BuildOptions) -> Summary:
     left = writer.missing(jobs)
     if not left:
         record_split(files, {**entry, "complete": True})
-    return _summary(writer, jobs, left, empty, time.monotonic() - started)
+    return _summary(writer, refs, jobs, left, empty, time.monotonic() - started)
 
 
-def _summary(writer: "Writer", jobs: list[Job], left: list[Job], empty: list[list[int]], seconds: float) -> Summary:
+def _summary(
+    writer: "Writer", refs: list[Ref], jobs: list[Job], left: list[Job], empty: list[list[int]], seconds: float
+) -> Summary:
     texts = [numbered for job in jobs for _, pairs in job.refs for numbered in pairs]
     pieces = [tokenize(text) for _, text in texts]
     unknown = sum(len(writer.vocabulary.unknown(text)) for _, text in texts)
     name = writer.files.name
+    built = {ref.ref_id for job in jobs for ref, _ in job.refs}
+    flat = [ref for ref in refs if ref.left_out]
     return Summary(
         folder=writer.files.folder,
         refs=sum(len(job.refs) for job in jobs),
@@ -133,6 +140,8 @@ def _summary(writer: "Writer", jobs: list[Job], left: list[Job], empty: list[lis
         wordless=[name(i) for (i, _), words in zip(texts, pieces, strict=True) if not words],
         unknown=unknown / max(1, sum(map(len, pieces))),
         empty=[name(i) for i in sorted(itertools.chain(*empty))],
+        nameless=[ref.ref_id for ref in refs if ref.ref_id not in built],
+        left_out=(sum(ref.left_out for ref in flat), flat[0].ref_id if flat else ""),
     )
 
 

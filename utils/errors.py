@@ -12,8 +12,33 @@ from utils.command_line import HelpFormatter
 EXIT_USER_ERROR = 2
 
 
+MAX_FAULTS = 20  # that are shown of one file
+
+
 class InputError(Exception):
-    """A file, folder or flag that the user can mend. The message is one line: what is wrong, where, and the remedy."""
+    """A file, folder or flag that the user can fix. The message is one line: what is wrong, where, and the remedy.
+
+    Where a file of the user's own has several faults, each is an argument, and a line.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
+
+
+@contextmanager
+def noting(faults: list[str]) -> Iterator[None]:
+    """Append the message of an InputError in the block to `faults` instead of raising it."""
+    try:
+        yield
+    except InputError as error:
+        faults.append(str(error))
+
+
+def raise_all(faults: list[str]) -> None:
+    """Raise one InputError with the first MAX_FAULTS of `faults`, if there are any."""
+    more = [f"and {len(faults) - MAX_FAULTS:,} more faults"] if len(faults) > MAX_FAULTS else []
+    if faults:
+        raise InputError(*faults[:MAX_FAULTS], *more)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -59,7 +84,7 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     try:
         code = main() or 0
     except InputError as error:
-        code = _complain(error)
+        code = _complain(*error.args)
     except OSError as error:  # a full disk, a read-only folder, a vanished mount
         name = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         code = _complain(f"{name}{error.strerror or error}")
@@ -69,7 +94,8 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(code)
 
 
-def _complain(message: object, code: int = EXIT_USER_ERROR) -> int:
+def _complain(*messages: object, code: int = EXIT_USER_ERROR) -> int:
     program = os.path.basename(sys.argv[0]) or "restr"  # noqa: PTH119
-    print(f"{program}: error: {one_line(message)}", file=sys.stderr)
+    for message in messages:
+        print(f"{program}: error: {one_line(message)}", file=sys.stderr)
     return code

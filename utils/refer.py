@@ -20,13 +20,15 @@ IMAGES_REMEDY = "get the images as data/README.md says"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that `-d` can name: where its files are below the root, and its splits (SPEC section 1)."""
+    """A data set that `-d` can name: where its files are below the root, and its splits."""
 
     name: str
     family: str  # "mscoco" or "referit": the folder of data/ its batches go to
     refs_file: str  # referit: with the split in braces
     splits: tuple[str, ...]
     vocabulary: str  # the name in data/vocabulary_{name}.txt and data/{name}_emb.npy
+    title: str  # the usual name, for people
+    alias: str | None = None  # another name that `-d` takes
 
     @property
     def train_split(self) -> str:
@@ -48,15 +50,30 @@ class Dataset:
 
 
 _COCO_SETS = (
-    ("unc", "refcoco/refs(unc).p", ("train", "val", "testA", "testB")),
-    ("unc+", "refcoco+/refs(unc).p", ("train", "val", "testA", "testB")),
-    ("Gref", "refcocog/refs(google).p", ("train", "val")),
-    ("Gref_umd", "refcocog/refs(umd).p", ("train", "val", "test")),
+    ("unc", "refcoco/refs(unc).p", ("train", "val", "testA", "testB"), "RefCOCO", "refcoco"),
+    ("unc+", "refcoco+/refs(unc).p", ("train", "val", "testA", "testB"), "RefCOCO+", "refcoco+"),
+    ("Gref", "refcocog/refs(google).p", ("train", "val"), "RefCOCOg (google)", "refcocog"),
+    ("Gref_umd", "refcocog/refs(umd).p", ("train", "val", "test"), "RefCOCOg (umd)", "refcocog_umd"),
 )
-DATASETS = {name: Dataset(name, "mscoco", f"{REFER_DATA}/{file}", splits, "Gref") for name, file, splits in _COCO_SETS}
+DATASETS = {
+    name: Dataset(name, "mscoco", f"{REFER_DATA}/{file}", splits, "Gref", title, alias)
+    for name, file, splits, title, alias in _COCO_SETS
+}
 DATASETS["referit"] = Dataset(
-    "referit", "referit", f"{REFERIT}/referit_query_{{split}}.json", ("trainval", "test"), "referit"
+    "referit", "referit", f"{REFERIT}/referit_query_{{split}}.json", ("trainval", "test"), "referit", "ReferItGame"
 )
+ALIASES = {dataset.alias: name for name, dataset in DATASETS.items() if dataset.alias}
+NAMES = "unc (or refcoco), unc+ (refcoco+), Gref (refcocog; the paper's google split), Gref_umd (refcocog_umd), referit"
+
+
+def short_name(name: str) -> str:
+    """The name in DATASETS that `name` stands for: "unc" for "refcoco"; itself if it is not an alias."""
+    return ALIASES.get(name, name)
+
+
+def title(name: str) -> str:
+    """The usual name of a data set: "RefCOCO" for "unc"; the user's own keep theirs."""
+    return DATASETS[name].title if name in DATASETS else name
 
 
 def read_refs(root: Path | str, dataset: str, split: str) -> list[Ref]:
@@ -80,9 +97,7 @@ def read_expressions(root: Path | str, dataset: str, split: str) -> list[str]:
     chosen = _dataset(dataset, split)
     if dataset == "referit":
         return [sentence for ref in read_referit(Path(root), split) for sentence in ref.sentences]
-    files = chosen.coco_files(Path(root))
-    entries = files.split_entries(files.read_entries(), split)
-    return [sentence for _, _, sentences in entries for sentence in sentences]
+    return chosen.coco_files(Path(root)).read_expressions([split])
 
 
 def _dataset(dataset: str, split: str) -> Dataset:
@@ -113,7 +128,7 @@ def read_referit(root: Path, split: str) -> list[Ref]:
 
 def _query_entries(path: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """(ref_id, image name, its expressions) of each entry, in file order."""
-    queries = read_json(path, "query file", _QUERIES_REMEDY)
+    queries = read_json(path, "query file", _QUERIES_REMEDY, allow_nan=True)
     if not isinstance(queries, dict) or not queries:
         raise InputError(f"{path}: is not a table of expressions by object; {_QUERIES_REMEDY}")
     for ref_id, sentences in queries.items():

@@ -25,6 +25,7 @@ class Ref:
     sentences: tuple[str, ...]  # may hold empty ones
     split: str
     segmentation: list | dict | Path  # polygons, run lengths, or a .mat or .png file
+    left_out: int = 0  # polygons of fewer than three points, which are not drawn
 
     def mask(self) -> np.ndarray:
         """The object as bool H x W, possibly empty. Raises InputError for a missing or broken file."""
@@ -49,16 +50,24 @@ def checked_sentences(sentences: list[Any], where: str, remedy: str) -> tuple[st
 
 
 def relative_path(name: object, where: str) -> Path:
-    """`name` as a path that stays below its folder. Raises InputError beginning with `where`."""
+    """`name` as a path that stays below its folder; a backslash, as tools on Windows write it, separates too.
+
+    Raises InputError beginning with `where`.
+    """
     if not isinstance(name, str) or not name:
         safe_name(name, where)
-    path = PurePosixPath(name)
+    path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         shown = one_line(name, 80)
         raise InputError(f'{where}: "{shown}" leaves the folder of images; write paths relative to it (--images DIR)')
     for part in path.parts or (name,):
         safe_name(part, where)
     return Path(path)
+
+
+def left_out_polygons(given: object, kept: list | dict) -> int:
+    """How many polygons `checked_segmentation` left out."""
+    return len(given) - len(kept) if isinstance(given, list) else 0
 
 
 def require_distinct_names(refs: list[Ref]) -> None:

@@ -13,6 +13,7 @@ import secrets
 import stat
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -83,6 +84,38 @@ def write_json(path: str | os.PathLike, value: Any, durable: bool = False) -> No
         file.write(text.encode())
 
 
+_FOREIGN = (  # first bytes of what a download, or a tool, saves under another name
+    (b"version https://git-lfs", "a Git LFS pointer; get the file itself with git lfs pull"),
+    (b"PK\x03\x04", "a zip archive; unpack it"),
+    (b"\x1f\x8b", "packed with gzip; unpack it"),
+    (b"\xfd7zXZ", "packed with xz; unpack it"),
+    (b"BZh", "packed with bzip2; unpack it"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack it"),
+    (b"Rar!", "a rar archive; unpack it"),
+    (b"%PDF", "a PDF document"),
+    (b"\xff\xfe", "UTF-16 text; save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16 text; save it as UTF-8"),
+)
+_ZIPPED = (".npz", ".pth", ".pt", ".zip")  # files that are zip archives as they should be
+
+
+def foreign_content(path: object) -> str | None:
+    """What a file really is, by its first bytes, where no reader here reads that: a web page, an archive, nothing."""
+    try:
+        if not Path(path).is_file():
+            return None
+        with Path(path).open("rb") as file:
+            head = file.read(512)
+    except (OSError, TypeError, ValueError):
+        return None
+    if not head:
+        return "an empty file"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "a web page (HTML)"
+    kind = next((kind for start, kind in _FOREIGN if head.startswith(start)), None)
+    return None if kind and "zip archive" in kind and Path(path).suffix.lower() in _ZIPPED else kind
+
+
 @contextlib.contextmanager
 def refusing(name: object, what: str, remedy: str) -> Iterator[None]:
     """Turn whatever goes wrong while reading `name` as `what` into an InputError that ends with `remedy`."""
@@ -94,9 +127,13 @@ def refusing(name: object, what: str, remedy: str) -> Iterator[None]:
         raise InputError(f"{name}: no such file; {remedy}") from error
     except OSError as error:
         # Image and archive decoders also report damaged content as OSError, then without an error number.
+        kind = None if error.errno else foreign_content(name)
         fault = error.strerror if error.errno else f"is truncated, damaged or no {what}"
-        raise InputError(f"{name}: {fault}; {remedy}") from error
+        raise InputError(f"{name}: {f'is {kind}' if kind else fault}; {remedy}") from error
     except Exception as error:  # decoders of broken files raise nearly anything, RecursionError and MemoryError too
+        kind = foreign_content(name)
+        if kind:
+            raise InputError(f"{name}: is {kind}; {remedy}") from error
         fault = one_line(f"{type(error).__name__}: {error}", 100)
         raise InputError(f"{name}: is not a readable {what} ({fault}); {remedy}") from error
 
@@ -132,18 +169,31 @@ def read_json(
     what: str = "JSON file",
     remedy: str = "make or download it again",
     limit: int = MAX_JSON_BYTES,
+    allow_nan: bool = False,
 ) -> Any:
-    """The value in a UTF-8 JSON file of at most `limit` bytes. NaN and Infinity are refused. Raises InputError."""
+    """The value in a UTF-8 JSON file of at most `limit` bytes; see `json_value`. Raises InputError."""
     data = read_bytes(path, limit, what, remedy)
     if data.count(b"[") + data.count(b"{") > MAX_JSON_CONTAINERS:
         raise InputError(f"{path}: has more lists than any {what} needs; {remedy}")
     with refusing(path, what, remedy):
-        return json_value(data)
+        return json_value(data, allow_nan)
 
 
-def json_value(data: bytes) -> Any:
-    """The value of UTF-8 JSON text. Raises ValueError, also for NaN and Infinity, and RecursionError."""
-    return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
+def json_value(data: bytes, allow_nan: bool = False) -> Any:
+    """The value of UTF-8 JSON text. Raises ValueError and RecursionError.
+
+    A key that is there twice is an error: Python would keep the last one. So are NaN and Infinity, unless allowed.
+    """
+    constant = None if allow_nan else _refuse_constant
+    return json.loads(data.decode("utf-8-sig"), parse_constant=constant, object_pairs_hook=_distinct)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f'the key "{one_line(twice, 40)}" is there twice')
+    return value
 
 
 def safe_name(name: object, where: str) -> str:

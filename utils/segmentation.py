@@ -1,6 +1,7 @@
 """Segmentations as annotation files give them -- polygons, run lengths, .mat files -- checked, and drawn as masks."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +18,48 @@ MAX_RUN_CHARACTERS = 1_000_000
 _REMEDY = "mend or leave out the annotation"
 
 
+def whole_number(value: Any) -> int | None:
+    """A whole number as int, also of 72.0, "72" and "72.0"; None for anything else."""
+    if type(value) is int:
+        return value
+    if type(value) is float:
+        return int(value) if value.is_integer() else None
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,20}(\.0*)?\s*", value):
+        return int(value.partition(".")[0])
+    return None
+
+
 def checked_size(height: Any, width: Any, where: str) -> tuple[int, int]:
     """(height, width) in pixels if they are an image's. Raises InputError beginning with `where`."""
-    sides = [side if type(side) is int else 0 for side in (height, width)]
+    sides = [whole_number(side) or 0 for side in (height, width)]
     if not all(0 < side <= MAX_IMAGE_SIDE for side in sides) or math.prod(sides) > MAX_IMAGE_PIXELS:
         raise InputError(f"{where}: the height and width given are not those of an image; {_REMEDY}")
     return sides[0], sides[1]
 
 
 def checked_segmentation(segmentation: Any, size: tuple[int, int], where: str) -> list | dict:
-    """A COCO segmentation that is safe to draw at `size`: polygons as they are, run lengths as a list of counts.
+    """A COCO segmentation that is safe to draw at `size`: polygons, run lengths as a list of counts.
 
-    Raises InputError beginning with `where`. SPEC section 3.
+    Polygons of fewer than three points are left out where others remain: they have no area, and COCO's own code draws
+    nothing for them. Raises InputError beginning with `where`.
     """
     try:
         if isinstance(segmentation, dict):
             return {"size": list(size), "counts": _checked_runs(segmentation, size)}
-        _check_polygons(segmentation, size)
-        return segmentation
+        return _checked_polygons(segmentation, size)
     except ValueError as error:
         raise InputError(f"{where}: {error}; {_REMEDY}") from error
 
 
-def _check_polygons(polygons: Any, size: tuple[int, int]) -> None:
+def _checked_polygons(polygons: Any, size: tuple[int, int]) -> list:
     if not isinstance(polygons, list) or not 0 < len(polygons) <= MAX_POLYGONS:
         raise ValueError("the segmentation is neither polygons nor run lengths")
-    outline = 0.0
     for polygon in polygons:
         if not isinstance(polygon, list) or not all(type(value) in (int, float) for value in polygon):
             raise ValueError("a polygon is not a list of numbers")
+    outline = 0.0
+    kept = [polygon for polygon in polygons if len(polygon) >= 6 or len(polygon) % 2]
+    for polygon in kept or polygons:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon has {len(polygon)} numbers; it takes x, y of three points or more")
         if not all(-MAX_IMAGE_SIDE <= value <= 2 * MAX_IMAGE_SIDE for value in polygon):
@@ -57,6 +71,7 @@ def _check_polygons(polygons: Any, size: tuple[int, int]) -> None:
         outline += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
     if outline > MAX_OUTLINE:
         raise ValueError("the polygons' outlines are too long to be an object's")
+    return kept
 
 
 def _checked_runs(rle: dict, size: tuple[int, int]) -> list[int]:
@@ -64,6 +79,8 @@ def _checked_runs(rle: dict, size: tuple[int, int]) -> list[int]:
         raise ValueError(f"the run lengths are not for the image's height and width, {size[0]} and {size[1]}")
     counts = rle.get("counts")
     if isinstance(counts, str):
+        if counts.startswith(("b'", 'b"')):
+            raise ValueError("the run lengths are Python's form of bytes, b'...': write counts.decode() to the file")
         counts = _unpacked_counts(counts)
     if not isinstance(counts, list) or not all(type(run) is int and run >= 0 for run in counts):
         raise ValueError("the run lengths are not whole numbers of pixels")
