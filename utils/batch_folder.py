@@ -24,8 +24,9 @@ META, VOCABULARY, LOCK = "meta.json", "vocabulary.txt", ".lock"
 TEXT_KEYS = ("text_batch", "sent_batch", "im_name_batch")
 OWN_FAMILY = "custom"  # the folder of data/ that batches of users' own data go to
 FILE_KEYS = ("image_file", "label_file")  # beside the texts, in the compact form
+SUMS_KEY = "crc32"  # beside these: of the image file and of the mask file, uint32 [2]; not in folders of version 1.0
 ARRAY_KEYS = ("im_batch", "mask_batch")  # beside the texts, in the reference's form
-_REMEDY = "move the folder away and build the batches again with build_batches.py"
+META_REMEDY = "move the folder away and build the batches again with build_batches.py"
 
 
 def is_plain_name(name: Any) -> bool:
@@ -96,15 +97,15 @@ def read_meta(folder: Path | str) -> dict | None:
     path = folder / META
     if not path.exists():
         return None
-    meta = read_json(path, "description of a batch folder", _REMEDY)
+    meta = read_json(path, "description of a batch folder", META_REMEDY)
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise InputError(f"{path}: does not describe a batch folder; {_REMEDY}")
+        raise InputError(f"{path}: does not describe a batch folder; {META_REMEDY}")
     if meta.get("version") != VERSION:
         version = one_line(meta.get("version"), 20)
-        raise InputError(f"{path}: is of version {version}, this program reads {VERSION}; {_REMEDY}")
+        raise InputError(f"{path}: is of version {version}, this program reads {VERSION}; {META_REMEDY}")
     fault = _fault(meta)
     if fault:
-        raise InputError(f"{path}: has no valid {fault}; {_REMEDY}")
+        raise InputError(f"{path}: has no valid {fault}; {META_REMEDY}")
     return meta
 
 
@@ -270,5 +271,5 @@ def reference_dataset(folder: Path, split: str) -> tuple[str, int]:
     names = {path.stem for path in batches.glob(f"*_{split}_*.npz")}
     dataset = min(names, default="").rpartition(f"_{split}_")[0]
     if not names or any(f"{dataset}_{split}_{i}" not in names for i in range(len(names))):
-        raise InputError(f"{batches}: its npz files are not numbered from 0 without a gap; {_REMEDY}")
+        raise InputError(f"{batches}: its npz files are not numbered from 0 without a gap; {META_REMEDY}")
     return safe_name(dataset, f"{batches}: a file in it"), len(names)
