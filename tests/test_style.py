@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MAX_FILE_LINES = 300
+MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 40  # from `def` to the last line, the docstring's lines not counted
 USERS_FOLDERS = {"data", "external", "weights"}  # only their README is ours
 GENERATED_FOLDERS = {"demo", "runs"}

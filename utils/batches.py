@@ -33,7 +33,6 @@ from utils.safe_io import BUILD_REMEDY, read_image, read_mask_png, read_npz, saf
 from utils.text import TEXT_LENGTH
 
 
-
 class BatchSplit:
     """The expressions of one split of a batch folder, by index, in the order of the annotations.
 

@@ -101,7 +101,7 @@ def sync_file_system(folder: Path) -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
 
 
-def lock(file: IO, operation: int) -> None:
+def lock_file(file: IO, operation: int) -> None:
     """fcntl.flock; where the file system has no locks, a warning once. Raises BlockingIOError with LOCK_NB."""
     try:
         fcntl.flock(file, operation)
@@ -210,7 +210,8 @@ def read_npz(
 ) -> dict[str, np.ndarray]:
     """The arrays `required_keys` of an npz file, in C order and native byte order; others are not even unpacked.
 
-    Of `optional_keys` those that it has. The archive's check sums are compared. Raises InputError for a missing file or key, pickled objects, and sizes that do not fit what the file holds.
+    Of `optional_keys` those that it has. The archive's check sums are compared.
+    Raises InputError for a missing file or key, pickled objects, and sizes that do not fit what the file holds.
     """
     with refusing(path, "npz file", remedy):
         _check_size(path, MAX_NPZ_BYTES, "npz file", remedy)
