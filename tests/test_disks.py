@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.builder import batches, build_fixture, tiny_fixture, tree  # noqa: F401
-from utils import batch_folder, safe_io
+from utils import batch_folder, file_system
 from utils import build as build_module
 from utils.batches import BatchSplit
 from utils.errors import InputError
+from utils.file_system import lock_file
 from utils.run_folder import RunFolder
-from utils.safe_io import atomic_write, lock_file
+from utils.safe_io import atomic_write
 
 
 @pytest.mark.parametrize("form", [[], ["--self_contained"]])
@@ -86,11 +87,11 @@ def test_a_file_system_without_locks(tiny, build, monkeypatch, capsys, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    safe_io._warn_of_no_locks.cache_clear()
+    file_system._warn_of_no_locks.cache_clear()
     code, _, error = build(tiny)
     assert code == 0 and error.count("\n") == 1 and "has no locks" in error
     RunFolder(tiny / "weights/a", "unc", lock=True)
-    safe_io._warn_of_no_locks.cache_clear()
+    file_system._warn_of_no_locks.cache_clear()
     RunFolder(tiny / "weights/b", "unc", lock=True)
     assert capsys.readouterr().err.count("has no locks") == 1
     with (tiny / "x").open("w") as file:

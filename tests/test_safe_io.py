@@ -329,7 +329,6 @@ def _joined(*bands: object) -> Image.Image:
         (Image.fromarray(MASK * np.uint8(255)), {}),
         (Image.fromarray(MASK.astype(np.uint16)), {}),
         (Image.fromarray(MASK * np.uint16(256)), {}),
-        (Image.fromarray(MASK.astype(np.int32)), {}),
         (_palette(255, 8), {}),
         (_palette(0, 8), {}),
         (_palette(255, 1), {"bits": 1}),

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from utils.errors import InputError, one_line
+from utils.file_system import lock_file
 from utils.refer import DATASETS
-from utils.safe_io import TEMPORARY_PREFIX, lock_file, read_json, safe_name, write_json
+from utils.safe_io import TEMPORARY_PREFIX, read_json, safe_name, write_json
 from utils.text import TEXT_LENGTH, Vocabulary
 
 FORMAT, VERSION = "restr-batches", 1

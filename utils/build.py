@@ -33,11 +33,12 @@ from utils.batch_folder import (
 from utils.build_plan import Job, plan, split_entry
 from utils.custom import OwnData
 from utils.errors import InputError
+from utils.file_system import sync_file_system
 from utils.geometry import fit_inside, pad, resize_image, resize_mask
 from utils.png import encode_png
 from utils.refer import DATASETS, read_refs
 from utils.refs import Ref
-from utils.safe_io import MAX_IMAGE_BYTES, atomic_write, read_bytes, read_image, sync_file_system
+from utils.safe_io import MAX_IMAGE_BYTES, atomic_write, read_bytes, read_image
 from utils.text import Vocabulary, tokenize
 from utils.workers import run_all
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from utils.errors import InputError
-from utils.safe_io import TEMPORARY_PREFIX, lock_file
+from utils.file_system import lock_file
+from utils.safe_io import TEMPORARY_PREFIX
 
 T = TypeVar("T")
 

@@ -5,9 +5,6 @@ allocates what a header merely claims.
 """
 
 import contextlib
-import ctypes
-import errno
-import fcntl
 import io
 import json
 import math
@@ -15,13 +12,11 @@ import os
 import secrets
 import stat
 import struct
-import sys
 import threading
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from utils.errors import InputError, naming, one_line
+from utils.file_system import opened_folder
 
 MEBIBYTE = 2**20
 MAX_JSON_BYTES = 64 * MEBIBYTE
@@ -77,44 +73,8 @@ def atomic_write(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[b
             raise
     if durable:
         for folder in path.absolute().parents:  # new ones among them are durable when the folder above them is
-            with contextlib.suppress(OSError), _opened_folder(folder) as handle:  # not every file system can
+            with contextlib.suppress(OSError), opened_folder(folder) as handle:  # not every file system can
                 os.fsync(handle)
-
-
-@contextlib.contextmanager
-def _opened_folder(folder: Path) -> Iterator[int]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def sync_file_system(folder: Path) -> None:
-    """Wait until the disk has all that was written to the file system of `folder`. Raises OSError."""
-    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    if syncfs is None:  # not Linux
-        os.sync()
-        return
-    with _opened_folder(folder) as handle:
-        if syncfs(handle):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
-
-
-def lock_file(file: IO, operation: int) -> None:
-    """fcntl.flock; where the file system has no locks, a warning once. Raises BlockingIOError with LOCK_NB."""
-    try:
-        fcntl.flock(file, operation)
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-            raise
-        _warn_of_no_locks()
-
-
-@cache
-def _warn_of_no_locks() -> None:
-    fault = "its file system has no locks, so that two runs into one folder are not kept apart: start only one"
-    print(f"warning: {fault}", file=sys.stderr)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
