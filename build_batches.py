@@ -4,7 +4,8 @@
     python build_batches.py -d unc -t val --img-size 480
 
 This reads data/ and external/ below --root and writes data/mscoco/unc_480_batch/. An interrupted build goes on where it
-stopped when the same command is run again. On a cluster, `--shard i/n` for i = 1 .. n builds the parts of a split.
+stopped when the same command is run again; with --verify it reads what was built instead. On a cluster, `--shard i/n`
+for i = 1 .. n builds the parts of a split.
 Your own data (docs/CUSTOM_DATA.md) go to data/custom/NAME_480_batch/:
 
     python build_batches.py -d NAME --refs FILE.jsonl -t train
@@ -17,19 +18,23 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker process fills one core; set before NumPy is loaded
 
-from utils.batch_folder import MAX_CANVAS_SIDE, is_plain_name
+from utils.batch_folder import MAX_CANVAS_SIDE, folder_path, is_plain_name
 from utils.build import BuildOptions, build
 from utils.custom import add_own_data, own_data
 from utils.errors import ArgumentParser, InputError, run_main
 from utils.refer import DATASETS, NAMES, short_name
 from utils.workers import stop_in_order
 
+MAX_SHOWN = 1_000  # damaged files
 MUCH = 0.1  # share of unknown words; with the published vocabularies it is a few in a hundred
 
 
 def main() -> None:
-    options = parse()
+    options, verify = parse()
     stop_in_order()
+    if verify:
+        _verify(options)
+        return
     done = build(options)
     size = f"{done.bytes / 2**20:,.1f} MiB, {done.bytes / done.expressions / 1e3:,.1f} kB an expression"
     print(
@@ -64,7 +69,24 @@ def _vocabulary_remedy(options: BuildOptions) -> str:
     return f"give another --vocabulary, or move {path} away, make one of your own words ({command}) and build anew"
 
 
-def parse() -> BuildOptions:
+def _verify(options: BuildOptions) -> None:
+    from utils.verify import damage  # takes PyTorch, which a build does without
+
+    folder = folder_path(options.root, options.dataset, options.size)
+    faults = damage(folder, options.split, options.workers)
+    for fault in faults[:MAX_SHOWN]:
+        print(fault)
+    if faults:
+        more = f", of which the first {MAX_SHOWN} are" if len(faults) > MAX_SHOWN else ""
+        raise InputError(
+            f"{folder}: {len(faults):,} faults in {options.split}{more} named above: delete those files and run "
+            "the same command without --verify"
+        )
+    print(f"{folder}: all files of {options.split} are as they were written")
+
+
+def parse() -> tuple[BuildOptions, bool]:
+    """What to build, and whether only to verify it."""
     parser = ArgumentParser(description=__doc__)
     _add_what(parser.add_argument_group("what to build"))
     add_own_data(parser.add_argument_group("your own data"))
@@ -74,7 +96,10 @@ def parse() -> BuildOptions:
     npz = "write the reference's large npz files, each with image and mask"
     how.add_argument("--self_contained", action="store_true", help=npz)
     how.add_argument("--skip_empty", action="store_true", help="leave out empty expressions instead of stopping at one")
+    verify = "only read all files of a split that is complete and compare them with their check sums"
+    how.add_argument("--verify", action="store_true", help=verify)
     flags = vars(parser.parse_args())
+    verify = flags.pop("verify")
     if not is_plain_name(flags["split"]):
         raise InputError(f"-t {flags['split']!r}: a split's name has letters, digits and . _ + - only, at most 64")
     own = own_data(flags["dataset"], *(flags.pop(name) for name in ("refs", "instances", "images")))
@@ -82,7 +107,7 @@ def parse() -> BuildOptions:
         flags["dataset"] = short_name(flags["dataset"])
     if own:
         own.require_flags()
-    return BuildOptions(size=flags.pop("img_size"), own=own, **flags)
+    return BuildOptions(size=flags.pop("img_size"), own=own, **flags), verify
 
 
 def _add_what(group) -> None:

@@ -69,10 +69,8 @@ class ImageGroups(Dataset):
             if key not in numbers:
                 mask = self.split.mask(index)
                 if mask.shape != size:
-                    raise InputError(
-                        f"{self.split.name(index)}: the mask is {_shown(mask.shape)} and the image {_shown(size)} "
-                        "(height x width); delete both and build the batches of this split again"
-                    )
+                    shown = f"the mask is {_shown(mask.shape)} and the image {_shown(size)} (height x width)"
+                    raise self.split.broken(index, shown)
                 numbers[key] = len(masks)
                 masks.append(mask)
             targets.append(numbers[key])

@@ -100,7 +100,7 @@ def write_prediction(folder: Path, prediction: Prediction, threshold: float) -> 
 
 
 def _save(path: Path, picture: Image.Image) -> None:
-    with atomic_write(path) as file:
+    with atomic_write(path, durable=False) as file:
         if path.suffix == ".jpg":
             picture.save(file, "JPEG", quality=92)
         else:

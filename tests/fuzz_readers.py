@@ -218,25 +218,31 @@ def _weights(kind: str) -> Callable[[Path], Case]:
     return make
 
 
-def _encoded(kind: str, image: Image.Image) -> bytes:
+def _encoded(kind: str, image: Image.Image, **options) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, kind)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def image(folder: Path) -> Case:
     path = folder / "COCO_train2014_000000000001.jpg"
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (13, 9, 3), np.uint8))
-    pictures = [_encoded(kind, picture) for kind in ("JPEG", "PNG", "JPEG", "PNG", "GIF", "WEBP", "BMP", "PPM")]
+    pictures = [
+        _encoded(kind, picture) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "PPM", "TIFF", "JPEG2000", "AVIF")
+    ]
     pictures += [_encoded("PNG", picture.convert(mode)) for mode in ("P", "LA", "I;16")]
     pictures += [_encoded("JPEG", picture.convert(mode)) for mode in ("L", "CMYK")]
+    pictures += [_encoded("TIFF", picture, compression=way) for way in ("tiff_lzw", "tiff_adobe_deflate", "jpeg")]
     return Case(path, pictures, lambda: read_image(path))
 
 
 def mask(folder: Path) -> Case:
     path = folder / "7.png"
     drawn = Image.fromarray(np.eye(9, 12, dtype=bool))
-    return Case(path, [_encoded("PNG", drawn), _encoded("PNG", drawn.convert("L"))], lambda: read_mask_png(path))
+    forms = [_encoded("PNG", drawn.convert(mode)) for mode in ("1", "L", "P", "LA", "RGBA")]
+    return Case(
+        path, [*forms, _encoded("PNG", drawn.convert("RGB"), transparency=(0, 0, 0))], lambda: read_mask_png(path)
+    )
 
 
 def metrics(folder: Path) -> Case:

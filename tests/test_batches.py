@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from skimage import img_as_ubyte
 from skimage.transform import resize
 from torch.utils.data import DataLoader
 
+from eval.image_groups import ImageGroups
 from tests.tiny_set import VOCABULARY, make_tiny_set
 from utils.batch_folder import META, read_meta
 from utils.batches import BatchSplit, TrainDataset, collate
@@ -50,6 +52,64 @@ def refusal(action, *arguments) -> str:
 def rewrite(path, **arrays):
     with np.load(path) as old:
         np.savez(path, **{**old, **arrays})
+
+
+def without_sums(folder):
+    """The folder as version 1.0 wrote it."""
+    for path in folder.glob("*_batch/*.npz"):
+        with np.load(path) as old:
+            np.savez(path, **{key: old[key] for key in old if key != "crc32"})
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["bytes"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def test_a_folder_of_version_1_0_without_sums_is_read(built, folder):
+    without_sums(folder)
+    old, new = (BatchSplit(each, "train") for each in (folder, built["compact"]))
+    for i in range(len(new)):
+        assert all(np.array_equal(a, b) for a, b in zip(old.sample(i), new.sample(i), strict=True))
+
+
+def test_sums_are_those_of_the_files(built):
+    for split in ("train", "val"):
+        for path in (built["compact"] / f"{split}_batch").iterdir():
+            with np.load(path) as stored:
+                for kind, crc32 in zip(("image", "label"), stored["crc32"], strict=True):
+                    file = built["compact"] / f"{split}_{kind}" / stored[f"{kind}_file"].item()
+                    assert crc32 == zlib.crc32(file.read_bytes())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("split", ["train", "val"])  # masks are PNGs, photographs of val the JPEGs
+def test_no_flipped_bit_goes_unnoticed(built, tmp_path, form, split):
+    """In what training and evaluation read; of an npz at least nothing that is read is another."""
+    folder, random = shutil.copytree(built[form], tmp_path / "copy"), np.random.default_rng(5)
+    whole = BatchSplit(folder, split)
+    expected = whole.sample(0), whole.text(0)[0]
+    for kind in ("image", "label", "batch"):
+        path = folder / f"{split}_{kind}" / {"batch": f"Gref_{split}_0.npz"}.get(kind, "")
+        if path.is_dir():
+            path = path / whole._entry(0)[f"{kind}_file"].item()
+        if not path.exists():
+            continue
+        content = path.read_bytes()
+        for bit in random.choice(8 * len(content), 100, replace=False).tolist():
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            sample, data = TrainDataset(BatchSplit(folder, split))[0], BatchSplit(folder, split)
+            (group,) = [ImageGroups(data, [[0]])[0]]
+            if kind == "batch" and not isinstance(sample, InputError):
+                (image, mask), ids = expected
+                assert (
+                    np.array_equal(sample["image"].permute(1, 2, 0), image) and sample["ids"].tolist() == ids.tolist()
+                )
+                assert np.array_equal(sample["mask"][0], mask)
+                continue
+            for error in (sample, group):
+                assert str(path) in str(error) and isinstance(error, InputError), bit
+        path.write_bytes(content)
 
 
 def test_what_a_split_says(built):
@@ -199,7 +259,8 @@ def test_another_number_of_expressions_than_meta_has(built, tmp_path, form, spli
     (folder / "meta.json").write_text(json.dumps(meta))
     message = refusal(BatchSplit, folder, split)
     assert f"Gref_{split}_{min(count, 20)}.npz: is {'there' if count < 20 else 'not there'}" in message
-    assert f"counts {count} expressions" in message and f"-t {split} --img-size 48" in message
+    remedy = "move the folder away" if count < 20 else f"-t {split} --img-size 48"
+    assert f"counts {count} expressions" in message and remedy in message
 
 
 def test_the_last_files_are_gone(built, tmp_path):
@@ -267,6 +328,7 @@ def test_npz_that_cannot_be(folder, change):
 
 
 def test_pictures_that_do_not_fit(folder):
+    without_sums(folder)
     shutil.copy(folder / "train_label/1.png", folder / "train_label/0.png")  # of another image
     assert "36 x 48 but the mask 48 x 36" in refusal(BatchSplit(folder, "train").sample, 0)
     name = "COCO_train2014_000000000000"  # now those of the evaluation split, larger than the canvas

@@ -176,7 +176,7 @@ def test_same_folder_over_workers_and_shards(tiny, tmp_path, build):
     for split, root in (("val", tiny), ("val", roots[0]), ("val", roots[1])):
         assert build(root, "Gref", split)[0] == 0
     expected = tree(batches(tiny))
-    assert len(expected) == 3 + 2 * (5 + 10 + 20)  # meta, vocabulary, lock; images, masks, expressions
+    assert len(expected) == 5 + 2 * (5 + 10 + 20)  # meta, vocabulary, locks; images, masks, expressions
     assert all(tree(batches(root)) == expected for root in roots)
 
 

@@ -1,5 +1,6 @@
 """build_batches.py on bad input: one line that names the file and the remedy, exit code 2, nothing half-written."""
 
+import fcntl
 import json
 import resource
 import shutil
@@ -151,12 +152,12 @@ def other_image(root):
 
 
 @pytest.mark.parametrize("change", [other_outline, other_image])
-@pytest.mark.parametrize("shard", ["1/1", "1/2"])
-def test_other_annotations_do_not_go_into_a_folder_that_was_begun(tiny, build, change, shard):
-    assert build(tiny, "Gref", "train", "--shard", shard)[0] == 0
+@pytest.mark.parametrize(("first", "then"), [("1/1", "1/1"), ("1/1", "1/2"), ("1/2", "2/2")])
+def test_other_annotations_do_not_go_into_a_folder_that_was_begun(tiny, build, change, first, then):
+    assert build(tiny, "Gref", "train", "--shard", first)[0] == 0
     before = tree(batches(tiny))
     change(tiny)
-    code, _, error = build(tiny)
+    code, _, error = build(tiny, "Gref", "train", "--shard", then)
     assert code == 2 and error.count("\n") == 1 and "other expressions, outlines or images" in error
     assert tree(batches(tiny)) == before
     for kind in ("batch", "image", "label"):  # as the message asks
@@ -174,13 +175,33 @@ def test_a_build_goes_on_when_the_broken_image_is_mended(tiny, build):
     instances = tiny / "external/refer/data/refcocog/instances.json"
     annotations = instances.read_bytes()
     other_outline(tiny)
-    code, _, error = build(tiny)
+    code, _, error = build(tiny, "Gref", "train", "--shard", "1/2")
     assert code == 2 and "other expressions, outlines or images" in error  # annotations are compared all the same
     instances.write_bytes(annotations)
-    assert build(tiny)[0] == 0
+    code, output, _ = build(tiny)
+    assert code == 0 and "built anew" not in output
     mended = tree(batches(tiny))
     shutil.rmtree(batches(tiny))
     assert build(tiny)[0] == 0 and tree(batches(tiny)) == mended
+
+
+@pytest.mark.parametrize("fix", [other_outline, blank_expression])
+def test_the_same_command_goes_on_when_an_annotation_is_fixed(tiny, build, fix):
+    """What the first build left is removed; not while another build is at it."""
+    truncate_jpeg(tiny)
+    assert build(tiny)[0] == 2 and any((batches(tiny) / "train_batch").iterdir())
+    Image.new("RGB", (48, 80)).save(tiny / "data/coco/images/train2014/COCO_train2014_000000000003.jpg")
+    edit_instances(tiny, lambda value: value["images"][3].update(height=80, width=48))
+    fix(tiny)
+    with (batches(tiny) / ".train.lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        code, _, error = build(tiny, "Gref", "train", "--skip_empty")
+        assert code == 2 and "another build is at its split train" in error and error.count("\n") == 1
+    code, output, _ = build(tiny, "Gref", "train", "--skip_empty")
+    assert code == 0 and output.count("built anew") == 1
+    fixed = tree(batches(tiny))
+    shutil.rmtree(batches(tiny))
+    assert build(tiny, "Gref", "train", "--skip_empty")[0] == 0 and tree(batches(tiny)) == fixed
 
 
 def test_empty_masks_are_counted(tiny, build):

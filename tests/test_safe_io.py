@@ -19,6 +19,7 @@ from utils.safe_io import (
     atomic_write,
     read_bytes,
     read_image,
+    read_image_size,
     read_json,
     read_mask_png,
     read_npy,
@@ -218,13 +219,14 @@ def test_exif_orientation_is_ignored():
     assert read_image(encoded(Image.fromarray(pixels(8, 4, 3)), "JPEG", exif=exif)).shape == (8, 4, 3)
 
 
-def png_claiming(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
+
+def png_claiming(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body
+    body = png_chunk(b"IDAT", zlib.compress(bytes(1000))) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + body
 
 
 @pytest.mark.parametrize("size", [(60_000, 60_000), (MAX_IMAGE_SIDE + 1, 1), (10_000, 10_000), (0, 0), (2**31, 2**31)])
@@ -240,17 +242,124 @@ def test_damaged_images_are_refused(tmp_path):
     assert refused(read_image, path) == f"{path}: is truncated, damaged or no image; download it again"
     for data in (b"", b"not an image", whole[:3], encoded(Image.fromarray(pixels(9, 9)))[:-30]):
         assert "x.jpg" in refused(read_image, data, "x.jpg")
-    for options in ({}, {"compression": "tiff_lzw"}):  # libtiff prints what it dislikes
-        refused(read_image, encoded(Image.fromarray(pixels(9, 9)), "TIFF", **options))
     refused(read_image, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")  # would be handed to another program
 
 
-def test_masks_from_png(tmp_path):
-    mask = pixels(5, 9) > 128
-    for image in (Image.fromarray(mask), Image.fromarray(mask.astype(np.uint8)), Image.fromarray(mask * np.uint8(255))):
-        read = read_mask_png(write(tmp_path / "m.png", encoded(image)))
-        assert read.dtype == bool
-        np.testing.assert_array_equal(read, mask)
+@pytest.mark.parametrize(
+    ("kind", "options", "modes"),
+    [
+        ("TIFF", {}, ["RGB", "L", "I;16", "1", "P", "RGBA", "CMYK"]),
+        ("TIFF", {"compression": "tiff_lzw"}, ["RGB", "L", "I;16"]),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}, ["RGB", "L", "I;16"]),
+        ("JPEG2000", {"irreversible": False}, ["RGB", "L", "RGBA", "I;16"]),
+        ("AVIF", {"quality": 100, "subsampling": "4:4:4"}, ["RGB"]),
+    ],
+)
+def test_other_formats_are_read_as_a_png_of_the_same_pixels(tmp_path, kind, options, modes):
+    for mode in modes:
+        image = Image.fromarray(pixels(40, 30, 3)).convert("L" if mode == "I;16" else mode)
+        if mode == "I;16":
+            image = Image.fromarray(np.asarray(image).astype(np.uint16) * 200 + 7)
+        path = write(tmp_path / "x.tif", encoded(image, kind, **options))
+        expected = read_image(encoded(image.convert("RGB") if mode == "CMYK" else image))
+        np.testing.assert_allclose(read_image(path).astype(int), expected, atol=12 if kind == "AVIF" else 0)
+        assert read_image_size(path) == (40, 30)
+
+
+def test_of_many_pages_the_first_counts_and_floats_are_refused(tmp_path, capfd):
+    first, second = (Image.fromarray(pixels(8, side, 3)) for side in (9, 12))
+    stack = encoded(first, "TIFF", save_all=True, append_images=[second])
+    np.testing.assert_array_equal(read_image(stack), np.asarray(first))
+    floats = write(tmp_path / "x.tif", encoded(Image.fromarray(pixels(8, 9).astype(np.float32)), "TIFF"))
+    assert "floating-point" in refused(read_image, floats)
+    cut = encoded(first, "TIFF", compression="tiff_adobe_deflate")
+    refused(read_image, cut.replace(cut[20:60], bytes(40)))  # libtiff prints what it dislikes
+    os.write(2, b"x")
+    assert capfd.readouterr().err == "x"
+
+
+def png_with(image: Image.Image, *chunks: bytes) -> bytes:
+    """The chunks put in before the pixels."""
+    data = encoded(image)
+    place = data.index(b"IDAT") - 4
+    return data[:place] + b"".join(chunks) + data[place:]
+
+
+def test_texts_of_any_length_in_a_png_are_left_out(tmp_path):
+    """Pillow refuses what unpacks to more than a MB."""
+    image, text = Image.fromarray(pixels(20, 30, 3)), b"x" * 2**22
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    chunks = [
+        png_chunk(b"zTXt", b"prompt\0\0" + zlib.compress(text)),
+        png_chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(text)),
+        png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(text)),
+        png_chunk(b"tEXt", b"parameters\0" + text),
+        png_chunk(b"eXIf", orientation.tobytes()[6:]),
+    ]
+    for i in range(len(chunks) + 1):
+        path = write(tmp_path / "x.png", png_with(image, *(chunks[i : i + 1] or chunks * 20)))
+        np.testing.assert_array_equal(read_image(path), np.asarray(image))
+        np.testing.assert_array_equal(read_mask_png(path), np.asarray(image).any(axis=2))
+        assert read_image_size(path) == (20, 30)
+    assert read_image(path, upright=True).shape == (30, 20, 3)
+
+
+MASK = pixels(5, 9) > 128
+
+
+def _palette(first: int, bits: int) -> Image.Image:
+    """Index 0 outside, whatever its colour."""
+    image = Image.fromarray(MASK.astype(np.uint8) * (1 if bits == 1 else 3), "P")
+    image.putpalette([first] * 3 + [255 - first] * 3 + [0] * 3 * 254)
+    return image
+
+
+def _joined(*bands: object) -> Image.Image:
+    """Bands of 8 bits: arrays of the mask's size, or one value."""
+    stacked = [np.broadcast_to(np.asarray(band, np.uint8), MASK.shape) for band in bands]
+    return Image.fromarray(np.ascontiguousarray(np.stack(stacked, 2)))
+
+
+@pytest.mark.parametrize(
+    ("image", "options"),
+    [
+        (Image.fromarray(MASK), {}),
+        (Image.fromarray(MASK.astype(np.uint8)), {}),
+        (Image.fromarray(MASK * np.uint8(255)), {}),
+        (Image.fromarray(MASK.astype(np.uint16)), {}),
+        (Image.fromarray(MASK * np.uint16(256)), {}),
+        (_palette(255, 8), {}),
+        (_palette(0, 8), {}),
+        (_palette(255, 1), {"bits": 1}),
+        (_palette(0, 8), {"transparency": 0}),
+        (_palette(0, 8), {"transparency": bytes([9, 0, 255, 200])}),
+        (_joined(0, 0, MASK), {}),  # ids as colours
+        (_joined(255, 255, 255, MASK * 255), {}),  # cut out of white
+        (_joined(0, 0, 0, MASK), {}),
+        (_joined(9 * MASK, 0, 0, 255), {}),  # alpha says nothing
+        (_joined(9 * MASK, 0, 0, 0), {}),
+        (_joined(9 * MASK, 0, 0, 255 - MASK), {}),  # seen everywhere
+        (_joined(255, 255 * MASK), {}),
+        (_joined(MASK, 255), {}),
+        (_joined(MASK, MASK, MASK), {"transparency": (0, 0, 0)}),
+        (_joined(255 * MASK, 200, 200), {"transparency": (0, 200, 200)}),
+        (Image.fromarray(np.where(MASK, 0, 255).astype(np.uint8)), {"transparency": 255}),
+        (Image.fromarray(~MASK), {"transparency": 255}),
+    ],
+)
+def test_a_mask_is_what_the_png_says(tmp_path, image, options):
+    read = read_mask_png(write(tmp_path / "m.png", encoded(image, **options)))
+    assert read.dtype == bool and set(np.unique(read.view(np.uint8))) <= {0, 1}
+    np.testing.assert_array_equal(read, MASK)
+
+
+def test_masks_of_16_bit_colours_and_of_other_formats_are_refused(tmp_path):
+    row = b"\0" + struct.pack(">6H", 0, 0, 1, 0, 0, 0)  # filter; id 1, of which Pillow reads 0
+    deep = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)) + png_chunk(b"IDAT", zlib.compress(row))
+    path = write(tmp_path / "m.png", b"\x89PNG\r\n\x1a\n" + deep + png_chunk(b"IEND", b""))
+    assert "colours of 16 bits" in refused(read_mask_png, path)
+    refused(read_mask_png, write(path, encoded(Image.fromarray(MASK), "JPEG")))  # its edges are not those of the mask
 
 
 # Mutations

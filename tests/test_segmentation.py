@@ -1,6 +1,9 @@
 """Masks from polygons, run lengths and .mat files, against slow plain forms, and what is refused of them."""
 
 import io
+import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from utils import mat_file
+from utils.mat_file import read_mat
 from utils.refs import left_out_polygons
 from utils.segmentation import checked_segmentation, checked_size, draw, read_mat_mask
 
@@ -168,8 +171,56 @@ def test_other_mat_files_are_refused(tmp_path):
         refused(read_mat_mask, write(path, data))
 
 
-def test_a_mat_bomb_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(mat_file, "MAX_MAT_UNPACKED", 10_000)
-    whole = mat({"bomb": np.zeros((400, 400)), "segimg_t": np.zeros((4, 4))}, do_compression=True)
-    assert len(whole) < 3_000
-    assert "unpacks to more than 10,000 bytes" in refused(read_mat_mask, write(tmp_path / "1.mat", whole))
+MAT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+
+
+def mat_by_hand(
+    order: str, kind: int, shape: tuple[int, int], values: bytes, flags=9, count=None, packed=False
+) -> bytes:
+    """A file of version 5 as its description says, in either byte order; `count`: of the values' bytes, as claimed."""
+
+    def part(number: int, content: bytes, claimed: int | None = None) -> bytes:
+        padding = bytes(-len(content) % 8)
+        return struct.pack(f"{order}2I", number, len(content) if claimed is None else claimed) + content + padding
+
+    body = part(6, struct.pack(f"{order}2I", flags, 0)) + part(5, struct.pack(f"{order}2i", *shape))
+    element = part(14, body + part(1, b"segimg_t") + part(kind, values, count))
+    if packed:
+        deflated = zlib.compress(element)
+        element = struct.pack(f"{order}2I", 15, len(deflated)) + deflated
+    return b"MATLAB 5.0".ljust(124) + (b"\x00\x01IM" if order == "<" else b"\x01\x00MI") + element
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("packed", [False, True])
+def test_mat_files_of_either_byte_order_and_every_type(tmp_path, order, packed):
+    image = np.random.default_rng(4).integers(0, 3, (37, 23))
+    for kind, dtype in MAT_TYPES.items():
+        values = image.astype(order + dtype).tobytes("F")
+        read = read_mat(
+            write(tmp_path / "1.mat", mat_by_hand(order, kind, (37, 23), values, packed=packed)), "segimg_t", ""
+        )
+        np.testing.assert_array_equal(read, image)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "flags", "count", "words"),
+    [
+        (2, (60_000, 60_000), 9, 2**31, "60000 x 60000"),
+        (2, (8_000, 8_000), 9, 64_000_000, ""),  # may be; the zeros go on beyond
+        (2, (20_000, 4_000), 9, None, "does not fit"),
+        (9, (8_000, 8_000), 6, 512_000_000, "does not fit"),  # 512 MB
+        (2, (-1, -1), 9, 1, "-1 x -1"),
+        *[(kind, (1, 1), 9, None, "does not fit") for kind in (0, 8, 10, 14, 15, 16, 19, 999, 0xFFFF)],
+        *[(2, (1, 1), flags, None, "something else") for flags in (0, 1, 2, 3, 4, 5, 16, 17, 255, 0x809)],
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_mat_headers_are_judged_before_anything_is_unpacked(tmp_path, kind, shape, flags, count, words, packed):
+    zeros = bytes(2**27 if packed and count else 1)
+    data = mat_by_hand("<", kind, shape, zeros, flags, count, packed)
+    tracemalloc.start()
+    message = refused(read_mat_mask, write(tmp_path / "1.mat", data))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert words in message and peak < (3e8 if count else 5e7)

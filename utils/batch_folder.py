@@ -6,13 +6,15 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from utils.errors import InputError, one_line
+from utils.file_system import lock_file
 from utils.refer import DATASETS
 from utils.safe_io import TEMPORARY_PREFIX, read_json, safe_name, write_json
 from utils.text import TEXT_LENGTH, Vocabulary
@@ -23,9 +25,11 @@ MAX_CANVAS_SIDE = 8_192  # pixels; no model takes more (models.config.LARGEST, w
 META, VOCABULARY, LOCK = "meta.json", "vocabulary.txt", ".lock"
 TEXT_KEYS = ("text_batch", "sent_batch", "im_name_batch")
 OWN_FAMILY = "custom"  # the folder of data/ that batches of users' own data go to
+SIZES = "bytes"  # of meta.json: of all files of each complete split; not in folders of version 1.0
 FILE_KEYS = ("image_file", "label_file")  # beside the texts, in the compact form
+SUMS_KEY = "crc32"  # beside these: of the image file and of the mask file, uint32 [2]; not in folders of version 1.0
 ARRAY_KEYS = ("im_batch", "mask_batch")  # beside the texts, in the reference's form
-_REMEDY = "move the folder away and build the batches again with build_batches.py"
+META_REMEDY = "move the folder away and build the batches again with build_batches.py"
 
 
 def is_plain_name(name: Any) -> bool:
@@ -77,6 +81,10 @@ class SplitFiles:
     def labels(self) -> Path:
         return self.folder / f"{self.split}_label"
 
+    @property
+    def folders(self) -> tuple[Path, Path, Path]:
+        return self.batches, self.images, self.labels
+
     def name(self, number: int) -> str:
         """The name of an expression: "unc_val_17"."""
         return f"{self.dataset}_{self.split}_{number}"
@@ -96,15 +104,15 @@ def read_meta(folder: Path | str) -> dict | None:
     path = folder / META
     if not path.exists():
         return None
-    meta = read_json(path, "description of a batch folder", _REMEDY)
+    meta = read_json(path, "description of a batch folder", META_REMEDY)
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise InputError(f"{path}: does not describe a batch folder; {_REMEDY}")
+        raise InputError(f"{path}: does not describe a batch folder; {META_REMEDY}")
     if meta.get("version") != VERSION:
         version = one_line(meta.get("version"), 20)
-        raise InputError(f"{path}: is of version {version}, this program reads {VERSION}; {_REMEDY}")
+        raise InputError(f"{path}: is of version {version}, this program reads {VERSION}; {META_REMEDY}")
     fault = _fault(meta)
     if fault:
-        raise InputError(f"{path}: has no valid {fault}; {_REMEDY}")
+        raise InputError(f"{path}: has no valid {fault}; {META_REMEDY}")
     return meta
 
 
@@ -131,6 +139,8 @@ def _fault(meta: dict) -> str | None:
         return "vocabulary"
     if not isinstance(splits, dict):
         return "splits"
+    if not isinstance(meta.get(SIZES, {}), dict):
+        return SIZES
     for split, entry in splits.items():
         counts = [entry.get(key) for key in ("refs", "expressions", "images")] if isinstance(entry, dict) else [None]
         if not is_plain_name(split) or not all(map(_is_count, counts)) or type(entry.get("complete")) is not bool:
@@ -171,8 +181,15 @@ def claim(folder: Path, wanted: dict, vocabulary: Vocabulary) -> None:
             write_json(folder / META, wanted)
         else:
             _require_same(folder, there, wanted)
-        if not (folder / VOCABULARY).exists():
+        if not _holds(folder / VOCABULARY, vocabulary):
             vocabulary.save(folder / VOCABULARY)
+
+
+def _holds(path: Path, vocabulary: Vocabulary) -> bool:
+    try:
+        return Vocabulary.load(path).sha256 == vocabulary.sha256
+    except InputError:  # it is not there, or damaged
+        return False
 
 
 def _require_same(folder: Path, there: dict, wanted: dict) -> None:
@@ -202,26 +219,67 @@ def texts_digest(texts: Iterable[tuple[str, str]]) -> str:
     return digest.hexdigest()
 
 
-def record_split(files: SplitFiles, entry: dict) -> None:
+@contextlib.contextmanager
+def begun_split(files: SplitFiles, entry: dict, sharded: bool) -> Iterator[dict]:
+    """Keep builds from other sources out of a split while the block runs; yields meta.json, which has the split.
+
+    What a build from other sources left half-done is removed first, unless this is one shard of many.
+    Raises InputError where the split was built from something else and stays.
+    """
+    with (files.folder / f".{files.split}{LOCK}").open("ab") as builds:
+        with _locked(files.folder):
+            meta = _there(files)
+            old = meta["splits"].get(files.split, {**entry, "complete": False})
+            if not _same_sources(old, entry) and any(path.exists() for path in files.folders):
+                _discard(files, builds, old, entry, sharded)
+            if not _same_sources(old, entry) or files.split not in meta["splits"]:
+                meta = _recorded(files, meta, entry, None)
+            lock_file(builds, fcntl.LOCK_SH)
+        yield meta
+
+
+def _discard(files: SplitFiles, builds: IO, old: dict, entry: dict, sharded: bool) -> None:
+    sources = "other expressions, outlines or images than there are now"
+    if old["complete"] or sharded:
+        names = ", ".join(path.name for path in files.folders)
+        raise InputError(
+            f"{files.folder}: its split {files.split} was built from {sources} ({old['expressions']:,} expressions "
+            f"then, {entry['expressions']:,} now), or by an earlier version; remove {names} there and run again"
+        )
+    try:
+        lock_file(builds, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fault = f"another build is at its split {files.split}, from {sources}; wait for it or stop it"
+        raise InputError(f"{files.folder}: {fault}") from None
+    for path in filter(Path.exists, files.folders):
+        shutil.rmtree(path)
+    print(f"{files.folder}: its split {files.split}, half-built from {sources}, is built anew")
+
+
+def record_split(files: SplitFiles, entry: dict, size: int | None) -> None:
     """Set a split's entry in meta.json. Several builds may do so at once; the result does not depend on their order.
 
-    Raises InputError where the split was begun from something else.
+    `size`: bytes of all its files; None: it is not complete.
     """
     with _locked(files.folder):
-        meta = read_meta(files.folder)
-        if meta is None:
-            raise InputError(f"{files.folder / META}: was removed while batches were built; run the same command again")
-        old = meta["splits"].get(files.split, entry)
-        folders = (files.batches, files.images, files.labels)
-        if not _same_sources(old, entry) and any(path.exists() for path in folders):
-            names = ", ".join(path.name for path in folders)
-            raise InputError(
-                f"{files.folder}: its split {files.split} was built from other expressions, outlines or images than "
-                f"there are now ({old['expressions']:,} expressions then, {entry['expressions']:,} now), or by an "
-                f"earlier version; remove {names} there and run again"
-            )
-        meta["splits"] = dict(sorted({**meta["splits"], files.split: entry}.items()))
-        write_json(files.folder / META, meta)
+        _recorded(files, _there(files), entry, size)
+
+
+def _there(files: SplitFiles) -> dict:
+    meta = read_meta(files.folder)
+    if meta is None:
+        raise InputError(f"{files.folder / META}: was removed while batches were built; run the same command again")
+    return meta
+
+
+def _recorded(files: SplitFiles, meta: dict, entry: dict, size: int | None) -> dict:
+    """meta.json with the split's entry, written."""
+    entry = {**entry, "complete": size is not None}
+    meta["splits"] = dict(sorted({**meta["splits"], files.split: entry}.items()))
+    sizes = {**meta.get(SIZES, {}), files.split: size}
+    meta[SIZES] = {split: size for split, size in sorted(sizes.items()) if size is not None}
+    write_json(files.folder / META, meta)
+    return meta
 
 
 def _same_sources(old: dict, new: dict) -> bool:
@@ -256,7 +314,7 @@ def _is_running(name: str) -> bool:
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: an empty hidden file, which stays. Whatever was half-written under it is removed."""
     with (folder / LOCK).open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock_file(file, fcntl.LOCK_EX)
         for stale in folder.glob(f"{TEMPORARY_PREFIX}*"):
             stale.unlink(missing_ok=True)
         yield
@@ -270,5 +328,5 @@ def reference_dataset(folder: Path, split: str) -> tuple[str, int]:
     names = {path.stem for path in batches.glob(f"*_{split}_*.npz")}
     dataset = min(names, default="").rpartition(f"_{split}_")[0]
     if not names or any(f"{dataset}_{split}_{i}" not in names for i in range(len(names))):
-        raise InputError(f"{batches}: its npz files are not numbered from 0 without a gap; {_REMEDY}")
+        raise InputError(f"{batches}: its npz files are not numbered from 0 without a gap; {META_REMEDY}")
     return safe_name(dataset, f"{batches}: a file in it"), len(names)

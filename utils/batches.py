@@ -17,6 +17,8 @@ from utils.batch_folder import (
     ARRAY_KEYS,
     FILE_KEYS,
     META,
+    META_REMEDY,
+    SUMS_KEY,
     TEXT_KEYS,
     SplitFiles,
     build_command,
@@ -27,10 +29,8 @@ from utils.batch_folder import (
 from utils.errors import InputError, one_line
 from utils.geometry import fit_inside, pad, resize_image, resize_mask
 from utils.refer import DATASETS
-from utils.safe_io import read_image, read_mask_png, read_npz, safe_name
+from utils.safe_io import BUILD_REMEDY, read_image, read_mask_png, read_npz, safe_name
 from utils.text import TEXT_LENGTH
-
-_REMEDY = "delete it and run build_batches.py again with the same flags"
 
 
 class BatchSplit:
@@ -75,8 +75,8 @@ class BatchSplit:
         last, beyond = self._files.npz(len(self) - 1), self._files.npz(len(self))
         if not last.exists() or beyond.exists():
             fault = f"{beyond}: is there" if last.exists() else f"{last}: is not there"
-            command = build_command(self.meta, self.split)
-            raise InputError(f"{fault}, but {META} counts {len(self):,} expressions; run: {command}")
+            remedy = META_REMEDY if last.exists() else f"run: {build_command(self.meta, self.split)}"
+            raise InputError(f"{fault}, but {META} counts {len(self):,} expressions; {remedy}")
 
     def __len__(self) -> int:
         return self._length
@@ -98,9 +98,9 @@ class BatchSplit:
         ids, sentences = entry["text_batch"], entry["sent_batch"]
         whole = ids.shape == (TEXT_LENGTH,) and ids.dtype.kind in "iu" and ids.min() >= 0
         if not whole or (self.words is not None and ids.max() >= self.words):
-            raise self._broken(i, f"text_batch is not {TEXT_LENGTH} ids of words of the vocabulary")
+            raise self.broken(i, f"text_batch is not {TEXT_LENGTH} ids of words of the vocabulary")
         if sentences.shape != (1,) or sentences.dtype.kind != "U":
-            raise self._broken(i, "sent_batch is not one sentence")
+            raise self.broken(i, "sent_batch is not one sentence")
         return ids.astype(np.int64), str(sentences[0]), self._string(i, entry, "im_name_batch")
 
     def image(self, i: int) -> np.ndarray:
@@ -115,7 +115,7 @@ class BatchSplit:
         """(image, mask) of expression i. Raises InputError also where their sizes disagree."""
         image, mask = self._raw_image(i), self._raw_mask(i)
         if image.shape[:2] != mask.shape:
-            raise self._broken(i, f"the image is {_shown(image)} but the mask {_shown(mask)} (height x width)")
+            raise self.broken(i, f"the image is {_shown(image)} but the mask {_shown(mask)} (height x width)")
         return self._placed(image, i), self._placed(mask, i)
 
     def ref(self, i: int) -> str:
@@ -139,30 +139,40 @@ class BatchSplit:
             raise IndexError(f"{self.folder}: {self.split} has {len(self)} expressions, not {i}")
         if self._last[0] != i:
             keys = TEXT_KEYS if self._self_contained else TEXT_KEYS + FILE_KEYS
-            self._last = i, read_npz(self._files.npz(i), keys)
+            self._last = i, read_npz(self._files.npz(i), keys, optional_keys=(SUMS_KEY,))
         return self._last[1]
 
     def _string(self, i: int, entry: dict[str, np.ndarray], key: str) -> str:
         if entry[key].size != 1 or entry[key].dtype.kind != "U":
-            raise self._broken(i, f"{key} is not a name")
+            raise self.broken(i, f"{key} is not a name")
         return safe_name(entry[key].item(), f"{self._files.npz(i)}: {key}")
 
     def _raw_image(self, i: int) -> np.ndarray:
         if self._self_contained:
             image = read_npz(self._files.npz(i), ARRAY_KEYS[:1])["im_batch"]
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise self._broken(i, "im_batch is not an image")
+                raise self.broken(i, "im_batch is not an image")
             return image
-        return read_image(self._files.images / self._string(i, self._entry(i), "image_file"), remedy=_REMEDY)
+        path = self._files.images / self._string(i, self._entry(i), "image_file")
+        return read_image(path, remedy=BUILD_REMEDY, crc32=self._sums(i)[0])
 
     def _raw_mask(self, i: int) -> np.ndarray:
         if self._self_contained:
             mask = read_npz(self._files.npz(i), ARRAY_KEYS[1:])["mask_batch"]
             if mask.dtype != bool or mask.ndim != 2:
-                raise self._broken(i, "mask_batch is not a mask")
+                raise self.broken(i, "mask_batch is not a mask")
             return mask
-        mask = read_mask_png(self._files.labels / self._string(i, self._entry(i), "label_file"), remedy=_REMEDY)
-        return mask.view(np.uint8) != 0  # Pillow's 1-bit pixels are 0 and 255, as whose bytes True is not 1
+        path = self._files.labels / self._string(i, self._entry(i), "label_file")
+        return read_mask_png(path, crc32=self._sums(i)[1])
+
+    def _sums(self, i: int) -> list[int | None]:
+        """CRC-32 of the image and of the mask file; of folders of version 1.0, which say none, [None, None]."""
+        sums = self._entry(i).get(SUMS_KEY)
+        if sums is None:
+            return [None, None]
+        if sums.shape != (2,) or sums.dtype.kind != "u":
+            raise self.broken(i, f"{SUMS_KEY} is not two sums")
+        return sums.tolist()
 
     def _placed(self, array: np.ndarray, i: int) -> np.ndarray:
         """Centred on the canvas, of which it has one side, if this is a train split."""
@@ -170,11 +180,12 @@ class BatchSplit:
             return array
         larger = max(n - m for n, m in zip(array.shape, self.image_size, strict=False))
         if self._self_contained or larger:
-            raise self._broken(i, f"an image or mask is {_shown(array)}, which {META} does not allow")
+            raise self.broken(i, f"an image or mask is {_shown(array)}, which {META} does not allow")
         return pad(array, self.image_size)
 
-    def _broken(self, i: int, fault: str) -> InputError:
-        return InputError(f"{self._files.npz(i)}: {one_line(fault)}; build the batches of this split again")
+    def broken(self, i: int, fault: str) -> InputError:
+        """The error of an expression whose files cannot be used. Built again, its image and mask are compared too."""
+        return InputError(f"{self._files.npz(i)}: {one_line(fault)}; {BUILD_REMEDY}")
 
 
 def _shown(array: np.ndarray) -> str:

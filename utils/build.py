@@ -10,6 +10,7 @@ import itertools
 import os
 import time
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from utils.batch_folder import (
+    SIZES,
+    SUMS_KEY,
     SplitFiles,
+    begun_split,
     claim,
     folder_path,
     is_train,
@@ -29,6 +33,7 @@ from utils.batch_folder import (
 from utils.build_plan import Job, plan, split_entry
 from utils.custom import OwnData
 from utils.errors import InputError
+from utils.file_system import sync_file_system
 from utils.geometry import fit_inside, pad, resize_image, resize_mask
 from utils.png import encode_png
 from utils.refer import DATASETS, read_refs
@@ -38,6 +43,8 @@ from utils.text import Vocabulary, tokenize
 from utils.workers import run_all
 
 _IMAGE_REMEDY = "download it again (data/README.md)"
+
+Sizes = dict[Path, dict[str, int]]  # folder -> name -> bytes
 
 
 @dataclass(frozen=True)
@@ -98,30 +105,56 @@ def build(options: BuildOptions) -> Summary:
     refs = options.read_refs()
     jobs = plan(refs, options.sources[0], options.skip_empty)
     folder = folder_path(options.root, options.dataset, options.size)
-    files = SplitFiles(folder, options.dataset, options.split)
+    files, sharded = SplitFiles(folder, options.dataset, options.split), options.shard != (1, 1)
     meta = new_meta(options.dataset, options.size, vocabulary, vocabulary_path.name, options.self_contained)
     claim(folder, meta, vocabulary)
     writer = Writer(files, options.size, vocabulary, options.self_contained, options.sources)
     entry = split_entry(jobs)
-    record_split(files, {**entry, "complete": not writer.missing(jobs)})
-    writer.prepare(sharded=options.shard != (1, 1))
-    number, shards = options.shard
-    mine = jobs[number - 1 :: shards]
-    todo = writer.missing(mine)
+    with begun_split(files, entry, sharded) as meta:
+        writer.prepare(sharded)
+        sizes, left, empty = _build(writer, meta, entry, jobs, options)
+    return _summary(writer, refs, jobs, sizes, left, empty, time.monotonic() - started)
+
+
+def _build(
+    writer: "Writer", meta: dict, entry: dict, jobs: list[Job], options: BuildOptions
+) -> tuple[Sizes, list[Job], list[list[int]]]:
+    """Write what the split lacks. Returns sizes of its files, the jobs that it still lacks, and what `write` returned.
+
+    Files that are empty, as a power cut leaves them, count as lacking; if others were cut off, which the sum of sizes
+    shows, all files are compared with what they have to be.
+    """
+    files, (number, shards) = writer.files, options.shard
+    was_complete = meta["splits"][files.split]["complete"]
+    sizes = writer.sizes()
+    lacking, mine = writer.missing(jobs, sizes), jobs[number - 1 :: shards]
+    cut = not lacking and was_complete and meta.get(SIZES, {}).get(files.split) not in (None, writer.total(jobs, sizes))
+    todo = mine if cut else writer.missing(mine, sizes)
+    if was_complete and (lacking or cut):
+        record_split(files, entry, None)
     done = sum(job.expressions() for job in mine) - sum(job.expressions() for job in todo)
     try:
         empty = run_all(writer.write, todo, options.workers, Job.expressions, done, files.name("*")[:-2])
     except InputError:  # a broken image or mask, which will be another file when it is mended
-        record_split(files, {**entry, "files_sha256": None, "complete": False})
+        record_split(files, {**entry, "files_sha256": None}, None)
         raise
-    left = writer.missing(jobs)
-    if not left:
-        record_split(files, {**entry, "complete": True})
-    return _summary(writer, refs, jobs, left, empty, time.monotonic() - started)
+    if todo:
+        sizes = writer.sizes()
+    left = writer.missing(jobs, sizes)
+    if not left and not (was_complete and not lacking and not cut):
+        sync_file_system(files.folder)
+        record_split(files, entry, writer.total(jobs, sizes))
+    return sizes, left, empty
 
 
 def _summary(
-    writer: "Writer", refs: list[Ref], jobs: list[Job], left: list[Job], empty: list[list[int]], seconds: float
+    writer: "Writer",
+    refs: list[Ref],
+    jobs: list[Job],
+    sizes: Sizes,
+    left: list[Job],
+    empty: list[list[int]],
+    seconds: float,
 ) -> Summary:
     texts = [numbered for job in jobs for _, pairs in job.refs for numbered in pairs]
     pieces = [tokenize(text) for _, text in texts]
@@ -134,7 +167,7 @@ def _summary(
         refs=sum(len(job.refs) for job in jobs),
         expressions=len(texts),
         images=len(jobs),
-        bytes=sum(item.stat().st_size for path in writer.folders for item in os.scandir(path)),
+        bytes=sum(sum(names.values()) for names in sizes.values()),
         seconds=seconds,
         missing=sum(job.expressions() for job in left),
         wordless=[name(i) for (i, _), words in zip(texts, pieces, strict=True) if not words],
@@ -157,8 +190,7 @@ class Writer:
 
     @cached_property
     def folders(self) -> tuple[Path, ...]:
-        files = self.files
-        return (files.batches,) if self.self_contained else (files.batches, files.images, files.labels)
+        return self.files.folders[:1] if self.self_contained else self.files.folders
 
     def prepare(self, sharded: bool) -> None:
         """Make the split's folders and remove what killed runs left half-written.
@@ -169,10 +201,17 @@ class Writer:
             folder.mkdir(exist_ok=True)
             remove_stale(folder, seconds=600 if sharded else 0)
 
-    def missing(self, jobs: list[Job]) -> list[Job]:
-        """The jobs of which a file is not there, by one listing of each folder."""
-        there = {path: set(os.listdir(path)) if path.is_dir() else set() for path in self.folders}  # noqa: PTH208
-        return [job for job in jobs if any(path.name not in there[path.parent] for path in self._paths(job))]
+    def sizes(self) -> Sizes:
+        """Bytes of the files that are there."""
+        return {folder: {item.name: item.stat().st_size for item in os.scandir(folder)} for folder in self.folders}
+
+    def missing(self, jobs: list[Job], sizes: Sizes) -> list[Job]:
+        """The jobs of which a file is not there, or is empty."""
+        return [job for job in jobs if not all(sizes[path.parent].get(path.name) for path in self._paths(job))]
+
+    def total(self, jobs: list[Job], sizes: Sizes) -> int:
+        """Bytes of all files of jobs that miss none."""
+        return sum(sizes[path.parent][path.name] for job in jobs for path in self._paths(job))
 
     def _paths(self, job: Job) -> Iterator[Path]:
         for ref, sentences in job.refs:
@@ -191,8 +230,9 @@ class Writer:
         return self.files.labels / f"{ref.ref_id}.png"
 
     def write(self, job: Job) -> list[int]:
-        """Write what is missing of a job. Returns the number of an expression of each ref whose mask is empty.
+        """Write the files of a job but those that are as they have to be.
 
+        Returns the number of an expression of each ref whose mask is empty.
         Raises InputError for a broken image or mask, and where sizes disagree.
         """
         data = read_bytes(job.image, MAX_IMAGE_BYTES, "image", _IMAGE_REMEDY)
@@ -202,7 +242,9 @@ class Writer:
         if fit:
             image = resize_image(image, fit)
         if not self.self_contained:
-            self._write_once(self._image_path(job), encode_png(image) if fit else data)
+            data = encode_png(image) if fit else data
+            self._write(self._image_path(job), data)
+            image_sum = zlib.crc32(data)
         empty = []
         for ref, sentences in job.refs:
             mask = self._mask(ref, original)
@@ -211,8 +253,10 @@ class Writer:
             if fit:
                 mask = resize_mask(mask, fit)
             if not self.self_contained:
-                self._write_once(self._label_path(ref), encode_png(mask))
+                label = encode_png(mask)
+                self._write(self._label_path(ref), label)
                 pictures = {"image_file": self._image_path(job).name, "label_file": self._label_path(ref).name}
+                pictures[SUMS_KEY] = np.array([image_sum, zlib.crc32(label)], np.uint32)
             elif fit:
                 pictures = {"im_batch": pad(image, self.size), "mask_batch": pad(mask, self.size)}
             else:
@@ -236,19 +280,17 @@ class Writer:
         )
 
     def _write_npz(self, number: int, ref: Ref, sentence: str, pictures: dict) -> None:
-        path = self.files.npz(number)
-        if path.exists():
-            return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the summary names expressions without words
             ids = self.vocabulary.ids(sentence, f"{self.sources[0]}: ref {ref.ref_id}")
         archive = io.BytesIO()  # in memory, as writing an archive goes back and forth in it
         np.savez(archive, text_batch=ids, sent_batch=[sentence], im_name_batch=ref.image_name, **pictures)
-        self._write_once(path, archive.getbuffer())
+        self._write(self.files.npz(number), archive.getvalue())
 
     @staticmethod
-    def _write_once(path: Path, data: bytes | memoryview) -> None:
-        if path.exists():
+    def _write(path: Path, data: bytes) -> None:
+        """Unless the file is so already: an earlier run may have written it, also with another zlib, or lost a part."""
+        if path.exists() and path.read_bytes() == data:
             return
-        with atomic_write(path) as file:
+        with atomic_write(path, durable=False) as file:
             file.write(data)

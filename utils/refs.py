@@ -33,8 +33,7 @@ class Ref:
             return draw(self.segmentation, self.size)
         if self.segmentation.suffix == ".mat":
             return read_mat_mask(self.segmentation)
-        mask = read_mask_png(self.segmentation, "save it again as PNG, 0 outside of the object")
-        return mask.view(np.uint8) != 0  # Pillow's 1-bit pixels are 0 and 255, as whose bytes True is not 1
+        return read_mask_png(self.segmentation, "save it again as PNG, 0 outside of the object")
 
 
 def checked_sentences(sentences: list[Any], where: str, remedy: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from utils.errors import InputError
+from utils.file_system import lock_file
 from utils.safe_io import TEMPORARY_PREFIX
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         self._lock = (path / ".lock").open("a")  # never empties what a link points to
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{path}: another run is training into it: choose another --exp_name") from None
         for half in path.glob(f"{TEMPORARY_PREFIX}*"):  # of a run that was killed while it saved

@@ -11,8 +11,11 @@ import math
 import os
 import secrets
 import stat
+import struct
+import threading
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +25,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from utils.errors import InputError, naming, one_line
+from utils.file_system import opened_folder
 
 MEBIBYTE = 2**20
 MAX_JSON_BYTES = 64 * MEBIBYTE
@@ -31,23 +35,26 @@ MAX_PACKING = 10  # of weights, which hardly pack at all
 MAX_IMAGE_BYTES = 256 * MEBIBYTE
 MAX_IMAGE_SIDE = 20_000  # pixels
 MAX_IMAGE_PIXELS = 80_000_000  # 240 MB as RGB
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM")  # none that starts another program or prints by itself
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF", "JPEG2000", "AVIF")  # none starts a program
 MAX_NAME_BYTES = 200  # leaves room for what is added to it; file systems stop at 255
 TEMPORARY_PREFIX = ".writing-"  # a killed process leaves such files behind; they can be removed
 
-_NPZ_REMEDY = "build the batches again with build_batches.py"
+BUILD_REMEDY = "delete it and run build_batches.py again with the same flags"
 _IMAGE_REMEDY = "download it again"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_EXTRAS = (b"tRNS", b"eXIf")  # of the chunks that a PNG can do without, those that change what is read
+_stderr_lock = threading.Lock()
 
 # Pillow warns of what is refused here anyway, and of damaged metadata, which nothing here reads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, durable: bool = False) -> Iterator[IO[bytes]]:
+def atomic_write(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[bytes]]:
     """Yield a binary file that becomes `path` only when the block ends without an exception.
 
-    The temporary stands in the same folder under a hidden name of its own and is removed on failure. `durable` also
-    waits until the disk has it. Raises OSError, which names `path`.
+    The temporary stands in the same folder under a hidden name of its own and is removed on failure. `durable`: the
+    disk has the content before the name appears, and the name at the end. Raises OSError, which names `path`.
     """
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
@@ -66,21 +73,15 @@ def atomic_write(path: str | os.PathLike, durable: bool = False) -> Iterator[IO[
                 error.filename = str(path)  # the name that the user knows
             raise
     if durable:
-        _sync_folder(path.parent)
+        for folder in path.absolute().parents:  # new ones among them are durable when the folder above them is
+            with contextlib.suppress(OSError), opened_folder(folder) as handle:  # not every file system can
+                os.fsync(handle)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_json(path: str | os.PathLike, value: Any, durable: bool = False) -> None:
-    """Write `value` as indented JSON, atomically. NaN and infinity are not JSON: ValueError."""
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write `value` as indented JSON, atomically and durably. NaN and infinity are not JSON: ValueError."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    with atomic_write(path, durable) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 
@@ -212,10 +213,14 @@ def safe_name(name: object, where: str) -> str:
 
 
 def read_npz(
-    path: str | os.PathLike, required_keys: tuple[str, ...], remedy: str = _NPZ_REMEDY
+    path: str | os.PathLike,
+    required_keys: tuple[str, ...],
+    remedy: str = BUILD_REMEDY,
+    optional_keys: tuple[str, ...] = (),
 ) -> dict[str, np.ndarray]:
     """The arrays `required_keys` of an npz file, in C order and native byte order; others are not even unpacked.
 
+    Of `optional_keys` those that it has. The archive's check sums are compared.
     Raises InputError for a missing file or key, pickled objects, and sizes that do not fit what the file holds.
     """
     with refusing(path, "npz file", remedy):
@@ -225,7 +230,8 @@ def read_npz(
             for key in required_keys:
                 if f"{key}.npy" not in members:
                     raise InputError(f"{path}: holds no {key}; {remedy}")
-            return {key: _unpacked(archive, f"{key}.npy") for key in required_keys}
+            keys = required_keys + tuple(key for key in optional_keys if f"{key}.npy" in members)
+            return {key: _unpacked(archive, f"{key}.npy") for key in keys}
 
 
 def _unpacked(archive: zipfile.ZipFile, member: str) -> np.ndarray:
@@ -285,15 +291,20 @@ def _whole_values(array: np.ndarray) -> np.ndarray:
 
 
 def read_image(
-    source: str | os.PathLike | bytes, name: object = None, remedy: str = _IMAGE_REMEDY, upright: bool = False
+    source: str | os.PathLike | bytes,
+    name: object = None,
+    remedy: str = _IMAGE_REMEDY,
+    upright: bool = False,
+    crc32: int | None = None,
 ) -> np.ndarray:
     """An image file, or its bytes, as uint8 H x W x 3, RGB in 0..255; see `to_rgb` for other kinds of pixels.
 
     Of an animation the first picture counts. `upright` turns it as its EXIF orientation says, for photographs; COCO's
-    masks are in the coordinates of the pixels as stored.
-    Raises InputError, naming `name` (default: the path), for what is no image, is damaged, empty or beyond MAX_IMAGE_*.
+    masks are in the coordinates of the pixels as stored. `crc32`: of the file's bytes, where it is known.
+    Raises InputError, naming `name` (default: the path), for what is no image, is damaged, has another sum, is empty
+    or beyond MAX_IMAGE_*.
     """
-    with _opened_image(source, name, remedy) as image:
+    with _opened_image(source, name, remedy, crc32) as image:
         return to_rgb(image, upright)
 
 
@@ -318,26 +329,98 @@ def read_image_size(path: str | os.PathLike, remedy: str = _IMAGE_REMEDY) -> tup
     """(height, width) that the head of an image file says, without decoding it. Raises InputError as `read_image`."""
     with refusing(path, "image", remedy):
         regular_file_size(path, remedy)
-        with open(path, "rb") as file, Image.open(file, formats=IMAGE_FORMATS) as image:  # noqa: PTH123
-            _check_pixels(path, *image.size)
-            return image.size[1], image.size[0]
+        with open(path, "rb") as file:  # noqa: PTH123
+            head = file.read(24)
+            if head.startswith(_PNG_SIGNATURE) and len(head) == 24:  # Pillow would unpack the texts before the pixels
+                width, height = struct.unpack(">II", head[16:])
+            else:
+                with Image.open(file, formats=IMAGE_FORMATS) as image:
+                    width, height = image.size
+        _check_pixels(path, width, height)
+        return height, width
 
 
-def read_mask_png(path: str | os.PathLike, remedy: str = _NPZ_REMEDY) -> np.ndarray:
-    """A mask file (1 bit, or gray where 0 is outside) as bool H x W. Raises InputError as `read_image` does."""
-    with _opened_image(path, None, remedy) as image:
-        return np.array(image if image.mode == "1" else image.convert("L")).astype(bool)
+def read_mask_png(path: str | os.PathLike, remedy: str = BUILD_REMEDY, crc32: int | None = None) -> np.ndarray:
+    """A mask PNG as bool H x W (bytes 0 and 1), the object by what the file is.
+
+    With a palette: where the index is not 0. Where alpha is 0 in a part of the image: the rest. Else: where any channel
+    is not 0. Raises InputError as `read_image` does.
+    """
+    with _opened_image(path, None, remedy, crc32, formats=("PNG",)) as image:
+        return _object_in(image)
+
+
+def _object_in(image: Image.Image) -> np.ndarray:
+    """The object in a mask, as `read_mask_png` says."""
+    if image.mode in ("RGB", "RGBA") and "16B" in str(image.tile):
+        raise ValueError("it has colours of 16 bits, of which Pillow reads 8: save it with 8, or as 16-bit gray")
+    pixels = np.asarray(image)
+    if image.mode == "1":
+        pixels = pixels.view(np.uint8)  # 0 and 255, as whose bytes True is not 1
+    if image.mode == "P" or image.mode == "1" and "transparency" not in image.info:
+        return pixels != 0
+    channels = pixels.reshape(*pixels.shape[:2], -1)  # H W C
+    visible = None
+    if image.mode in ("LA", "RGBA"):
+        visible, channels = channels[..., -1] != 0, channels[..., :-1]
+    elif "transparency" in image.info:
+        visible = (channels != np.array(image.info["transparency"])).any(axis=2)
+    if visible is not None and visible.any() and not visible.all():
+        return visible
+    return channels.any(axis=2)
 
 
 @contextlib.contextmanager
-def _opened_image(source: str | os.PathLike | bytes, name: object, remedy: str) -> Iterator[Image.Image]:
+def _opened_image(
+    source: str | os.PathLike | bytes,
+    name: object,
+    remedy: str,
+    crc32: int | None = None,
+    formats: tuple[str, ...] = IMAGE_FORMATS,
+) -> Iterator[Image.Image]:
     """The image with its size checked, from memory, so that nothing but its own bytes can be read."""
     if name is None:
         name = "image" if isinstance(source, bytes) else source
     data = source if isinstance(source, bytes) else read_bytes(source, MAX_IMAGE_BYTES, "image", remedy)
-    with refusing(name, "image", remedy), Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+    if crc32 not in (None, zlib.crc32(data)):
+        raise InputError(f"{name}: is not as it was written (CRC-32); {remedy}")
+    with (
+        refusing(name, "image", remedy),
+        Image.open(io.BytesIO(_without_texts(data)), formats=formats) as image,
+    ):
         _check_pixels(name, *image.size)
+        if image.format == "TIFF":
+            with _silent_stderr():
+                image.load()
         yield image
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without texts and profiles: Pillow refuses large ones, and nothing here reads them. Others as they are."""
+    if not data.startswith(_PNG_SIGNATURE):
+        return data
+    kept, place = [_PNG_SIGNATURE], len(_PNG_SIGNATURE)
+    whole = memoryview(data)
+    while place + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 12 + length
+        if not kind[0] & 0x20 or kind in _PNG_EXTRAS:  # a small first letter: a reader may leave it out
+            kept.append(whole[place:end])
+        place = end
+    return b"".join([*kept, whole[place:]])
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Nothing on standard error meanwhile, also of C code: libtiff prints there what it dislikes."""
+    with _stderr_lock, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # it is closed: silent already
+            kept = os.dup(2)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, 2)
+            with open(os.devnull, "wb") as nothing:  # noqa: PTH123
+                os.dup2(nothing.fileno(), 2)
+        yield
 
 
 def _check_pixels(name: object, width: int, height: int) -> None:

@@ -193,7 +193,7 @@ def _json(value: dict) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with atomic_write(path) as file:
+    with atomic_write(path, durable=False) as file:
         file.write(content)
 
 
