@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils.batches import BatchSplit
 from utils.errors import InputError
-from utils.signals import ignore_signals
+from utils.loaders import start_loader
 
 
 class ImageGroup(NamedTuple):
@@ -91,7 +91,7 @@ def load(groups: ImageGroups, batch_size: int, num_workers: int, pin_memory: boo
         batch_size=None,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=ignore_signals if num_workers else None,
+        worker_init_fn=start_loader if num_workers else None,
         **ahead,
     )
     batch = []

@@ -92,7 +92,7 @@ def test_words_start_from_the_table_and_padding_from_zero(parse, tmp_path):
     table = np.random.default_rng(0).normal(size=(language.vocabulary_size, language.width)).astype(np.float32)
     np.save(tmp_path / "emb.npy", table)
     args = parse("--no_pretrained", "--embeddings", str(tmp_path / "emb.npy"))
-    model = train_restr.build_model(args, CONFIG, split=None, resuming=False)
+    model = train_restr.build_model(args, CONFIG, split=None, resuming=False, ranks=Ranks(torch.device("cpu")))
     table[0] = 0
     assert np.array_equal(model.language.embedding.weight.detach(), table)
 
