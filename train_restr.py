@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from eval.evaluator import EvalSettings
+from eval.image_groups import check_room
 from eval.validation import Validation
 from models import ReSTRConfig, build_restr
 from models.config import LANGUAGE_BACKBONES, DecoderConfig, FusionConfig
@@ -72,7 +73,7 @@ def run(args, ranks: Ranks) -> int:
         if ranks.is_main:
             print(describe(config), describe_memory(config), sep="\n\n")
         return 0
-    check(args, split, ranks)
+    check(args, split, valset, ranks)
     stop = StopSignal(ranks.is_main)
     path = args.weights_dir / (args.exp_name or f"restr_{split.dataset}")
     with RunFolder(path, split.dataset, ranks.is_main) as folder:
@@ -134,7 +135,7 @@ def model_config(args, words: int) -> ReSTRConfig:
     )
 
 
-def check(args, split: BatchSplit, ranks: Ranks) -> None:
+def check(args, split: BatchSplit, valset: BatchSplit, ranks: Ranks) -> None:
     """Raise InputError for flags and data that do not go together."""
     if split.image_size != args.input_size:
         asked, built = (f"{height},{width}" for height, width in (args.input_size, split.image_size))
@@ -143,7 +144,8 @@ def check(args, split: BatchSplit, ranks: Ranks) -> None:
         parts = f"{ranks.world} processes x --accum {args.accum}"
         raise InputError(f"--batch_size {args.batch_size} cannot be divided by {parts}")
     sample = 4 * math.prod(args.input_size) + 8 * TEXT_LENGTH  # bytes of TrainDataset's image, mask and ids
-    check_shared_memory(sample, args.batch_size // (ranks.world * args.accum), args.num_workers, args.accum)
+    check_shared_memory(sample * args.batch_size // (ranks.world * args.accum), args.num_workers, args.accum)
+    check_room(valset, args.eval_batch_size, args.num_workers)
 
 
 def build_model(args, config: ReSTRConfig, split: BatchSplit, resuming: bool, ranks: Ranks) -> torch.nn.Module:

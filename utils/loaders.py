@@ -4,12 +4,15 @@ import errno
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import active_children
 from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize
 from pathlib import Path
+
+from torch._utils import ExceptionWrapper
 
 from utils.errors import InputError, one_line
 from utils.signals import STOP_SIGNALS
@@ -24,14 +27,13 @@ def start_loader(_worker: int = 0) -> None:
     for number in STOP_SIGNALS:  # schedulers signal the whole group, and only the main process is to answer
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGBUS, signal.SIG_DFL)  # PyTorch's handler prints a line of its own
-    Queue._on_queue_feeder_error = staticmethod(_cannot_send)
+    Queue._on_queue_feeder_error = _send_error
+    sys.excepthook = lambda *_: None  # of threads that pass tensors on, when the main process has gone
 
 
-def _cannot_send(error: Exception, _batch: object) -> None:
-    """End this process, as the main one would wait for the batch for ever; SIGBUS is how full memory shows mostly."""
-    if "No space left" in str(error) or "shared memory" in str(error):
-        os.kill(os.getpid(), signal.SIGBUS)
-    os._exit(1)
+def _send_error(queue: Queue, error: Exception, item: tuple) -> None:
+    """Send the error in place of a batch (number, content) that could not be sent: else it is waited for for ever."""
+    queue.put((item[0], ExceptionWrapper((type(error), error, error.__traceback__), "in a DataLoader worker")))
 
 
 def end_loaders() -> None:
@@ -45,13 +47,13 @@ def end_loaders() -> None:
 Finalize(None, end_loaders, exitpriority=1)
 
 
-def check_shared_memory(sample: int, batch: int, workers: int, held: int) -> None:
-    """Raise InputError where /dev/shm has no room for the batches that `workers` processes keep there.
+def check_shared_memory(size: int, workers: int, held: int, ahead: int = PREFETCH) -> None:
+    """Raise InputError where /dev/shm has no room for what `workers` processes keep there: batches of `size` bytes.
 
-    Args: sample, its bytes; batch, samples a micro-batch; held, micro-batches that the main process holds meanwhile.
+    Args: ahead, batches that each process prepares; held, batches that the main process holds meanwhile.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # of torchrun on this machine; each has its loaders
-    needed = processes * (PREFETCH * workers + held) * batch * sample if workers else 0
+    needed = processes * (ahead * workers + held) * size if workers else 0
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed
     if needed > free:
         raise InputError(
@@ -72,6 +74,6 @@ def explained_loaders() -> Iterator[None]:
         if "Too many open files" in text or "ancdata" in text:
             raise InputError("too many open files: raise ulimit -n, or pass --num_workers 0") from None
         if text.startswith("DataLoader worker"):
-            remedy = "if memory ran out, pass a smaller --num_workers (0: none) or batch"
+            remedy = f"if memory or {SHARED_MEMORY} is full, pass a smaller --num_workers (0: none)"
             raise InputError(f"a process that loads samples was ended ({one_line(error, 90)}): {remedy}") from None
         raise

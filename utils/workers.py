@@ -26,7 +26,7 @@ _work: Callable | None = None  # in a worker process: what it does
 def stop_in_order() -> None:
     """Make the first SIGINT, SIGTERM or SIGHUP a KeyboardInterrupt and later ones nothing.
 
-    These would break off the clean-up, and Python would then wait for ever for worker processes that nobody told to end.
+    These would break off the clean-up; Python then waits for ever for worker processes that nobody told to end.
     """
     numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
