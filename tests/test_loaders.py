@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader
 
-from tests import forked
 from tests.conftest import ROOT
-from tests.train_runs import FLAGS, batches_fixture, errors, start, train, wait_for
+from tests.train_runs import FLAGS, batches_fixture, train, wait_for
 from utils import loaders
 from utils.errors import InputError
 
@@ -109,32 +109,28 @@ def test_a_container_with_little_shared_memory(batches, trained, tmp_path, scrip
     assert not list((tmp_path / "weights").rglob("*.pth")) and not (tmp_path / "weights" / "run" / ".lock").exists()
 
 
-def loader_of(process) -> int:
-    """The process id of one of the loaders that a process has started."""
-    found = []
-
-    def there() -> bool:
-        found[:] = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-        return bool(found)
-
-    wait_for(there)
-    return int(found[0])
+def forked_off(parent: int) -> list[int]:
+    """The processes that a process has forked off and that are of the same program."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    own = Path(f"/proc/{parent}/cmdline").read_bytes()
+    return [int(child) for child in children if Path(f"/proc/{child}/cmdline").read_bytes() == own]
 
 
 @pytest.mark.parametrize("phase", ["training", "validation", "evaluation"])
 def test_a_loader_killed_by_the_system(batches, trained, tmp_path, phase):
-    folder = tmp_path / "run"
+    """In a process of its own, as helpers of tests start loaders in another way."""
     if phase == "evaluation":
-        flags = ["--data_dir", batches, "--set", "val", "--checkpoint", trained, "--device", "cpu"]
-        process = forked.start(forked.script, "eval.evaluate", flags, output=folder)
+        command = ["eval/evaluate.py", "--set", "val", "--checkpoint", trained, "--device", "cpu", "--num_workers", "1"]
     else:
-        steps = ("5000", "5000") if phase == "training" else ("1", "1")
-        flags = ("--num_workers", "2", "--num_steps", steps[0], "--save_every", steps[1])
-        process = start(batches, folder, *flags)
-        if phase == "validation":
-            wait_for((folder / "last.pth").exists)
-    os.kill(loader_of(process), signal.SIGKILL)
-    process.join(60)
-    assert process.exitcode == 2
-    lines = [line for line in errors(folder).splitlines() if "random values" not in line]
-    assert len(lines) == 1 and "a process that loads samples was ended" in lines[0]
+        steps = "5000" if phase == "training" else "1"
+        command = ["train_restr.py", "--weights_dir", tmp_path, *FLAGS, "--num_workers", "1"]
+        command += ["--num_steps", steps, "--save_every", steps]
+    command = [sys.executable, *command, "--data_dir", batches]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    at = 1 if phase == "validation" else 0  # after the one that loads training samples
+    wait_for(lambda: len(forked_off(process.pid)) > at)
+    os.kill(forked_off(process.pid)[at], signal.SIGKILL)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in message and message.count("error:") == 1
+    assert "a process that loads samples was ended" in message.splitlines()[-1]
