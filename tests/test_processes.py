@@ -18,7 +18,7 @@ LONG = ("--num_steps", "5000", "--save_every", "5000", "--log_every", "1")
 
 def ours(message: str) -> list[str]:
     """The lines that are no progress bars and not torchrun's."""
-    return [line for line in message.replace("\r", "\n").splitlines() if "train_restr.py: error" in line]
+    return [line for line in message.replace("\r", "\n").splitlines() if ".py: error: " in line]
 
 
 def command(batches, folder, *flags, launcher="torch.distributed.run"):
@@ -47,8 +47,8 @@ def test_one_message_for_all_processes(batches, tmp_path, flags):
 
 
 def test_an_error_in_one_process_ends_all(batches, tmp_path):
-    """Of four samples the second process reads two; that one says why, the first one does not say that it was left."""
-    program = tmp_path / "train_restr.py"
+    """The one that failed says why; the other, which waits for it in vain, says nothing."""
+    program = tmp_path / "broken.py"
     program.write_text(
         "import os, train_restr, utils.training\n"
         "from utils.errors import InputError, run_main\n"
