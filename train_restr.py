@@ -5,9 +5,10 @@
     python train_restr.py --data_dir data/referit/referit_480_batch --set trainval --valset test --adamW
     torchrun --nproc_per_node 8 train_restr.py --data_dir data/mscoco/unc_480_batch --adamW --amp    # eight GPUs
 
-A signal (Ctrl+C, SIGTERM, SIGUSR1) saves and stops the run; the same command with --resume goes on.
+A signal (Ctrl+C, SIGTERM, SIGUSR1, SIGHUP) saves and stops the run; the same command with --resume goes on.
 """
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from eval.evaluator import EvalSettings
+from eval.image_groups import check_room
 from eval.validation import Validation
 from models import ReSTRConfig, build_restr
 from models.config import LANGUAGE_BACKBONES, DecoderConfig, FusionConfig
@@ -32,12 +34,13 @@ from utils.batches import BatchSplit, TrainDataset, collate
 from utils.distributed import Ranks
 from utils.errors import InputError, one_line, run_main
 from utils.experiment import Experiment, data_of
+from utils.loaders import check_shared_memory, explained_loaders, start_loader
 from utils.logs import NoLog, RunLog
 from utils.run_folder import RunFolder
 from utils.sampler import StepSampler
 from utils.schedule import Schedule
-from utils.signals import EXIT_RESUME, StopSignal, ignore_signals
-from utils.text import PAD
+from utils.signals import EXIT_RESUME, StopSignal
+from utils.text import PAD, TEXT_LENGTH, Vocabulary
 from utils.train_options import parse_args
 from utils.training import Stopped, Trainer, TrainOptions, fit
 from utils.words import embeddings_file, read_embeddings, vocabulary_of
@@ -48,13 +51,10 @@ def main() -> int:
     args = parse_args(__doc__)
     if args.deterministic:
         make_deterministic()
-    ranks = distributed.start(args.device)
-    if ranks.device.type == "cpu":
-        settle_memory()
-    try:
+    with distributed.group(args.device, args.local_rank) as ranks:
+        if ranks.device.type == "cpu":
+            settle_memory()
         return run(args, ranks)
-    finally:
-        distributed.finish()
 
 
 def make_deterministic() -> None:
@@ -70,35 +70,50 @@ def run(args, ranks: Ranks) -> int:
     vocabulary = vocabulary_of(split, args.vocabulary)
     config = model_config(args, len(vocabulary))
     if args.print_model:
-        print(describe(config), describe_memory(config), sep="\n\n")
+        if ranks.is_main:
+            print(describe(config), describe_memory(config), sep="\n\n")
         return 0
-    check(args, split, ranks)
-    stop = StopSignal()
-    folder = RunFolder(args.weights_dir / (args.exp_name or f"restr_{split.dataset}"), split.dataset, ranks.is_main)
+    check(args, split, valset, ranks)
+    stop = StopSignal(ranks.is_main)
+    path = args.weights_dir / (args.exp_name or f"restr_{split.dataset}")
+    with RunFolder(path, split.dataset, ranks.is_main) as folder:
+        experiment = prepare(args, ranks, folder, config, vocabulary, {args.set: split, args.valset: valset})
+        return train(experiment, split, stop)
+
+
+def prepare(args, ranks: Ranks, folder: RunFolder, config: ReSTRConfig, vocabulary: Vocabulary, splits) -> Experiment:
+    """The run with its model, optimiser, log and validation, at its first step or where it was stopped."""
     resuming = folder.begin(args.resume)
     if args.tf32:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(args.seed)
-    model = build_model(args, config, split, resuming).to(ranks.device)
+    model = build_model(args, config, splits[args.set], resuming, ranks).to(ranks.device)
     trainer = build_trainer(args, model, ranks)
-    data = data_of(args, {args.set: split, args.valset: valset}, vocabulary)
-    experiment = Experiment(args, ranks, model, trainer, folder, vocabulary, data)
+    experiment = Experiment(args, ranks, model, trainer, folder, vocabulary, data_of(args, splits, vocabulary))
     known = experiment.resume() if resuming else 0
     log = experiment.log = open_log(experiment, known)
     pictures = folder.path / "vis" if args.is_vis else None
-    experiment.validation = Validation(valset, eval_settings(args), ranks, log, pictures, args.num_workers)
+    settings = eval_settings(args)
+    experiment.validation = Validation(splits[args.valset], settings, ranks, log, pictures, args.num_workers)
+    return experiment
+
+
+def train(experiment: Experiment, split: BatchSplit, stop: StopSignal) -> int:
+    """Train to the end, or until a signal comes. Returns the exit code."""
+    args, ranks, trainer, log = experiment.args, experiment.ranks, experiment.trainer, experiment.log
+    folder = experiment.folder.path
     try:
-        with explained(args.compile):
+        with explained(args.compile), explained_loaders():
             fit(trainer, loader(args, split, trainer, ranks), log, experiment.save, experiment.validate, stop)
     except Stopped:
         if ranks.is_main:
-            print(f"saved step {trainer.step} in {folder.path}: continue with --resume", file=sys.stderr)
+            print(f"saved step {trainer.step} in {folder}: continue with --resume", file=sys.stderr)
         return EXIT_RESUME
     finally:
         log.close()
     if ranks.is_main:
-        print(f"{folder.path}: {trainer.step} steps, best {args.valset} oIoU {trainer.best:.2f}")
+        print(f"{folder}: {trainer.step} steps, best {args.valset} oIoU {trainer.best:.2f}")
     return 0
 
 
@@ -120,7 +135,7 @@ def model_config(args, words: int) -> ReSTRConfig:
     )
 
 
-def check(args, split: BatchSplit, ranks: Ranks) -> None:
+def check(args, split: BatchSplit, valset: BatchSplit, ranks: Ranks) -> None:
     """Raise InputError for flags and data that do not go together."""
     if split.image_size not in (None, args.input_size):  # None: the authors' folder, images of their own sizes
         asked, built = (f"{height},{width}" for height, width in (args.input_size, split.image_size))
@@ -128,9 +143,12 @@ def check(args, split: BatchSplit, ranks: Ranks) -> None:
     if args.batch_size % (ranks.world * args.accum):
         parts = f"{ranks.world} processes x --accum {args.accum}"
         raise InputError(f"--batch_size {args.batch_size} cannot be divided by {parts}")
+    sample = 4 * math.prod(args.input_size) + 8 * TEXT_LENGTH  # bytes of TrainDataset's image, mask and ids
+    check_shared_memory(sample * args.batch_size // (ranks.world * args.accum), args.num_workers, args.accum)
+    check_room(valset, args.eval_batch_size, args.num_workers)
 
 
-def build_model(args, config: ReSTRConfig, split: BatchSplit, resuming: bool) -> torch.nn.Module:
+def build_model(args, config: ReSTRConfig, split: BatchSplit, resuming: bool, ranks: Ranks) -> torch.nn.Module:
     """The model with its first weights: a pre-trained ViT and GloVe, unless saved ones are to come."""
     model = build_restr(config)
     if not resuming:
@@ -138,7 +156,8 @@ def build_model(args, config: ReSTRConfig, split: BatchSplit, resuming: bool) ->
         missing = args.no_pretrained and not args.embeddings and not file.exists()
         if args.random_embeddings or missing:
             why = f"{file} is not there" if missing else "--random_embeddings"
-            print(f"word embeddings start from random values: {why}", file=sys.stderr)
+            if ranks.is_main:
+                print(f"word embeddings start from random values: {why}", file=sys.stderr)
         else:
             table = read_embeddings(file, config.language.vocabulary_size, config.language.width)
             table[PAD] = 0  # also where a table of others is not: the padding row gets no gradient, so it would stay
@@ -202,7 +221,7 @@ def loader(args, split: BatchSplit, trainer: Trainer, ranks: Ranks) -> DataLoade
         batch_sampler=sampler,
         num_workers=args.num_workers,
         collate_fn=collate,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=start_loader,
         pin_memory=ranks.device.type == "cuda",
     )
 

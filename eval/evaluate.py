@@ -24,7 +24,7 @@ from eval.evaluator import PADS, EvalSettings, Prediction, check_complete, count
 from eval.find_model import check_fit, find_checkpoints, load_model, step_of
 from eval.metrics import SampleScore, format_table, overall_iou, summarise
 from eval.provenance import provenance
-from eval.report import read_other, write_report
+from eval.report import Other, read_other, write_report
 from eval.thumbnails import Thumbnails
 from eval.visualise import write_prediction
 from models.checkpoint import checkpoint_file, file_sha256
@@ -34,7 +34,9 @@ from utils import distributed
 from utils.batch_folder import META
 from utils.batches import BatchSplit
 from utils.errors import ArgumentParser, check_limits, run_main
+from utils.loaders import explained_loaders
 from utils.precision import AMP_DTYPES
+from utils.run_folder import made_folder
 from utils.safe_io import atomic_write, write_json
 from utils.train_options import size
 
@@ -47,6 +49,7 @@ def parse(arguments: list[str] | None) -> Namespace:
     _add_data_and_model(parser)
     _add_protocol(parser.add_argument_group("protocol"))
     _add_running(parser.add_argument_group("running and output"))
+    distributed.add_local_rank(parser)
     options = parser.parse_args(arguments)
     check_limits(options, LIMITS)
     if bool(options.checkpoint) == bool(options.restore_refseg):
@@ -128,30 +131,45 @@ def main(arguments: list[str] | None = None) -> None:
     paths = [checkpoint_file(options.checkpoint)] if options.checkpoint else []
     if options.restore_refseg:
         paths = find_checkpoints(options.restore_refseg, options.iters, split.dataset)
-    ranks = distributed.start(options.device)
-    torch.manual_seed(options.seed)
     rows = {}
-    for path in paths:
-        model = load_model(path, ranks.device, vars(options))
-        check_fit(model, path, split, options.input_size, options.allow_other_dataset)
-        folder = _output_folder(options, split, step_of(model, path), path, several=len(paths) > 1)
-        thumbnails = Thumbnails(settings.threshold) if options.report else None
-        on_sample = _watcher(thumbnails, folder / "vis" if options.is_vis else None, settings.threshold)
-        scores, control = _judge(model, split, settings, ranks, options, on_sample)
-        metrics = summarise(scores, split.dataset) | control
-        if thumbnails:
-            thumbnails.gather()
+    with distributed.group(options.device, options.local_rank) as ranks:
+        torch.manual_seed(options.seed)
+        for path in paths:
+            model = load_model(path, ranks.device, vars(options))
+            check_fit(model, path, split, options.input_size, options.allow_other_dataset)
+            folder = _output_folder(options, split, step_of(model, path), path, several=len(paths) > 1)
+            with made_folder(folder / "vis" if options.is_vis else folder):
+                metrics = _evaluate(model, split, settings, ranks, options, folder, other)
+            rotated = " rotated" if options.rotate_expressions else ""
+            rows[f"{split.dataset} {options.set} {step_of(model, path)}{rotated}"] = metrics
         if ranks.is_main:
-            record = metrics | _record(model, split, settings, ranks.device)
-            if thumbnails:
-                write_report(folder / "report.html", record, scores, thumbnails, other)
-            _write(folder, scores, record)
-            print(f"results: {folder}")
-        rotated = " rotated" if options.rotate_expressions else ""
-        rows[f"{split.dataset} {options.set} {step_of(model, path)}{rotated}"] = metrics
+            _print(rows)
+
+
+def _evaluate(
+    model: ReSTR,
+    split: BatchSplit,
+    settings: EvalSettings,
+    ranks: distributed.Ranks,
+    options: Namespace,
+    folder: Path,
+    other: Other | None,
+) -> dict:
+    """Metrics of one checkpoint; the first process writes them into `folder`, with a report beside `other`'s."""
+    thumbnails = Thumbnails(settings.threshold) if options.report else None
+    on_sample = _watcher(thumbnails, folder / "vis" if options.is_vis else None, settings.threshold)
+    with explained_loaders():
+        scores, control = _judge(model, split, settings, ranks, options, on_sample)
+    metrics = summarise(scores, split.dataset) | control
+    if thumbnails:
+        thumbnails.gather()
     if ranks.is_main:
-        _print(rows)
-    distributed.finish()
+        record = metrics | _record(model, split, settings, ranks.device)
+        if thumbnails:
+            write_report(folder / "report.html", record, scores, thumbnails, other)
+        _write(folder, scores, record)
+        print(f"results: {folder}")
+    return metrics
 
 
 def _output_folder(options: Namespace, split: BatchSplit, step: str, path: Path, several: bool) -> Path:
@@ -167,7 +185,6 @@ def _output_folder(options: Namespace, split: BatchSplit, step: str, path: Path,
             options.amp_dtype: options.amp,
         }
         folder = path.parent / "_".join(["eval", split.dataset, options.set, step, *(m for m in marks if marks[m])])
-    (folder / "vis" if options.is_vis else folder).mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils.batches import BatchSplit
 from utils.errors import InputError
-from utils.signals import ignore_signals
+from utils.loaders import PREFETCH, check_shared_memory, start_loader
 
 
 class ImageGroup(NamedTuple):
@@ -81,15 +81,30 @@ def _shown(size: tuple[int, ...]) -> str:
     return " x ".join(map(str, size))
 
 
+def check_room(split: BatchSplit, batch_size: int, num_workers: int) -> None:
+    """Raise InputError where shared memory has no room for `load`, if all images are as large as the split's first."""
+    try:
+        size = sum(array.nbytes for array in split.sample(0)) if num_workers else 0
+    except InputError:  # `load` tells of a sample that cannot be read
+        return
+    check_shared_memory(size, num_workers, batch_size, _ahead(batch_size, num_workers))
+
+
+def _ahead(batch_size: int, num_workers: int) -> int:
+    """Images that each process decodes ahead."""
+    return max(PREFETCH, batch_size // max(1, num_workers))
+
+
 def load(groups: ImageGroups, batch_size: int, num_workers: int, pin_memory: bool) -> Iterator[list[ImageGroup]]:
     """Lists of up to `batch_size` groups, in order. Raises the InputError of a group that cannot be read."""
-    ahead = {"prefetch_factor": max(2, batch_size // num_workers)} if num_workers else {}
+    check_room(groups.split, batch_size, num_workers)
+    ahead = {"prefetch_factor": _ahead(batch_size, num_workers)} if num_workers else {}
     loader = DataLoader(
         groups,
         batch_size=None,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=ignore_signals if num_workers else None,
+        worker_init_fn=start_loader if num_workers else None,
         **ahead,
     )
     batch = []

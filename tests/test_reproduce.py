@@ -43,7 +43,8 @@ if name == "evaluate.py":
     folder = pathlib.Path(flags["--output_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(pathlib.Path(flags["--checkpoint"]).read_bytes()).hexdigest()
-    (folder / "metrics.json").write_text(json.dumps({{"checkpoint": {{"sha256": digest}}}}))
+    record = {{"checkpoint": {{"sha256": digest}}, "command": " ".join(sys.argv)}}
+    (folder / "metrics.json").write_text(json.dumps(record))
 if name == "train_restr.py":
     folder = pathlib.Path(flags["--weights_dir"], flags["--exp_name"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,14 +112,25 @@ def test_what_is_finished_is_skipped(started, tmp_path):
     assert names(started("Gref", code=1, FAIL="check_data.py", CODE="1")) == whole[:2]
     assert names(started("Gref", code=75, FAIL="train_restr.py", CODE="75")) == whole[1:5]  # stopped by a signal
     assert names(started("Gref")) == whole[4:]
-    assert names(started("Gref")) == ["tables.py"]
+    assert names(started("Gref")) == [whole[4], whole[6]]  # a finished training compares its flags, and ends
+    assert names(started("Gref", code=2, TRAIN_FLAGS="--lr 1", FAIL="train_restr.py", CODE="2")) == whole[4:5]
+    (tmp_path / "weights/restr_Gref/last.pth").rename(tmp_path / "last.pth")
+    assert names(started("Gref")) == ["tables.py"]  # nothing to compare with
+    (tmp_path / "last.pth").rename(tmp_path / "weights/restr_Gref/last.pth")
     (tmp_path / "weights/restr_Gref/eval_Gref_val_best/metrics.json").unlink()
     (tmp_path / "weights/restr_Gref/eval_Gref_val_best").rmdir()
     assert names(started("Gref")) == whole[4:]
     (tmp_path / "weights/restr_Gref/best.pth").write_bytes(b"another training's")
     assert names(started("Gref")) == whole[4:]
     (tmp_path / "data/mscoco/Gref_480x640_batch/meta.json").write_text('{"splits": {"train": {"complete": false}}}')
-    assert names(started("Gref")) == [*whole[1:4], "tables.py"]
+    assert names(started("Gref")) == [*whole[1:5], "tables.py"]
+
+
+def test_other_flags_of_evaluation_are_noticed(started):
+    started("Gref", EVAL_FLAGS="--amp --num_workers 2")
+    assert names(started("Gref", EVAL_FLAGS="--num_workers=0 --batch-size 3 --amp"))[-1] == "tables.py"
+    assert started("Gref", code=2) == []
+    assert started("Gref", code=2, EVAL_FLAGS="--amp --eval_pad black") == []
 
 
 @pytest.mark.parametrize("settings", [{"EXP_NAME": "../q"}, {"NUM_GPUS": "abc"}])

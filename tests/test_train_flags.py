@@ -1,5 +1,8 @@
 """Each flag of train_restr.py's recipe does what its help says: seen at the model, the optimiser, the loss."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,9 @@ from models import build_restr
 from models.config import DecoderConfig
 from models.loss import LossConfig, restr_loss
 from tests.small_model import CONFIG
+from utils import experiment
 from utils.distributed import Ranks
+from utils.run_folder import OtherRun
 from utils.train_options import parse_args
 
 
@@ -92,7 +97,7 @@ def test_words_start_from_the_table_and_padding_from_zero(parse, tmp_path):
     table = np.random.default_rng(0).normal(size=(language.vocabulary_size, language.width)).astype(np.float32)
     np.save(tmp_path / "emb.npy", table)
     args = parse("--no_pretrained", "--embeddings", str(tmp_path / "emb.npy"))
-    model = train_restr.build_model(args, CONFIG, split=None, resuming=False)
+    model = train_restr.build_model(args, CONFIG, split=None, resuming=False, ranks=Ranks(torch.device("cpu")))
     table[0] = 0
     assert np.array_equal(model.language.embedding.weight.detach(), table)
 
@@ -103,3 +108,45 @@ def test_validation_follows_its_flags(parse):
     flags = "--eval_pad black --eval_antialias --eval_batch_size 3 --amp"
     settings = train_restr.eval_settings(parse(*flags.split()))
     assert (settings.pad, settings.antialias, settings.batch_size, settings.amp) == ("black", True, 3, "bf16")
+
+
+def test_every_flag_is_compared_on_resume_or_harmless(parse):
+    groups = [set(experiment.RECIPE), set(experiment.MODEL), set(experiment.DATA), set(experiment.HARMLESS)]
+    assert sum(map(len, groups)) == len(set.union(*groups))  # each once
+    assert set.union(*groups) == vars(parse()).keys(), "sort new flags into a group of utils/experiment.py"
+    assert all(experiment.HARMLESS.values())
+
+
+CHANGES = {  # flag -> another value than the default
+    "adamW is_cos amp tf32 eval_antialias": [],
+    "batch_size num_steps warm_iter save_every log_every seed": ["7"],
+    "lr v_lr_scale end_lr power weight_decay momentum grad_clip alpha_loc patch_thres": ["0.25"],
+    "patch_label": ["share"],
+    "eval_pad": ["black"],
+    "v_backbone": ["vit_shapes_patch8"],
+    "l_backbone": ["transformer_shapes"],
+    "fusion": ["vanilla"],
+    "tr_n_layers": ["3"],
+    "drop_path": ["0.3"],
+    "is_shared no_decoder": [],
+    "input_size": ["96"],
+}
+
+
+@pytest.mark.parametrize(("name", "values"), [(name, v) for names, v in CHANGES.items() for name in names.split()])
+def test_a_changed_flag_is_refused_on_resume(parse, name, values):
+    then, now = parse(), parse(f"--{name}", *values)
+    saved = {key: getattr(then, key) for key in experiment.RECIPE if key not in experiment.BEFORE}  # as 1.0 wrote it
+    state = SimpleNamespace(config=train_restr.model_config(then, 50), vocabulary=None, data={})
+    ranks, words = Ranks(torch.device("cpu")), SimpleNamespace(words=None)
+
+    def check(args):
+        model = SimpleNamespace(config=train_restr.model_config(args, 50))
+        run = experiment.Experiment(args, ranks, model, None, None, words, {})
+        run._check_same(Path("last.pth"), state, saved)
+
+    check(then)
+    with pytest.raises(OtherRun, match=rf"--{name} |another model"):
+        check(now)
+    if name in experiment.RECIPE:
+        check(parse(f"--{name}", *values, "--allow_changes"))

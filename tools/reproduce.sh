@@ -9,7 +9,8 @@ usage: tools/reproduce.sh DATASET        DATASET: unc, unc+, Gref, Gref_umd or r
 
 Checks the data, builds the batches of every split, trains, evaluates every split and prints the tables. It can be
 stopped and started again at any point with the same settings: batches that are complete and splits that have their
-metrics.json are skipped, and training goes on from its last checkpoint. Each command is shown as you would type it.
+metrics.json are skipped, and training goes on from its last checkpoint. With other settings that change a result it stops
+and says which (choose another EXP_NAME for a second run). Each command is shown as you would type it.
 
 Settings, as environment variables (TRAIN_FLAGS="--adamW --amp" NUM_GPUS=8 tools/reproduce.sh unc):
   ROOT          folder that holds data/ and external/ (default: the repository)
@@ -72,8 +73,10 @@ read -ra eval_flags <<<"${EVAL_FLAGS:-}"
 launcher=("$PYTHON")
 if [ "$NUM_GPUS" -gt 1 ]; then launcher=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$NUM_GPUS"); fi
 
+trap '' PIPE  # `| tee` that was killed is no reason to stop
+
 show() {  # COMMAND...: print it as one would type it, then run it
-    printf '\n$' && printf ' %q' "$@" && printf '\n'
+    { printf '\n$' && printf ' %q' "$@" && printf '\n'; } 2>/dev/null || true  # where nobody reads any more
     "$@"
 }
 
@@ -87,6 +90,28 @@ PYTHON
 
 results() {  # SPLIT: the folder of its metrics.json
     echo "$run/eval_${dataset}_$1_$(basename "$checkpoint" .pth)"
+}
+
+other_flags() {  # SPLIT: the flags that it was evaluated with, if EVAL_FLAGS are others that change the numbers
+    "$PYTHON" - "$(results "$1")/metrics.json" "${eval_flags[@]}" <<'PYTHON' 2>/dev/null
+import json, shlex, sys
+from pathlib import Path
+OURS = "data_dir set checkpoint output_dir restore_refseg iters".split()
+SPEED = "num_workers batch_size device seed".split()
+def deciding(words):
+    kept = []
+    for word in words:
+        if word.startswith("-"):
+            name = word.lstrip("-").split("=")[0].replace("-", "_")
+            skip = name in OURS + SPEED
+        if not skip:
+            kept.append(word)
+    return sorted(kept)
+command = json.loads(Path(sys.argv[1]).read_text())["command"]
+then, now = deciding(shlex.split(command)[1:]), deciding(sys.argv[2:])
+if then != now:
+    print(shlex.join(then) or "none")
+PYTHON
 }
 
 is_evaluated() {  # SPLIT: with the checkpoint that is there now, or that was there when it was evaluated
@@ -125,7 +150,16 @@ for split in "${unbuilt[@]}"; do
     show "$PYTHON" "$repo/build_batches.py" -d "$dataset" -t "$split" --img-size "$IMG_SIZE" --root "$ROOT" "${build_flags[@]}"
 done
 
-if [ ${#unevaluated[@]} -gt 0 ]; then
+for split in $evaluated; do
+    then="$(other_flags "$split")" || then=""
+    if [ -n "$then" ]; then
+        echo "reproduce.sh: $split was evaluated with EVAL_FLAGS: $then, not ${EVAL_FLAGS:-none}:" \
+            "set the same, or remove $(results "$split")" >&2
+        exit 2
+    fi
+done
+# A finished run, too, is asked for: train_restr.py then compares flags and data with the run's, and ends at once.
+if [ ${#unevaluated[@]} -gt 0 ] || [ -f "$run/last.pth" ]; then
     show "${launcher[@]}" "$repo/train_restr.py" --data_dir "$batches" --set "$train" --valset "$valset" \
         --input_size "$input_size" --weights_dir "$WEIGHTS" --exp_name "$(basename "$run")" --resume "${train_flags[@]}"
 fi

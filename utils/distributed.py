@@ -2,12 +2,20 @@
 
 import os
 import re
+import sys
+import traceback
+import warnings
+from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 
-from utils.errors import InputError, one_line
+from utils.errors import InputError, one_line, report
+from utils.loaders import end_loaders
 
 ENVIRONMENT = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}  # set by torchrun; alone without it
 
@@ -26,12 +34,46 @@ class Ranks:
         return self.rank == 0
 
 
-def start(device: str | None = None) -> Ranks:
+def add_local_rank(parser: ArgumentParser) -> None:
+    """The flag that `python -m torch.distributed.launch` passes, not shown in the help."""
+    parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help=SUPPRESS)
+
+
+@contextmanager
+def group(device: str | None = None, local_rank: int = 0) -> Iterator[Ranks]:
     """Join the group that torchrun describes in the environment (NCCL on CUDA, gloo on CPU), or be alone.
 
-    Args: device, "cpu", "cuda", "cuda:1", ...; None: CUDA where there is one. float32 means float32 from here on: by
-    default PyTorch convolves in TF32. Raises InputError for a device that is not there.
+    Args: device, "cpu", "cuda", "cuda:1", ...; None: CUDA where there is one; local_rank, where LOCAL_RANK is not set.
+    float32 means float32 from here on: by default PyTorch convolves in TF32. Raises InputError for a device that is
+    not there. An error in one of several processes is reported here and ends the process at once: to leave the group
+    it would wait for the others, which wait for it.
     """
+    ranks = start(device, local_rank)
+    try:
+        yield ranks
+    except BaseException as error:
+        if not dist.is_initialized():
+            raise
+        _end(error)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _end(error: BaseException) -> NoReturn:
+    if isinstance(error, dist.DistError) or "gloo" in str(error):  # a collective call that was broken off
+        error = InputError(f"another process of this run has ended: its message says why ({one_line(error, 120)})")
+    try:
+        code = report(error)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    end_loaders()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def start(device: str | None = None, local_rank: int = 0) -> Ranks:
+    """As `group`, for a process that is alone or does not leave."""
     torch.backends.cudnn.allow_tf32 = False
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -39,8 +81,9 @@ def start(device: str | None = None) -> Ranks:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise InputError(f"--device {name}: use cpu, cuda or cuda:N")
     chosen = torch.device(name)
+    environment = {**ENVIRONMENT, "LOCAL_RANK": local_rank}
     try:
-        world, rank, local = (int(os.environ.get(key, default)) for key, default in ENVIRONMENT.items())
+        world, rank, local = (int(os.environ.get(key, default)) for key, default in environment.items())
     except ValueError:
         raise InputError(f"{', '.join(ENVIRONMENT)} are not all numbers: start with torchrun, or unset them") from None
     if chosen.type == "cuda":
@@ -48,6 +91,8 @@ def start(device: str | None = None) -> Ranks:
         if chosen.index >= torch.cuda.device_count():
             raise InputError(f"{chosen}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
         torch.cuda.set_device(chosen)
+    if rank > 0:
+        warnings.simplefilter("ignore")  # the first process shows them
     if world > 1:
         try:
             dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
@@ -55,12 +100,6 @@ def start(device: str | None = None) -> Ranks:
             fault = one_line(error, 200)
             raise InputError(f"WORLD_SIZE is {world}, but {fault}: start with torchrun, or unset it") from None
     return Ranks(chosen, rank, world)
-
-
-def finish() -> None:
-    """Leave the group."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def gather(items: list) -> list:

@@ -5,9 +5,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import NoReturn
 
 from utils.command_line import HelpFormatter
+from utils.streams import settle_streams
 
 EXIT_USER_ERROR = 2
 
@@ -49,7 +51,8 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(**options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        text = f"{self.prog}: error: {message} (see {self.prog} --help)\n"
+        self.exit(EXIT_USER_ERROR, text if first_to_fail() else None)
 
 
 def check_limits(options: argparse.Namespace, limits: dict[str, tuple[float, float]]) -> None:
@@ -79,23 +82,46 @@ def naming(path: object) -> Iterator[None]:
 
 def run_main(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main`; turn an InputError or an operating-system error into one line and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # names and words that the terminal cannot show
+    settle_streams()
     try:
         code = main() or 0
-    except InputError as error:
-        code = _complain(*error.args)
-    except OSError as error:  # a full disk, a read-only folder, a vanished mount
-        name = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        code = _complain(f"{name}{error.strerror or error}")
-    except KeyboardInterrupt:
-        code = _complain("interrupted", code=130)
-    sys.stdout.flush()
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        code = report(error)
     sys.exit(code)
 
 
-def _complain(*messages: object, code: int = EXIT_USER_ERROR) -> int:
-    program = os.path.basename(sys.argv[0]) or "restr"  # noqa: PTH119
-    for message in messages:
-        print(f"{program}: error: {one_line(message)}", file=sys.stderr)
+def report(error: BaseException) -> int:
+    """Say on one line what the user can do about `error`; returns the exit code. Raises `error` if it is a bug.
+
+    Under torchrun the first process that fails speaks: in the others it is mostly the same.
+    """
+    code, message = EXIT_USER_ERROR, error
+    if isinstance(error, KeyboardInterrupt):
+        code, message = 130, "interrupted"
+    elif isinstance(error, OSError):  # a full disk, a read-only folder, a vanished mount
+        name = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        message = f"{name}{error.strerror or error}"
+    elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        message = "out of memory: free some, or pass a smaller batch or fewer processes"
+    elif not isinstance(error, InputError):
+        raise error
+    messages = error.args if isinstance(error, InputError) else (message,)
+    for text in messages if first_to_fail() else ():
+        program = os.path.basename(sys.argv[0]) or "restr"  # noqa: PTH119
+        print(f"{program}: error: {one_line(text)}", file=sys.stderr)
     return code
+
+
+def first_to_fail() -> bool:
+    """Whether no other process of this torchrun has asked this before; True outside of torchrun."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    from torch.distributed import TCPStore
+
+    try:
+        port, limit = int(os.environ["MASTER_PORT"]), timedelta(seconds=5)
+        store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=limit)
+        return store.add(f"restr_failed_{os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1) == 1
+    except (KeyError, RuntimeError, ValueError):  # torchrun has gone
+        return True

@@ -15,10 +15,25 @@ from utils.run_folder import OtherRun, RunFolder
 from utils.text import Vocabulary
 from utils.training import Trainer
 
+# Each flag of train_restr.py is in one of these four: --resume compares the first three.
 RECIPE = (  # the flags that decide weights and log
     "batch_size num_steps adamW lr v_lr_scale end_lr warm_iter power is_cos weight_decay momentum grad_clip alpha_loc "
-    "patch_label patch_thres seed save_every log_every amp amp_dtype eval_pad eval_antialias"
+    "patch_label patch_thres seed save_every log_every amp amp_dtype tf32 eval_pad eval_antialias"
 ).split()
+MODEL = (  # compared as ReSTRConfig and words
+    "v_backbone l_backbone mm_fusion fusion tr_n_layers drop_path is_shared no_decoder input_size vocabulary"
+).split()
+DATA = "data_dir set valset".split()  # compared by content, so that a folder may move
+HARMLESS = {  # with the reason why a resumed run may have another value
+    **dict.fromkeys(("embeddings", "v_weights", "no_pretrained", "random_embeddings"), "read at step 0 only"),
+    **dict.fromkeys(("exp_name", "weights_dir", "resume", "allow_changes", "print_model"), "which run, not how"),
+    **dict.fromkeys(("keep", "wandb", "is_vis"), "more or fewer files beside the same weights and log"),
+    **dict.fromkeys(("num_workers", "eval_batch_size"), "memory and speed only"),
+    **dict.fromkeys(("accum", "grad_checkpoint", "compile", "deterministic"), "the same step but for rounding"),
+    **dict.fromkeys(("device", "local_rank"), "a run may move to another machine: the same step but for rounding"),
+    "max_bad_steps": "when to give up; bad steps change no weight",
+}
+BEFORE = {"tf32": False}  # flags of RECIPE that checkpoints of 1.0 do not tell, and their value then
 OTHER = "choose another --exp_name"
 
 
@@ -95,7 +110,7 @@ class Experiment:
     def _check_same(self, file, state: Checkpoint, options: dict) -> None:
         """Raise OtherRun if the saved run had another model, other data, or, unless allowed, other flags."""
         for name, now in self.recipe.items():
-            then = options.get(name)
+            then = options.get(name, BEFORE.get(name))
             if then != now and not self.args.allow_changes:
                 remedy = "pass the same, or --allow_changes, or another --exp_name"
                 raise OtherRun(f"--resume: the run has --{name} {one_line(then, 40)}, not {now}: {remedy}")

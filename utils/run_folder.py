@@ -1,9 +1,11 @@
 """`weights/EXP/`: one run's checkpoints, safe from a second run, a full disk and a kill at any moment."""
 
 import fcntl
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,25 +20,49 @@ class OtherRun(InputError):
     """A whole state that is not of this run, or of it with other flags: an older one must not take its place."""
 
 
+@contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Make `path` and its parents; of those made here, the ones that are empty at the end go again."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty
+            for folder in made:
+                folder.rmdir()
+
+
 class RunFolder:
     """The folder of one run, locked against a second process until this one ends.
 
     `last.pth` is the whole state, `last.prev.pth` the one before it; `best.pth` and DATASET_STEP.pth hold weights only.
+    A context manager: at its end the lock is removed, and the folder too if it is still empty and was made here.
     Raises InputError if another process trains into it.
     """
 
     def __init__(self, path: Path, dataset: str, lock: bool):
         self.path, self.dataset = path, dataset
+        self._main, self._stack = lock, ExitStack()
         if not lock:  # of many ranks only the one that writes
             return
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = (path / ".lock").open("a")  # never empties what a link points to
+        self._stack.enter_context(made_folder(path))
+        handle = self._stack.enter_context((path / ".lock").open("a"))  # never empties what a link points to
         try:
-            lock_file(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(handle.fileno()).st_nlink:  # removed by a run that ended just now
+                raise BlockingIOError
         except BlockingIOError:
             raise InputError(f"{path}: another run is training into it: choose another --exp_name") from None
+        self._stack.callback((path / ".lock").unlink, missing_ok=True)
         for half in path.glob(f"{TEMPORARY_PREFIX}*"):  # of a run that was killed while it saved
             half.unlink(missing_ok=True)
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stack.close()
 
     @property
     def _states(self) -> list[Path]:
@@ -65,7 +91,7 @@ class RunFolder:
             except InputError as error:
                 reasons.append(str(error))
                 continue
-            for reason in reasons:
+            for reason in reasons if self._main else ():
                 print(f"{reason}; falling back to {file}", file=sys.stderr)
             return state
         raise InputError(reasons[0])

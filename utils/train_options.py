@@ -4,6 +4,7 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
+from utils.distributed import add_local_rank
 from utils.errors import ArgumentParser, InputError, check_limits
 from utils.precision import AMP_DTYPES
 
@@ -40,6 +41,7 @@ def parse_args(description: str) -> Namespace:
     _run_flags(parser.add_argument_group("run"))
     _machine_flags(parser.add_argument_group("machine"))
     _validation_flags(parser.add_argument_group("validation"))
+    add_local_rank(parser)
     args = parser.parse_args()
     if args.warm_iter is None:
         args.warm_iter = args.num_steps // 10

@@ -159,9 +159,10 @@ class Trainer:
     def _complain(self, values: dict[str, float], batches: list[dict]) -> None:
         """Report a step that is not finite, with the samples' names; stop after too many in a row."""
         self.bad_steps += 1
-        names = [name for batch in batches for name in batch["name"]]
+        names = distributed.gather([name for batch in batches for name in batch["name"]])
         what = f"step {self.step}: loss {values['loss']}, gradient norm {values['grad_norm']}, samples "
-        tqdm.write(f"skipped {what}{', '.join(names)}", file=sys.stderr)
+        if self.ranks.is_main:
+            tqdm.write(f"skipped {what}{', '.join(names)}", file=sys.stderr)
         if self.bad_steps >= self.options.max_bad_steps:
             remedy = "lower --lr or set --grad_clip (with --resume and --allow_changes)"
             raise InputError(f"{self.bad_steps} steps in a row were not finite: {remedy}; {what}{', '.join(names[:8])}")

@@ -14,6 +14,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from utils.errors import InputError
+from utils.signals import handle
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -23,19 +24,18 @@ _work: Callable | None = None  # in a worker process: what it does
 
 
 def stop_in_order() -> None:
-    """Make the first SIGINT or SIGTERM a KeyboardInterrupt and later ones nothing: these would break off the clean-up.
+    """Make the first SIGINT, SIGTERM or SIGHUP a KeyboardInterrupt and later ones nothing.
 
-    Python then waits for ever for worker processes that nobody told to end.
+    These would break off the clean-up; Python then waits for ever for worker processes that nobody told to end.
     """
-    numbers = signal.SIGINT, signal.SIGTERM
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
     def stop(number, frame) -> None:
         for each in numbers:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for each in numbers:
-        signal.signal(each, stop)
+    handle(numbers, stop)
 
 
 def run_all(
@@ -82,7 +82,7 @@ def _in_processes(work: Callable[[J], R], jobs: list[J], workers: int) -> Genera
                 yield running.pop(future), future.result()
     except BrokenProcessPool as error:
         raise InputError(
-            "a worker process was killed, perhaps for want of memory; run again with fewer --workers (work done stays)"
+            "a worker process was killed, perhaps as memory ran out; run again with fewer --workers (work done stays)"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
