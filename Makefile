@@ -25,7 +25,7 @@ test: $(STAMP)
 FILES ?= 20000
 
 fuzz: $(STAMP)
-	@FUZZ=$(FILES) $(PY) -m pytest tests/test_fuzz.py
+	@FUZZ=$(FILES) $(PY) -m pytest tests/files/test_fuzz.py
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .

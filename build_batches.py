@@ -18,12 +18,13 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker process fills one core; set before NumPy is loaded
 
-from utils.batch_folder import MAX_CANVAS_SIDE, folder_path, is_plain_name
-from utils.build import BuildOptions, build
-from utils.custom import add_own_data, own_data
-from utils.errors import ArgumentParser, InputError, run_main
-from utils.refer import DATASETS, NAMES, short_name
-from utils.workers import stop_in_order
+from prepare.own_data import add_own_data, own_data
+from prepare.workers import stop_in_order
+from prepare.writer import BuildOptions, build
+from utils.cli import ArgumentParser, run_main
+from utils.datasets import DATASETS, NAMES, short_name
+from utils.errors import InputError
+from utils.prepared import MAX_CANVAS_SIDE, folder_path, is_plain_name
 
 MAX_SHOWN = 1_000  # damaged files
 MUCH = 0.1  # share of unknown words; with the published vocabularies it is a few in a hundred
@@ -70,7 +71,7 @@ def _vocabulary_remedy(options: BuildOptions) -> str:
 
 
 def _verify(options: BuildOptions) -> None:
-    from utils.verify import damage  # takes PyTorch, which a build does without
+    from prepare.verify import damage
 
     folder = folder_path(options.root, options.dataset, options.size)
     faults = damage(folder, options.split, options.workers)

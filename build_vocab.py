@@ -15,11 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.custom import OwnData, own_data
-from utils.errors import ArgumentParser, InputError, run_main
-from utils.glove import embedding_table, read_glove
-from utils.refer import DATASETS, NAMES, Dataset, read_expressions, short_name
-from utils.safe_io import atomic_write, read_npy
+from prepare.glove import embedding_table, read_glove
+from prepare.own_data import OwnData, own_data
+from prepare.public import read_expressions
+from utils.cli import ArgumentParser, run_main
+from utils.datasets import DATASETS, NAMES, Dataset, short_name
+from utils.errors import InputError
+from utils.files.arrays import read_npy
+from utils.files.writing import atomic_write
 from utils.text import MAX_WORD, SPECIAL_WORDS, Vocabulary, tokenize
 
 ROOT = Path(__file__).resolve().parent

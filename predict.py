@@ -21,9 +21,12 @@ from PIL import Image
 from eval.visualise import ORANGE, overlay, patch_picture
 from models import load_restr
 from models.inference import THRESHOLD, Segmentation, segment
-from utils import distributed
-from utils.errors import ArgumentParser, InputError, one_line, run_main
-from utils.safe_io import MAX_NAME_BYTES, atomic_write, read_image
+from utils import device as distributed
+from utils.cli import ArgumentParser, run_main
+from utils.errors import InputError, one_line
+from utils.files.images import read_image
+from utils.files.reading import MAX_NAME_BYTES
+from utils.files.writing import atomic_write
 
 SUFFIX_BYTES = 40  # of "_K_overlay.png" and what a file system needs beside it
 

@@ -19,30 +19,27 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from eval.evaluator import EvalSettings
-from eval.image_groups import check_room
-from eval.validation import Validation
+from eval.evaluator import EvalSettings, check_room
 from models import ReSTRConfig, build_restr
 from models.config import LANGUAGE_BACKBONES, DecoderConfig, FusionConfig
 from models.loss import LossConfig, restr_loss
-from models.memory import describe_memory
-from models.summary import describe
 from models.vision import vision_config
-from utils import distributed
-from utils.allocator import settle_memory
-from utils.batches import BatchSplit, TrainDataset, collate
-from utils.distributed import Ranks
-from utils.errors import InputError, one_line, run_main
-from utils.experiment import Experiment, data_of
-from utils.loaders import check_shared_memory, explained_loaders, start_loader
-from utils.logs import NoLog, RunLog
-from utils.run_folder import RunFolder
-from utils.sampler import StepSampler
-from utils.schedule import Schedule
-from utils.signals import EXIT_RESUME, StopSignal
+from tools.model_size import describe, describe_memory
+from train.data import TrainDataset, collate
+from train.logs import NoLog, RunLog
+from train.loop import Stopped, Trainer, TrainOptions, fit
+from train.options import parse_args
+from train.run import Experiment, RunFolder, data_of
+from train.sampler import StepSampler
+from train.schedule import Schedule
+from train.validation import Validation
+from utils import device as distributed
+from utils.cli import run_main
+from utils.device import Ranks, settle_memory
+from utils.errors import InputError, one_line
+from utils.loaders import EXIT_RESUME, StopSignal, check_shared_memory, explained_loaders, start_loader
+from utils.prepared import BatchSplit
 from utils.text import PAD, TEXT_LENGTH, Vocabulary
-from utils.train_options import parse_args
-from utils.training import Stopped, Trainer, TrainOptions, fit
 from utils.words import embeddings_file, read_embeddings, vocabulary_of
 
 

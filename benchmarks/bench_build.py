@@ -21,17 +21,18 @@ from statistics import median
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
-import skimage  # noqa: E402
-from PIL import Image  # noqa: E402
-from skimage.transform import resize  # noqa: E402
+import numpy as np
+import skimage
+from PIL import Image
+from skimage.transform import resize
 
-from benchmarks.photos import SENTENCES, make_set  # noqa: E402
-from benchmarks.report import table, where  # noqa: E402
-from utils.batches import BatchSplit  # noqa: E402
-from utils.errors import ArgumentParser, InputError, one_line, run_main  # noqa: E402
-from utils.refer import read_refs  # noqa: E402
-from utils.text import Vocabulary  # noqa: E402
+from benchmarks.photos import SENTENCES, make_set
+from benchmarks.report import table, where
+from prepare.public import read_refs
+from utils.cli import ArgumentParser, run_main
+from utils.errors import InputError, one_line
+from utils.prepared import BatchSplit
+from utils.text import Vocabulary
 
 SIZE = 480
 ROOT = Path(__file__).resolve().parents[1]

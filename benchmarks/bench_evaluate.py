@@ -15,18 +15,19 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch  # noqa: E402
+import torch
 
-from benchmarks.bench_model import build, seconds  # noqa: E402
-from benchmarks.photos import make_set  # noqa: E402
-from benchmarks.report import table, where  # noqa: E402
-from eval.evaluator import EvalSettings, evaluate  # noqa: E402
-from models.inference import to_canvas  # noqa: E402
-from utils.batches import BatchSplit  # noqa: E402
-from utils.build import BuildOptions  # noqa: E402
-from utils.build import build as build_batches  # noqa: E402
-from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
-from utils.geometry import resize_and_crop  # noqa: E402
+from benchmarks.bench_model import build, seconds
+from benchmarks.photos import make_set
+from benchmarks.report import table, where
+from eval.evaluator import EvalSettings, evaluate
+from models.inference import to_canvas
+from prepare.writer import BuildOptions
+from prepare.writer import build as build_batches
+from utils.cli import ArgumentParser, run_main
+from utils.errors import InputError
+from utils.geometry import resize_and_crop
+from utils.prepared import BatchSplit
 
 CLOSE = 1e-5  # share of a sample's pixels that may differ
 

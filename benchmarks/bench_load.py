@@ -20,15 +20,16 @@ from statistics import median
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch.utils.data import DataLoader  # noqa: E402
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
 
-from benchmarks.photos import make_set  # noqa: E402
-from benchmarks.report import table, where  # noqa: E402
-from utils.batches import BatchSplit, TrainDataset, collate  # noqa: E402
-from utils.build import BuildOptions, build  # noqa: E402
-from utils.errors import ArgumentParser, run_main  # noqa: E402
+from benchmarks.photos import make_set
+from benchmarks.report import table, where
+from prepare.writer import BuildOptions, build
+from train.data import TrainDataset, collate
+from utils.cli import ArgumentParser, run_main
+from utils.prepared import BatchSplit
 
 NEEDED = 600  # samples a second on 16 cores
 CORES = 16

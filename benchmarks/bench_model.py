@@ -24,16 +24,17 @@ from torch import Tensor
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.plain_restr import PlainReSTR  # noqa: E402
-from models.config import ReSTRConfig  # noqa: E402
-from models.language import sinusoids  # noqa: E402
-from models.loss import LossConfig, restr_loss  # noqa: E402
-from models.reference import reference_config, to_reference  # noqa: E402
-from models.restr import ReSTR, build_restr  # noqa: E402
-from models.vision import vision_config  # noqa: E402
-from utils.allocator import settle_memory  # noqa: E402
-from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
-from utils.text import TEXT_LENGTH  # noqa: E402
+from benchmarks.plain_restr import PlainReSTR
+from models.config import ReSTRConfig
+from models.language import sinusoids
+from models.loss import LossConfig, restr_loss
+from models.reference import reference_config, to_reference
+from models.restr import ReSTR, build_restr
+from models.vision import vision_config
+from utils.cli import ArgumentParser, run_main
+from utils.device import settle_memory
+from utils.errors import InputError
+from utils.text import TEXT_LENGTH
 
 WAYS = ("reference", "ours", "checkpointed")  # checkpointed: ours with --grad_checkpoint
 TOLERANCE = 1e-4  # on logits, float32

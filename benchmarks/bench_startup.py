@@ -21,8 +21,8 @@ from statistics import median
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.report import peak_mb, table, where  # noqa: E402
-from utils.errors import ArgumentParser, run_main  # noqa: E402
+from benchmarks.report import peak_mb, table, where
+from utils.cli import ArgumentParser, run_main
 
 READ_EVERY = 100
 WAYS = ("first batch", "an epoch")
@@ -31,8 +31,9 @@ WAYS = ("first batch", "an epoch")
 def make_split(root: Path, expressions: int) -> Path:
     """A folder whose split `train` has so many expressions."""
     from benchmarks.photos import make_set
-    from utils.build import BuildOptions, build
-    from utils.safe_io import read_json, write_json
+    from prepare.writer import BuildOptions, build
+    from utils.files.reading import read_json
+    from utils.files.writing import write_json
 
     make_set(root, 14)
     folder = build(BuildOptions(root, "unc", "train", (480, 480), workers=1)).folder
@@ -48,8 +49,9 @@ def make_split(root: Path, expressions: int) -> Path:
 def run_way(way: str, folder: Path) -> None:
     """Do it in this process and print seconds and peak MB."""
     import train_restr  # noqa: F401
-    from utils.batches import BatchSplit, TrainDataset, collate
-    from utils.sampler import StepSampler
+    from train.data import TrainDataset, collate
+    from train.sampler import StepSampler
+    from utils.prepared import BatchSplit
 
     before, started = peak_mb(), time.perf_counter()
     split = BatchSplit(folder, "train")

@@ -16,8 +16,8 @@ import torch
 from models import build_restr, from_reference, to_reference
 from models.loss import LossConfig, patch_labels, restr_loss
 from models.reference import HEAD, config_from_reference, our_name, reference_config
-from utils.errors import ArgumentParser, run_main
-from utils.schedule import Schedule
+from train.schedule import Schedule
+from utils.cli import ArgumentParser, run_main
 from utils.text import Vocabulary
 
 

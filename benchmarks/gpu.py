@@ -14,12 +14,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch  # noqa: E402
+import torch
 
-from benchmarks import gpu_rows  # noqa: E402
-from benchmarks.report import table, where  # noqa: E402
-from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
-from utils.safe_io import atomic_write, write_json  # noqa: E402
+from benchmarks import gpu_rows
+from benchmarks.report import table, where
+from utils.cli import ArgumentParser, run_main
+from utils.errors import InputError
+from utils.files.writing import atomic_write, write_json
 
 NOT_MEASURED = "not measured"
 

@@ -16,14 +16,13 @@ from models.inference import THRESHOLD
 from models.loss import LossConfig, restr_loss
 from models.reference import reference_config, to_reference
 from models.restr import build_restr
-from models.summary import count_flops
 from models.vision import vision_config
-from utils.distributed import Ranks
+from tools.model_size import count_flops
+from train.loop import Trainer, TrainOptions
+from train.schedule import Schedule
+from utils.device import Ranks, autocast
 from utils.errors import one_line
-from utils.precision import autocast
-from utils.schedule import Schedule
 from utils.text import TEXT_LENGTH
-from utils.training import Trainer, TrainOptions
 
 EXPRESSIONS = 7  # of one image; unc val has 7.2
 TINY = VisionConfig("vit_tiny_patch16_224", (32, 48), patch_size=16, width=24, depth=1, heads=3, norm_eps=1e-5)

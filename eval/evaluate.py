@@ -20,25 +20,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from eval.checkpoints import check_fit, find_checkpoints, load_model, step_of
 from eval.evaluator import PADS, EvalSettings, Prediction, check_complete, count_rotated, evaluate, gather_scores
-from eval.find_model import check_fit, find_checkpoints, load_model, step_of
 from eval.metrics import SampleScore, format_table, overall_iou, summarise
 from eval.provenance import provenance
-from eval.report import Other, read_other, write_report
-from eval.thumbnails import Thumbnails
+from eval.report.thumbnails import Thumbnails
+from eval.report.write import Other, read_other, write_report
 from eval.visualise import write_prediction
 from models.checkpoint import checkpoint_file, file_sha256
 from models.inference import THRESHOLD
 from models.restr import ReSTR
-from utils import distributed
-from utils.batch_folder import META
-from utils.batches import BatchSplit
-from utils.errors import ArgumentParser, check_limits, run_main
+from utils import device as distributed
+from utils.cli import ArgumentParser, check_limits, run_main, size
+from utils.device import AMP_DTYPES
+from utils.files.writing import atomic_write, made_folder, write_json
 from utils.loaders import explained_loaders
-from utils.precision import AMP_DTYPES
-from utils.run_folder import made_folder
-from utils.safe_io import atomic_write, write_json
-from utils.train_options import size
+from utils.prepared import META, BatchSplit
 
 LIMITS = {"batch_size": (1, 1024), "num_workers": (0, 1024), "seed": (0, 2**63 - 1)}  # flag -> least and most
 

@@ -19,8 +19,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from eval.metrics import PRECISION_TENTHS
-from utils.errors import ArgumentParser, InputError, one_line, run_main
-from utils.safe_io import MEBIBYTE, atomic_write, read_bytes
+from utils.cli import ArgumentParser, run_main
+from utils.errors import InputError, one_line
+from utils.files.reading import MEBIBYTE, read_bytes
+from utils.files.writing import atomic_write
 
 COLOURS = ("#1f5fbf", "#d9541e", "#2e8b57", "#8e44ad", "#b8860b", "#c2185b", "#00838f", "#5d4037")
 GREY, INK = "#8a8f98", "#22262e"

@@ -9,7 +9,7 @@ from pathlib import Path
 from eval.evaluator import EvalSettings
 from eval.metrics import PRECISION_TENTHS
 from utils.errors import InputError, one_line
-from utils.safe_io import MEBIBYTE, read_json
+from utils.files.reading import MEBIBYTE, read_json
 
 PRECISIONS = tuple(f"{tenths / 10:.1f}" for tenths in PRECISION_TENTHS)
 NO_MATTER = ("batch_size", "image_size")  # the one changes no number, the other belongs to the model

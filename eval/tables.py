@@ -9,19 +9,30 @@ at several steps, the latest one counts. Controls (--rotate_expressions) are lef
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from eval.metrics import length_buckets
 from eval.results import PRECISIONS, Result, choose, find_files, read_result
-from eval.table_formats import Table, latex, markdown
-from utils.errors import ArgumentParser, InputError, run_main
-from utils.refer import title
-from utils.safe_io import atomic_write
+from utils.cli import ArgumentParser, run_main
+from utils.datasets import title
+from utils.errors import InputError
+from utils.files.writing import atomic_write
 
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~#!$&])")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "†": r"\dag{}",
+    **{character: f"\\{character}" for character in "{}$&#_%"},
+}
 SPLITS = (
     ("unc", "val"), ("unc", "testA"), ("unc", "testB"),
     ("unc+", "val"), ("unc+", "testA"), ("unc+", "testB"),
@@ -39,8 +50,64 @@ EXPRESSIONS = (10834, 5657, 5095, 10758, 5726, 4889, 9536, 60105)  # in the orde
 OTHER_NOTE = "† other expressions than the public split's, and so not to be compared"
 KINDS = ("oIoU", "mIoU")
 CSV_HEAD = ("metric", "method", "dataset", "split", "tokens", "step", "samples", "value", "published", "difference")
-
 Rows = dict[str, dict[tuple[str, str], Result]]  # row -> (data set, split) -> result
+
+
+@dataclass(frozen=True)
+class Table:
+    """Unescaped text: a caption, one head, rows as long as it, the first `left` columns of which are words."""
+
+    caption: str
+    head: list[str]
+    rows: list[list[str]]
+    left: int = 1
+
+
+def markdown(tables: list[Table]) -> str:
+    """The tables as Markdown, in which no text of theirs is markup."""
+    return "\n".join(map(_markdown, tables))
+
+
+def _markdown(table: Table) -> str:
+    rule = [":--"] * table.left + ["--:"] * (len(table.head) - table.left)
+    lines = [map(_escape_markdown, table.head), rule, *(map(_escape_markdown, row) for row in table.rows)]
+    return f"{_escape_markdown(table.caption)}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _escape_markdown(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", text)
+
+
+def latex(tables: list[Table]) -> str:
+    """The tables as LaTeX floats for \\input, in which no text of theirs is a command; they need booktabs."""
+    return "% \\usepackage{booktabs}\n" + "\n".join(map(_latex, tables))
+
+
+def _latex(table: Table) -> str:
+    columns = "l" * table.left + "r" * (len(table.head) - table.left)
+    head, *rows = (" & ".join(map(_escape_latex, row)) + r" \\" for row in [table.head, *table.rows])
+    lines = [
+        r"\begin{table*}",
+        r"\centering\small",
+        rf"\caption{{{_escape_latex(table.caption)}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table*}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _escape_latex(text: str) -> str:
+    escaped = "".join(_LATEX.get(character, character) for character in text)
+    return re.sub(r"\(-(?=\d)", "($-$", escaped)  # a minus sign, not a hyphen
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def parser() -> ArgumentParser:

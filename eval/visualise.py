@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from eval.evaluator import Prediction
 from utils.errors import one_line
+from utils.files.reading import safe_name
+from utils.files.writing import atomic_write
 from utils.geometry import fit_inside
-from utils.safe_io import atomic_write, safe_name
 
 GREEN, ORANGE = (60, 220, 110), (255, 128, 20)
 PANEL_SIDE = 360  # longer side of a panel of the strip, in pixels

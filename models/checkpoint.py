@@ -12,7 +12,7 @@ from models.restr import ReSTR
 from models.tensor_file import load_tensors
 from models.weights import model_with
 from utils.errors import InputError, one_line
-from utils.safe_io import atomic_write
+from utils.files.writing import atomic_write
 
 FORMAT, VERSION = "restr-checkpoint", 1
 MAX_STEP = 10**12

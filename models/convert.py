@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 
 from models.checkpoint import MAX_STEP, read_checkpoint, save_checkpoint
-from utils.errors import ArgumentParser, InputError, run_main
-from utils.safe_io import read_json
+from utils.cli import ArgumentParser, run_main
+from utils.errors import InputError
+from utils.files.reading import read_json
 from utils.text import Vocabulary
 
 

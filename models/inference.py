@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from models.attention import seed_attention
 from utils.errors import InputError, one_line
+from utils.files.images import read_image, to_rgb
 from utils.geometry import resize_and_crop, resize_and_pad
-from utils.safe_io import read_image, to_rgb
 from utils.text import TEXT_LENGTH, Vocabulary, tokenize
 
 THRESHOLD = 1e-9  # logit from which a pixel belongs to the object; the reference's

@@ -21,7 +21,7 @@ from models.blocks import LeanMlp
 from models.config import VISION_BACKBONES, VisionConfig
 from models.tensor_file import load_tensors
 from utils.errors import InputError, one_line
-from utils.safe_io import check_npz
+from utils.files.arrays import check_npz
 
 NO_WEIGHTS = "give a file with --v_weights FILE, or train from random weights with --no_pretrained"
 CHECK = "check --v_weights"

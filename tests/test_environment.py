@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PREPARATION_ONLY = ("pycocotools", "skimage", "scipy")
 TRAINS_OR_EVALUATES = (
     "models",
-    "utils.batches",
+    "utils.prepared",
     "utils.text",
     "eval.evaluator",
     "eval.metrics",

@@ -18,7 +18,11 @@ from statistics import median
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, from wherever this is run
 
-from tools.data_facts import (  # noqa: E402
+from prepare.own_data import add_own_data, own_data
+from prepare.public import IMAGES_REMEDY, coco_files
+from prepare.ref import Ref, missing_files, require_distinct_names
+from prepare.referit import read_referit
+from tools.data_facts import (
     COUNTS,
     EMBEDDING_WIDTH,
     FILE_BYTES,
@@ -29,24 +33,14 @@ from tools.data_facts import (  # noqa: E402
     Counts,
     downloads,
 )
-from tools.report import Report  # noqa: E402
-from utils.batch_folder import is_train  # noqa: E402
-from utils.custom import add_own_data, own_data  # noqa: E402
-from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
-from utils.refer import (  # noqa: E402
-    COCO_IMAGES,
-    DATASETS,
-    IMAGES_REMEDY,
-    NAMES,
-    REFERIT,
-    Dataset,
-    read_referit,
-    short_name,
-)
-from utils.refs import Ref, missing_files, require_distinct_names  # noqa: E402
-from utils.safe_io import read_image  # noqa: E402
-from utils.text import Vocabulary  # noqa: E402
-from utils.words import read_embeddings  # noqa: E402
+from tools.report import Report
+from utils.cli import ArgumentParser, run_main
+from utils.datasets import COCO_IMAGES, DATASETS, NAMES, REFERIT, Dataset, short_name
+from utils.errors import InputError
+from utils.files.images import read_image
+from utils.prepared import is_train
+from utils.text import Vocabulary
+from utils.words import read_embeddings
 
 Splits = dict[str, list[Ref]]
 MASKS = 500  # that are drawn without --deep
@@ -164,7 +158,7 @@ def _referit_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
 
 def _coco_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
     splits: Splits = {split: [] for split in dataset.splits}
-    found = report.attempt(lambda: dataset.coco_files(root).check(dataset.splits))
+    found = report.attempt(lambda: coco_files(dataset, root).check(dataset.splits))
     if found is None:
         return {}
     refs, broken = found

@@ -13,8 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from PIL import Image
 
-from utils.errors import ArgumentParser, InputError, run_main
-from utils.safe_io import atomic_write, read_json
+from utils.cli import ArgumentParser, run_main
+from utils.errors import InputError
+from utils.files.reading import read_json
+from utils.files.writing import atomic_write
 
 ROWS = ("val", "testA", "testB", "val_rotated")
 LEAST_OIOU, LEAST_LOSS = 75.0, 50.0  # percent

@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from models import ReSTR, load_restr
-from utils.errors import ArgumentParser, InputError, one_line, run_main
-from utils.safe_io import atomic_write
+from utils.cli import ArgumentParser, run_main
+from utils.errors import InputError, one_line
+from utils.files.writing import atomic_write
 from utils.text import TEXT_LENGTH, Vocabulary
 
 OPSETS = (17, 20)  # 17 brought LayerNormalization; 20 is the last that PyTorch's tracing exporter writes

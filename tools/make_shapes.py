@@ -13,10 +13,11 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, from wherever this is run
 
-from tools.shapes.dataset import Plan, write_dataset  # noqa: E402
-from tools.shapes.record import claim, finish  # noqa: E402
-from tools.shapes.scenes import LEVELS  # noqa: E402
-from utils.errors import ArgumentParser, InputError, run_main  # noqa: E402
+from tools.shapes.dataset import Plan, write_dataset
+from tools.shapes.record import claim, finish
+from tools.shapes.scenes import LEVELS
+from utils.cli import ArgumentParser, run_main
+from utils.errors import InputError
 
 IMAGE_SIZES = (64, 2048)
 

@@ -27,9 +27,10 @@ from eval.visualise import ORANGE, heat, overlay, patch_picture, probability
 from models import ReSTR, load_restr
 from models.inference import THRESHOLD, Segmentation, segment
 from tools import web_page
-from utils import distributed
-from utils.errors import ArgumentParser, InputError, one_line, run_main
-from utils.safe_io import read_image
+from utils import device as distributed
+from utils.cli import ArgumentParser, run_main
+from utils.errors import InputError, one_line
+from utils.files.images import read_image
 
 MAX_SIDE = 1280  # pixels; what a screen shows, and what keeps an answer quick
 EXAMPLES = 12

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError, one_line
-from utils.safe_io import MEBIBYTE, atomic_write, read_bytes, refusing
+from utils.files.reading import MEBIBYTE, read_bytes, refusing
+from utils.files.writing import atomic_write
 
 TEXT_LENGTH = 20
 SPECIAL_WORDS = ("<pad>", "<go>", "<eos>", "<unk>")

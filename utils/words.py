@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.batch_folder import META
 from utils.errors import InputError
-from utils.safe_io import read_npy, safe_name
+from utils.files.arrays import read_npy
+from utils.files.reading import safe_name
+from utils.prepared import META
 from utils.text import Vocabulary
 
 if TYPE_CHECKING:  # tools/check_data.py reads tables without PyTorch
-    from utils.batches import BatchSplit
+    from utils.prepared import BatchSplit
 
 _REMEDY = "make it with build_vocab.py --glove FILE"
 

@@ -18,7 +18,7 @@ from tools.shapes.drawing import KINDS, paint
 from tools.shapes.expressions import expressions
 from tools.shapes.meanings import View
 from tools.shapes.scenes import sample_scene
-from utils.safe_io import atomic_write
+from utils.files.writing import atomic_write
 
 COCO_IMAGES = Path("data/coco/images/train2014")
 REFER = Path("external/refer/data")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tools.shapes.dataset import COCO_IMAGES, REFER, REFERIT, REFS_FILES, Plan, image_paths, mask_path
 from utils.errors import InputError
-from utils.safe_io import read_json, write_json
+from utils.files.reading import read_json
+from utils.files.writing import write_json
 
 RECORD = Path("data/shapes.json")
 VERSION = 1  # a new number wherever the same arguments give other bytes

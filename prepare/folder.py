@@ -1,0 +1,179 @@
+"""Writing the prepared folder's meta.json: several builds at once, locks, what killed ones left."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from utils.errors import InputError
+from utils.files.writing import TEMPORARY_PREFIX, lock_file, write_json
+from utils.prepared import FORMAT, LOCK, META, SIZES, VERSION, VOCABULARY, SplitFiles, read_meta, size_name
+from utils.text import TEXT_LENGTH, Vocabulary
+
+
+def new_meta(dataset: str, size: tuple[int, int], vocabulary: Vocabulary, source: str, self_contained: bool) -> dict:
+    """meta.json of a folder without splits."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "dataset": dataset,
+        "image_size": list(size),
+        "text_length": TEXT_LENGTH,
+        "vocabulary": {
+            "file": VOCABULARY,
+            "source": source,
+            "size": len(vocabulary),
+            "sha256": vocabulary.sha256,
+        },
+        "self_contained": self_contained,
+        "splits": {},
+    }
+
+
+def claim(folder: Path, wanted: dict, vocabulary: Vocabulary) -> None:
+    """Make the folder with its meta.json and vocabulary, or see that an existing one was made with the same parameters.
+
+    Raises InputError that says what differs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        there = read_meta(folder)
+        if there is None:
+            if any(folder.glob("*_batch")):
+                raise InputError(f"{folder}: holds batches of another program (no {META}); move them away")
+            write_json(folder / META, wanted)
+        else:
+            _require_same(folder, there, wanted)
+        if not _holds(folder / VOCABULARY, vocabulary):
+            vocabulary.save(folder / VOCABULARY)
+
+
+def _holds(path: Path, vocabulary: Vocabulary) -> bool:
+    try:
+        return Vocabulary.load(path).sha256 == vocabulary.sha256
+    except InputError:  # it is not there, or damaged
+        return False
+
+
+def _require_same(folder: Path, there: dict, wanted: dict) -> None:
+    """The source of the vocabulary may differ in name, not in content."""
+
+    def facts(meta: dict) -> dict:
+        return {
+            "data set": meta["dataset"],
+            "image size": size_name(tuple(meta["image_size"])),
+            "vocabulary (SHA-256)": meta["vocabulary"]["sha256"][:16],
+            "--self_contained": meta["self_contained"],
+        }
+
+    old, new = facts(there), facts(wanted)
+    differing = [f"{key} {old[key]}, now {new[key]}" for key in old if old[key] != new[key]]
+    if differing:
+        raise InputError(
+            f"{folder}: was built with {'; '.join(differing)}; use the same, or move the folder away to build anew"
+        )
+
+
+@contextlib.contextmanager
+def begun_split(files: SplitFiles, entry: dict, sharded: bool) -> Iterator[dict]:
+    """Keep builds from other sources out of a split while the block runs; yields meta.json, which has the split.
+
+    What a build from other sources left half-done is removed first, unless this is one shard of many.
+    Raises InputError where the split was built from something else and stays.
+    """
+    with (files.folder / f".{files.split}{LOCK}").open("ab") as builds:
+        with _locked(files.folder):
+            meta = _there(files)
+            old = meta["splits"].get(files.split, {**entry, "complete": False})
+            if not _same_sources(old, entry) and any(path.exists() for path in files.folders):
+                _discard(files, builds, old, entry, sharded)
+            if not _same_sources(old, entry) or files.split not in meta["splits"]:
+                meta = _recorded(files, meta, entry, None)
+            lock_file(builds, fcntl.LOCK_SH)
+        yield meta
+
+
+def _discard(files: SplitFiles, builds: IO, old: dict, entry: dict, sharded: bool) -> None:
+    sources = "other expressions, outlines or images than there are now"
+    if old["complete"] or sharded:
+        names = ", ".join(path.name for path in files.folders)
+        raise InputError(
+            f"{files.folder}: its split {files.split} was built from {sources} ({old['expressions']:,} expressions "
+            f"then, {entry['expressions']:,} now), or by an earlier version; remove {names} there and run again"
+        )
+    try:
+        lock_file(builds, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fault = f"another build is at its split {files.split}, from {sources}; wait for it or stop it"
+        raise InputError(f"{files.folder}: {fault}") from None
+    for path in filter(Path.exists, files.folders):
+        shutil.rmtree(path)
+    print(f"{files.folder}: its split {files.split}, half-built from {sources}, is built anew")
+
+
+def record_split(files: SplitFiles, entry: dict, size: int | None) -> None:
+    """Set a split's entry in meta.json. Several builds may do so at once; the result does not depend on their order.
+
+    `size`: bytes of all its files; None: it is not complete.
+    """
+    with _locked(files.folder):
+        _recorded(files, _there(files), entry, size)
+
+
+def _there(files: SplitFiles) -> dict:
+    meta = read_meta(files.folder)
+    if meta is None:
+        raise InputError(f"{files.folder / META}: was removed while batches were built; run the same command again")
+    return meta
+
+
+def _recorded(files: SplitFiles, meta: dict, entry: dict, size: int | None) -> dict:
+    """meta.json with the split's entry, written."""
+    entry = {**entry, "complete": size is not None}
+    meta["splits"] = dict(sorted({**meta["splits"], files.split: entry}.items()))
+    sizes = {**meta.get(SIZES, {}), files.split: size}
+    meta[SIZES] = {split: size for split, size in sorted(sizes.items()) if size is not None}
+    write_json(files.folder / META, meta)
+    return meta
+
+
+def _same_sources(old: dict, new: dict) -> bool:
+    """Whether two entries of a split agree; images and masks are not compared after a build that met a broken one."""
+    left_out = {"complete"} | {"files_sha256" for entry in (old, new) if entry.get("files_sha256", "") is None}
+    return all(old.get(key) == new.get(key) for key in (old.keys() | new.keys()) - left_out)
+
+
+def remove_stale(folder: Path, seconds: float) -> None:
+    """Remove half-written files at least `seconds` old whose process is no more."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):  # whole by now, or removed by another
+            if time.time() - path.stat().st_mtime >= seconds and not _is_running(path.name):
+                path.unlink()
+
+
+def _is_running(name: str) -> bool:
+    """Whether the process that a half-written file is named after is there."""
+    process = name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
+    if not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: an empty hidden file, which stays. Whatever was half-written under it is removed."""
+    with (folder / LOCK).open("ab") as file:
+        lock_file(file, fcntl.LOCK_EX)
+        for stale in folder.glob(f"{TEMPORARY_PREFIX}*"):
+            stale.unlink(missing_ok=True)
+        yield

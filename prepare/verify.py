@@ -1,0 +1,36 @@
+"""build_batches.py --verify: every file of a split, read as training and evaluation read it."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from prepare.workers import run_all
+from utils.errors import InputError
+from utils.prepared import BatchSplit
+from utils.words import vocabulary_of
+
+_AT_ONCE = 32  # expressions
+
+
+def damage(folder: Path, split: str, workers: int) -> list[str]:
+    """What is wrong with the files of a complete split, a line each, sorted.
+
+    Check sums are compared, and every file is decoded. Raises InputError where there is no such split.
+    """
+    data = BatchSplit(folder, split)
+    vocabulary_of(data)
+    numbers = range(len(data))
+    jobs = [numbers[i : i + _AT_ONCE] for i in numbers[::_AT_ONCE]]
+    found = run_all(partial(_faults, data), jobs, workers, len, title=data.name(0).rpartition("_")[0])
+    return sorted(set().union(*found))
+
+
+def _faults(split: BatchSplit, numbers: Sequence[int]) -> set[str]:
+    faults = set()
+    for i in numbers:
+        try:
+            split.text(i)
+            split.sample(i)
+        except InputError as error:
+            faults.add(str(error))
+    return faults

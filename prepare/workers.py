@@ -1,0 +1,118 @@
+"""One function over many jobs in worker processes, with one progress bar; the first error stops all."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from itertools import islice
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from utils.errors import InputError
+from utils.loaders import handle
+
+J = TypeVar("J")
+
+
+R = TypeVar("R")
+
+
+JOBS_AHEAD = 4  # a worker: enough that none waits, few enough that memory does not grow with the number of jobs
+
+
+_work: Callable | None = None  # in a worker process: what it does
+
+
+def stop_in_order() -> None:
+    """Make the first SIGINT, SIGTERM or SIGHUP a KeyboardInterrupt and later ones nothing.
+
+    These would break off the clean-up; Python then waits for ever for worker processes that nobody told to end.
+    """
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+    def stop(number, frame) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    handle(numbers, stop)
+
+
+def run_all(
+    work: Callable[[J], R],
+    jobs: list[J],
+    workers: int,
+    weigh: Callable[[J], int],
+    done: int = 0,
+    title: str = "",
+) -> list[R]:
+    """What `work` returns of every job, in any order, from `workers` processes (1: from this one).
+
+    `work` is pickled once a process. The bar counts what `weigh` gives, from `done` on; it shows on terminals only.
+    Raises the first exception of any job, when all processes have stopped.
+    """
+    finished = _in_processes(work, jobs, workers) if workers > 1 and len(jobs) > 1 else _here(work, jobs)
+    total = done + sum(map(weigh, jobs))
+    results = []
+    with (
+        closing(finished),
+        tqdm(total=total, initial=done, desc=title, unit=" expr", disable=None, smoothing=0.1) as bar,
+    ):
+        for job, result in finished:
+            results.append(result)
+            bar.update(weigh(job))
+    return results
+
+
+def _here(work: Callable[[J], R], jobs: list[J]) -> Generator[tuple[J, R], None, None]:
+    for job in jobs:
+        yield job, work(job)
+
+
+def _in_processes(work: Callable[[J], R], jobs: list[J], workers: int) -> Generator[tuple[J, R], None, None]:
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks that another thread may hold
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, (work,))
+    queue, running = iter(jobs), {}
+    try:
+        while True:
+            running |= _submit(pool, islice(queue, JOBS_AHEAD * workers - len(running)))
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a worker process was killed, perhaps as memory ran out; run again with fewer --workers (work done stays)"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, jobs: Iterable[J]) -> dict[Future, J]:
+    """Jobs by their futures. Workers that this starts inherit that SIGINT is blocked: the parent answers it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return {pool.submit(_call, job): job for job in jobs}
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _start_worker(work: Callable) -> None:
+    global _work
+    _work = work
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot stop its workers."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _call(job: object) -> object:
+    return _work(job)

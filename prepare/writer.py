@@ -1,0 +1,353 @@
+"""The writer of batch folders (SPEC sections 4 and 5): work is split by image, and can stop and go on at any point.
+
+Every file gets its name only when whole, its content follows from the annotations alone, and expressions are numbered
+before the work is shared out: so the folder is the same, byte for byte, however often it was interrupted, over however
+many processes and shards.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import time
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from prepare.folder import begun_split, claim, new_meta, record_split, remove_stale
+from prepare.own_data import OwnData
+from prepare.png import encode_png
+from prepare.public import read_refs
+from prepare.ref import Ref
+from prepare.workers import run_all
+from utils.datasets import DATASETS
+from utils.errors import InputError
+from utils.files.images import MAX_IMAGE_BYTES, read_image
+from utils.files.reading import read_bytes
+from utils.files.writing import atomic_write, sync_file_system
+from utils.geometry import fit_inside, pad, resize_image, resize_mask
+from utils.prepared import SIZES, SUMS_KEY, SplitFiles, folder_path, is_train, texts_digest
+from utils.text import Vocabulary, tokenize
+
+_IMAGE_REMEDY = "download it again (data/README.md)"
+Sizes = dict[Path, dict[str, int]]  # folder -> name -> bytes
+
+
+@dataclass(frozen=True)
+class Job:
+    """The unit of work: an image with its refs of the split, each with its numbered expressions."""
+
+    refs: tuple[tuple[Ref, tuple[tuple[int, str], ...]], ...]
+
+    @property
+    def image(self) -> Path:
+        return self.refs[0][0].image_path
+
+    def expressions(self) -> int:
+        return sum(len(sentences) for _, sentences in self.refs)
+
+
+def plan(refs: list[Ref], source: Path, skip_empty: bool) -> list[Job]:
+    """Refs grouped by image, in order of first appearance; expressions numbered in the order of the file `source`.
+
+    Raises InputError for an empty expression unless `skip_empty`, and if nothing is left.
+    """
+    by_image: dict[Path, list] = {}
+    number = 0
+    for ref in refs:
+        sentences = []
+        for sentence in ref.sentences:
+            if not sentence.strip():
+                if skip_empty:
+                    continue
+                raise InputError(f"{source}: ref {ref.ref_id} has an empty expression; mend it or pass --skip_empty")
+            sentences.append((number, sentence))
+            number += 1
+        if sentences:
+            by_image.setdefault(ref.image_path, []).append((ref, tuple(sentences)))
+    if not number:
+        raise InputError(f"{source}: the split has no expressions")
+    return [Job(tuple(group)) for group in by_image.values()]
+
+
+def split_entry(jobs: list[Job]) -> dict:
+    """What meta.json says of a split, but for `complete`."""
+    texts = sorted((i, ref.image_name, text) for job in jobs for ref, pairs in job.refs for i, text in pairs)
+    return {
+        "refs": sum(len(job.refs) for job in jobs),
+        "expressions": sum(job.expressions() for job in jobs),
+        "images": len(jobs),
+        "texts_sha256": texts_digest((image, text) for _, image, text in texts),
+        **_source_digests(jobs),
+    }
+
+
+def _source_digests(jobs: list[Job]) -> dict[str, str]:
+    """Of all that the split's files follow from; images and mask files, too many to read here, stand by their bytes."""
+    annotations, files = hashlib.sha256(), hashlib.sha256()
+    for job in jobs:
+        paths = [job.image]
+        for ref, sentences in job.refs:
+            outline = ref.segmentation
+            if isinstance(outline, Path):
+                paths.append(outline)
+                outline = outline.name
+            facts = ref.ref_id, ref.image_name, ref.size, outline, sentences
+            annotations.update(json.dumps(facts).encode() + b"\n")
+        files.update(json.dumps([path.stat().st_size for path in paths]).encode() + b"\n")
+    return {"annotations_sha256": annotations.hexdigest(), "files_sha256": files.hexdigest()}
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What `build_batches.py` was asked for."""
+
+    root: Path
+    dataset: str
+    split: str
+    size: tuple[int, int]  # of the canvas
+    workers: int
+    shard: tuple[int, int] = (1, 1)  # (i, n): the i-th of n parts, counted from 1
+    self_contained: bool = False
+    skip_empty: bool = False
+    vocabulary: Path | None = None  # default: the data set's own, data/vocabulary_NAME.txt
+    own: OwnData | None = None  # of the user, with the name `dataset`
+
+    @property
+    def sources(self) -> tuple[Path, Path]:
+        """The files that give expressions, and image sizes: for messages."""
+        if self.own:
+            return self.own.refs, self.own.instances or self.own.refs
+        refs = DATASETS[self.dataset].refs_path(self.root, self.split)
+        return refs, refs.with_name("instances.json")
+
+    def read_refs(self) -> list[Ref]:
+        """The refs of the split. Raises InputError."""
+        return self.own.read_refs(self.split) if self.own else read_refs(self.root, self.dataset, self.split)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run leaves behind."""
+
+    folder: Path
+    refs: int
+    expressions: int
+    images: int
+    bytes: int
+    seconds: float
+    missing: int  # expressions that other shards have still to build
+    wordless: list[str]  # names of expressions without a word (a lone "."), whose ids are all padding
+    unknown: float  # share of the words that the vocabulary does not have
+    empty: list[str]  # names of an expression of each ref whose mask, drawn in this run, has no pixel
+    nameless: list[str]  # ids of refs that are left out, as they have no expression
+    left_out: tuple[int, str]  # polygons of fewer than three points, and the id of a ref that has them
+
+
+def build(options: BuildOptions) -> Summary:
+    """Build one split, or one shard of it, or what is missing of it.
+
+    Raises InputError for whatever the user can mend, OSError for a full or read-only disk.
+    """
+    started = time.monotonic()
+    dataset = options.own or DATASETS[options.dataset]
+    vocabulary_path = options.vocabulary or dataset.vocabulary_path(options.root)
+    vocabulary = Vocabulary.load(vocabulary_path)
+    refs = options.read_refs()
+    jobs = plan(refs, options.sources[0], options.skip_empty)
+    folder = folder_path(options.root, options.dataset, options.size)
+    files, sharded = SplitFiles(folder, options.dataset, options.split), options.shard != (1, 1)
+    meta = new_meta(options.dataset, options.size, vocabulary, vocabulary_path.name, options.self_contained)
+    claim(folder, meta, vocabulary)
+    writer = Writer(files, options.size, vocabulary, options.self_contained, options.sources)
+    entry = split_entry(jobs)
+    with begun_split(files, entry, sharded) as meta:
+        writer.prepare(sharded)
+        sizes, left, empty = _build(writer, meta, entry, jobs, options)
+    return _summary(writer, refs, jobs, sizes, left, empty, time.monotonic() - started)
+
+
+def _build(
+    writer: "Writer", meta: dict, entry: dict, jobs: list[Job], options: BuildOptions
+) -> tuple[Sizes, list[Job], list[list[int]]]:
+    """Write what the split lacks. Returns sizes of its files, the jobs that it still lacks, and what `write` returned.
+
+    Files that are empty, as a power cut leaves them, count as lacking; if others were cut off, which the sum of sizes
+    shows, all files are compared with what they have to be.
+    """
+    files, (number, shards) = writer.files, options.shard
+    was_complete = meta["splits"][files.split]["complete"]
+    sizes = writer.sizes()
+    lacking, mine = writer.missing(jobs, sizes), jobs[number - 1 :: shards]
+    cut = not lacking and was_complete and meta.get(SIZES, {}).get(files.split) not in (None, writer.total(jobs, sizes))
+    todo = mine if cut else writer.missing(mine, sizes)
+    if was_complete and (lacking or cut):
+        record_split(files, entry, None)
+    done = sum(job.expressions() for job in mine) - sum(job.expressions() for job in todo)
+    try:
+        empty = run_all(writer.write, todo, options.workers, Job.expressions, done, files.name("*")[:-2])
+    except InputError:  # a broken image or mask, which will be another file when it is mended
+        record_split(files, {**entry, "files_sha256": None}, None)
+        raise
+    if todo:
+        sizes = writer.sizes()
+    left = writer.missing(jobs, sizes)
+    if not left and not (was_complete and not lacking and not cut):
+        sync_file_system(files.folder)
+        record_split(files, entry, writer.total(jobs, sizes))
+    return sizes, left, empty
+
+
+def _summary(
+    writer: "Writer",
+    refs: list[Ref],
+    jobs: list[Job],
+    sizes: Sizes,
+    left: list[Job],
+    empty: list[list[int]],
+    seconds: float,
+) -> Summary:
+    texts = [numbered for job in jobs for _, pairs in job.refs for numbered in pairs]
+    pieces = [tokenize(text) for _, text in texts]
+    unknown = sum(len(writer.vocabulary.unknown(text)) for _, text in texts)
+    name = writer.files.name
+    built = {ref.ref_id for job in jobs for ref, _ in job.refs}
+    flat = [ref for ref in refs if ref.left_out]
+    return Summary(
+        folder=writer.files.folder,
+        refs=sum(len(job.refs) for job in jobs),
+        expressions=len(texts),
+        images=len(jobs),
+        bytes=sum(sum(names.values()) for names in sizes.values()),
+        seconds=seconds,
+        missing=sum(job.expressions() for job in left),
+        wordless=[name(i) for (i, _), words in zip(texts, pieces, strict=True) if not words],
+        unknown=unknown / max(1, sum(map(len, pieces))),
+        empty=[name(i) for i in sorted(itertools.chain(*empty))],
+        nameless=[ref.ref_id for ref in refs if ref.ref_id not in built],
+        left_out=(sum(ref.left_out for ref in flat), flat[0].ref_id if flat else ""),
+    )
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes the files of jobs; goes to worker processes."""
+
+    files: SplitFiles
+    size: tuple[int, int]
+    vocabulary: Vocabulary
+    self_contained: bool
+    sources: tuple[Path, Path]  # of expressions and image sizes, for messages
+
+    @cached_property
+    def folders(self) -> tuple[Path, ...]:
+        return self.files.folders[:1] if self.self_contained else self.files.folders
+
+    def prepare(self, sharded: bool) -> None:
+        """Make the split's folders and remove what killed runs left half-written.
+
+        A shard leaves young files alone, which may be those of another machine.
+        """
+        for folder in self.folders:
+            folder.mkdir(exist_ok=True)
+            remove_stale(folder, seconds=600 if sharded else 0)
+
+    def sizes(self) -> Sizes:
+        """Bytes of the files that are there."""
+        return {folder: {item.name: item.stat().st_size for item in os.scandir(folder)} for folder in self.folders}
+
+    def missing(self, jobs: list[Job], sizes: Sizes) -> list[Job]:
+        """The jobs of which a file is not there, or is empty."""
+        return [job for job in jobs if not all(sizes[path.parent].get(path.name) for path in self._paths(job))]
+
+    def total(self, jobs: list[Job], sizes: Sizes) -> int:
+        """Bytes of all files of jobs that miss none."""
+        return sum(sizes[path.parent][path.name] for job in jobs for path in self._paths(job))
+
+    def _paths(self, job: Job) -> Iterator[Path]:
+        for ref, sentences in job.refs:
+            for number, _ in sentences:
+                yield self.files.npz(number)
+            if not self.self_contained:
+                yield self._label_path(ref)
+        if not self.self_contained:
+            yield self._image_path(job)
+
+    def _image_path(self, job: Job) -> Path:
+        suffix = ".png" if is_train(self.files.split) else job.image.suffix
+        return self.files.images / f"{job.refs[0][0].image_name}{suffix}"
+
+    def _label_path(self, ref: Ref) -> Path:
+        return self.files.labels / f"{ref.ref_id}.png"
+
+    def write(self, job: Job) -> list[int]:
+        """Write the files of a job but those that are as they have to be.
+
+        Returns the number of an expression of each ref whose mask is empty.
+        Raises InputError for a broken image or mask, and where sizes disagree.
+        """
+        data = read_bytes(job.image, MAX_IMAGE_BYTES, "image", _IMAGE_REMEDY)
+        image = read_image(data, job.image, _IMAGE_REMEDY)
+        original = image.shape[:2]
+        fit = fit_inside(*original, self.size) if is_train(self.files.split) else None
+        if fit:
+            image = resize_image(image, fit)
+        if not self.self_contained:
+            data = encode_png(image) if fit else data
+            self._write(self._image_path(job), data)
+            image_sum = zlib.crc32(data)
+        empty = []
+        for ref, sentences in job.refs:
+            mask = self._mask(ref, original)
+            if not mask.any():
+                empty.append(sentences[0][0])
+            if fit:
+                mask = resize_mask(mask, fit)
+            if not self.self_contained:
+                label = encode_png(mask)
+                self._write(self._label_path(ref), label)
+                pictures = {"image_file": self._image_path(job).name, "label_file": self._label_path(ref).name}
+                pictures[SUMS_KEY] = np.array([image_sum, zlib.crc32(label)], np.uint32)
+            elif fit:
+                pictures = {"im_batch": pad(image, self.size), "mask_batch": pad(mask, self.size)}
+            else:
+                pictures = {"im_batch": image, "mask_batch": mask}
+            for number, sentence in sentences:
+                self._write_npz(number, ref, sentence, pictures)
+        return empty
+
+    def _mask(self, ref: Ref, size: tuple[int, int]) -> np.ndarray:
+        """The ref's mask, which must be of the image's size (height, width)."""
+        if ref.size not in (None, size):
+            said, by = ref.size, self.sources[1]
+        else:
+            mask = ref.mask()
+            if mask.shape == size:
+                return mask
+            said, by = mask.shape, ref.segmentation
+        raise InputError(
+            f"{ref.image_path}: is {size[0]} x {size[1]} pixels (height x width), but {by} says {said[0]} x {said[1]}; "
+            "get the image that the annotations were made for"
+        )
+
+    def _write_npz(self, number: int, ref: Ref, sentence: str, pictures: dict) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the summary names expressions without words
+            ids = self.vocabulary.ids(sentence, f"{self.sources[0]}: ref {ref.ref_id}")
+        archive = io.BytesIO()  # in memory, as writing an archive goes back and forth in it
+        np.savez(archive, text_batch=ids, sent_batch=[sentence], im_name_batch=ref.image_name, **pictures)
+        self._write(self.files.npz(number), archive.getvalue())
+
+    @staticmethod
+    def _write(path: Path, data: bytes) -> None:
+        """Unless the file is so already: an earlier run may have written it, also with another zlib, or lost a part."""
+        if path.exists() and path.read_bytes() == data:
+            return
+        with atomic_write(path, durable=False) as file:
+            file.write(data)

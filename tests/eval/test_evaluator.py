@@ -1,0 +1,258 @@
+"""eval/evaluator.py against a slow float64 form that takes one expression at a time; SPEC section 10."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from eval.evaluator import EvalSettings, count_rotated, evaluate, gather_scores
+from eval.metrics import SampleScore
+from models.config import DecoderConfig, FusionConfig
+from models.inference import segment
+from tests.prepare.test_geometry import plain_bilinear
+from tests.support.memory_split import SIZE, WORDS, MemorySplit, tiny_config, tiny_model
+from utils.errors import InputError
+from utils.text import SPECIAL_WORDS, Vocabulary
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def split():
+    return MemorySplit()
+
+
+def slow_logits(model, image: np.ndarray, ids: np.ndarray, pad: str = "grey", antialias: bool = False) -> np.ndarray:
+    """SPEC 10 in float64, for one expression: H x W logits."""
+    (height, width), (canvas_h, canvas_w) = image.shape[:2], SIZE
+    scale = min(canvas_h / height, canvas_w / width)
+    new_h, new_w = round(height * scale), round(width * scale)
+    x = torch.from_numpy(image).double().permute(2, 0, 1)[None] / 255 * 2 - 1
+    x = functional.interpolate(x, (new_h, new_w), mode="bilinear", align_corners=False, antialias=antialias)
+    canvas = torch.full((1, 3, canvas_h, canvas_w), -1.0 if pad == "black" else 0.0, dtype=torch.float64)
+    top, left = (canvas_h - new_h) // 2, (canvas_w - new_w) // 2
+    canvas[..., top : top + new_h, left : left + new_w] = x
+    logits = model(canvas, torch.from_numpy(ids)[None])[0][0, 0].detach().numpy()  # without a decoder of each patch
+    scale = max(height / logits.shape[0], width / logits.shape[1])
+    new_h, new_w = (round(side * scale) for side in logits.shape)
+    top, left = (new_h - height) // 2, (new_w - width) // 2
+    return plain_bilinear(logits, (new_h, new_w))[top : top + height, left : left + width]
+
+
+def counts(scores: list[SampleScore]) -> list[tuple[int, int, int]]:
+    return [(s.index, s.intersection, s.union) for s in scores]
+
+
+SIZES = [(31, 47), (32, 48), (48, 32), (33, 48), (96, 144), (50, 37), (7, 90), (90, 7), (64, 64), (1, 40), (75, 100)]
+
+
+@pytest.mark.parametrize("size", [*SIZES, (61, 80), (128, 85)], ids=str)
+def test_without_a_decoder_patch_logits_are_resized_once(size):
+    """I and U of an image, and the mask that predict.py and the web page show."""
+    split, parts = MemorySplit(), {"decoder": DecoderConfig(False)}
+    rng = np.random.default_rng(sum(size))
+    split.images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8)] * len(split.images)
+    split.masks = {ref: rng.random(size) < 0.3 for ref in split.masks}
+    scores = evaluate(tiny_model(**parts), split, EvalSettings(), progress=False)
+    slow, model = tiny_model(**parts).double(), tiny_model(**parts)
+    model.vocabulary = [*SPECIAL_WORDS, *(f"w{i}" for i in range(len(SPECIAL_WORDS), WORDS))]
+    found = segment(model, split.image(0), ["w7 w9"])[0]
+    expected = slow_logits(slow, split.image(0), Vocabulary(model.vocabulary).ids("w7 w9"))
+    assert np.abs(found.logits - expected).max() < 5e-6 and np.array_equal(found.mask, expected >= 1e-9)
+    for i, score in enumerate(scores):
+        hard, mask = slow_logits(slow, split.image(i), split.text(i)[0]) >= 1e-9, split.mask(i)
+        assert (score.intersection, score.union) == ((hard & mask).sum(), (hard | mask).sum())
+
+
+@pytest.mark.parametrize(
+    ("parts", "options"),
+    [
+        ({}, {}),
+        ({}, {"pad": "black"}),
+        ({}, {"antialias": True}),
+        ({}, {"pad": "black", "antialias": True, "threshold": 0.2}),
+        ({"decoder": DecoderConfig(False)}, {}),
+    ],
+    ids=["default", "black", "antialias", "all", "no_decoder"],
+)
+def test_scores_equal_the_slow_form(split, parts, options):
+    scores = evaluate(tiny_model(**parts), split, EvalSettings(**options), progress=False)
+    slow = tiny_model(**parts).double()
+    threshold, protocol = options.pop("threshold", 1e-9), options
+    noise = 1e-6  # float32's on these logits; pixels that near the threshold may fall on either side
+    near = 0
+    for i, score in enumerate(scores):
+        logits, mask = slow_logits(slow, split.image(i), split.text(i)[0], **protocol), split.mask(i)
+        sure, maybe = logits >= threshold + noise, logits >= threshold - noise
+        assert (sure & mask).sum() <= score.intersection <= (maybe & mask).sum()
+        assert (sure | mask).sum() <= score.union <= (maybe | mask).sum()
+        assert 0.005 < sure.mean() < 0.995, "the test needs masks that are neither empty nor full"
+        near += (maybe & ~sure).sum()
+        assert (score.index, score.name, score.image_name) == (i, f"unc_val_{i}", split.text(i)[2])
+        assert (score.length, score.sentence) == (np.count_nonzero(split.text(i)[0]), split.text(i)[1])
+    assert near < 5
+
+
+def test_the_length_of_an_expression_counts_what_is_cut(model):
+    split = MemorySplit()
+    split.text = lambda i: (np.ones(20, np.int64), "word " * 25, f"image{split.rows[i][0]}")
+    assert {score.length for score in evaluate(model, split, progress=False)} == {25}
+
+
+@pytest.mark.parametrize("changed", [{"pad": "black"}, {"antialias": True}, {"threshold": 0.2}])
+def test_each_setting_changes_the_result(model, split, changed):
+    plain = evaluate(model, split, EvalSettings(), progress=False)
+    assert counts(evaluate(model, split, EvalSettings(**changed), progress=False)) != counts(plain)
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(2, 0), (3, 2), (64, 0)])
+def test_batched_equals_one_by_one(model, split, batch_size, workers):
+    one = evaluate(model, split, EvalSettings(batch_size=1), progress=False)
+    assert [score.index for score in one] == list(range(len(split)))
+    assert evaluate(model, split, EvalSettings(batch_size=batch_size), num_workers=workers, progress=False) == one
+
+
+def test_an_image_is_encoded_once(model, split, monkeypatch):
+    encoded, sentences = [], []
+    encode_image, encode_text = model.encode_image, model.encode_text
+    monkeypatch.setattr(model, "encode_image", lambda x: encoded.append(len(x)) or encode_image(x))
+    monkeypatch.setattr(model, "encode_text", lambda ids: sentences.append(len(ids)) or encode_text(ids))
+    evaluate(model, split, EvalSettings(batch_size=4), progress=False)
+    assert encoded == [4, 1]
+    assert sum(sentences) == len(split) and max(sentences) == 4
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_ranks_share_the_split_without_overlap(model, split, world):
+    parts = [evaluate(model, split, rank=rank, world=world, progress=False) for rank in range(world)]
+    together = sorted((score for part in parts for score in part), key=lambda score: score.index)
+    assert together == evaluate(model, split, progress=False)
+    assert gather_scores(together) == together  # one process: nothing to gather
+
+
+@pytest.mark.parametrize(("amp", "points"), [("bf16", 2), ("fp16", 0.2)])
+def test_amp_is_near_float32(model, split, amp, points):
+    """Of a model without training, whose logits all lie near the threshold."""
+    plain = evaluate(model, split, progress=False)
+    rounded = evaluate(model, split, EvalSettings(amp=amp), progress=False)
+    assert counts(rounded) != counts(plain)
+    assert 100 * np.mean([abs(a.iou - b.iou) for a, b in zip(rounded, plain, strict=True)]) < points
+
+
+class Oracle(torch.nn.Module):
+    """Finds the mask that the expression's first id names, so it answers perfectly; the canvas is the image."""
+
+    def __init__(self, masks: list[np.ndarray]):
+        super().__init__()
+        self.config, self.image_size = tiny_config(), SIZE
+        self.masks = torch.from_numpy(np.stack(masks)).float()[:, None] - 0.5
+
+    def normalise(self, image):
+        return image.float()
+
+    def encode_image(self, image):
+        return image
+
+    def encode_text(self, ids):
+        return ids
+
+    def segment_features(self, v, l, ids):
+        return self.masks[ids[:, 0]], self.masks[ids[:, 0]]
+
+
+class OracleSplit(MemorySplit):
+    """Images of the canvas's size; each expression's first id is the number of its ref."""
+
+    def __init__(self):
+        masks = np.zeros((4, *SIZE), bool)
+        for i in range(4):
+            masks[i, :, 12 * i : 12 * i + 12] = True  # apart, so that another ref's mask gives I = 0
+        refs = [(0, 0), (0, 1), (0, 0), (1, 2), (0, 3), (1, 2)]
+        self.images = [np.zeros((*SIZE, 3), np.uint8)] * 2
+        self.masks = dict(enumerate(masks))
+        self.rows = [(image, ref, 1, np.full(20, ref)) for image, ref in refs]
+
+    def text(self, i):
+        return np.full(20, self.rows[i][1]), "thing", f"image{self.rows[i][0]}"
+
+
+def test_a_logit_of_exactly_the_threshold_belongs_to_the_object():
+    split = OracleSplit()
+    oracle = Oracle(list(split.masks.values()))  # logits of -0.5 and 0.5
+    for threshold, found in ((-0.5, 4), (0.5, 1)):
+        scores = evaluate(oracle, split, EvalSettings(threshold=threshold), progress=False)
+        assert {(score.intersection, score.union) for score in scores} == {(SIZE[0] * 12, found * SIZE[0] * 12)}
+
+
+def test_rotated_expressions_are_judged_against_the_next_ref_of_the_image():
+    split = OracleSplit()
+    oracle = Oracle(list(split.masks.values()))
+    assert [s.iou for s in evaluate(oracle, split, progress=False)] == [1.0] * 6
+    seen = {}
+    rotated = evaluate(
+        oracle,
+        split,
+        rotate_expressions=True,
+        on_sample=lambda p: seen.update({p.score.index: p.mask}),
+        progress=False,
+    )
+    assert [s.iou for s in rotated] == [0, 0, 0, 1, 0, 1]  # the second image has one ref only
+    assert count_rotated(split) == 4
+    following = {0: 1, 1: 3, 3: 0, 2: 2}  # refs 0, 1, 3 of the first image in order of appearance, then around
+    for index, (_, ref, *_) in enumerate(split.rows):
+        assert np.array_equal(seen[index], split.masks[following[ref]])
+
+
+def test_predictions_agree_with_the_scores(model, split):
+    seen = {}
+    settings = EvalSettings(batch_size=3)
+    scores = evaluate(model, split, settings, on_sample=lambda p: seen.update({p.score.index: p}), progress=False)
+    assert sorted(seen) == list(range(len(split)))
+    for i, (score, image, mask, logits) in seen.items():
+        assert score == scores[i]
+        assert np.array_equal(image, split.image(i)) and np.array_equal(mask, split.mask(i))
+        assert logits.dtype == np.float32 and ((logits >= 1e-9) & mask).sum() == score.intersection
+    few = []
+    evaluate(model, split, on_sample=few.append, shown={4, 1}, progress=False)
+    assert sorted(prediction.score.index for prediction in few) == [1, 4]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_in_its_mode(split, training):
+    model = tiny_model(fusion=FusionConfig(drop_path=0.9)).train(training)
+    first = evaluate(model, split, progress=False)
+    assert model.training is training
+    assert evaluate(model, split, progress=False) == first  # stochastic depth was off
+
+
+def test_logits_that_are_not_finite_are_an_error(split):
+    model = tiny_model()
+    with torch.no_grad():
+        model.decoder.head.weight.fill_(float("nan"))
+    with pytest.raises(InputError, match=r"unc_val_\d+ are not finite"):
+        evaluate(model, split, progress=False)
+
+
+def test_ids_outside_the_vocabulary_are_an_error(model):
+    split = MemorySplit()
+    split.text = lambda i: (np.full(20, WORDS), "word", "image0")
+    with pytest.raises(InputError, match="word id 30 .* vocabulary of 30 words"):
+        evaluate(model, split, progress=False)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mask_of_another_size_is_one_line(model, workers):
+    split = MemorySplit()
+    split.masks = {key: mask[:, 1:] for key, mask in split.masks.items()}
+    with pytest.raises(InputError, match=r"^unc_val_\d+: the mask is 57 x 32 and the image 57 x 33") as caught:
+        evaluate(model, split, num_workers=workers, progress=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"pad": "white"}, {"batch_size": 0}, {"threshold": float("nan")}])
+def test_settings_that_cannot_be(wrong):
+    with pytest.raises(InputError, match="--"):
+        EvalSettings(**wrong)

@@ -1,0 +1,162 @@
+"""eval/plot.py on logs that the run's own log wrote: what is drawn where, and what a log may look like."""
+
+import io
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from eval import plot
+from tests.conftest import ROOT
+from train.logs import RunLog
+from utils.errors import InputError
+
+PRECISIONS = {f"Prec@{x / 10}": 90.0 - x for x in range(5, 10)}
+
+
+def write(folder: Path, steps: int = 6, every: int = 100) -> Path:
+    folder.mkdir(parents=True)
+    log = RunLog(folder)
+    for step in range(every, steps * every + 1, every):
+        losses = {"loss": 300 / step, "pixel": 200 / step, "patch": 100 / step}
+        log.record("train", step, {**losses, "grad_norm": step / 1000, "lr": 1e-5 / step})
+        if step % 200 == 0:
+            log.record("val", step, {"oIoU": 50 - abs(step - 400) / 100, "mIoU": step / 10, **PRECISIONS})
+    log.close()
+    return folder
+
+
+def drawn(figure) -> dict[str, list[tuple[list, list]]]:
+    """Title of each panel -> x and y of its lines."""
+    return {
+        panel.get_title(loc="left"): [(list(line.get_xdata()), list(line.get_ydata())) for line in panel.lines]
+        for panel in figure.axes
+    }
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for panel in figure.axes for text in panel.texts]
+
+
+def test_each_panel_has_its_curves(tmp_path):
+    figure = plot.draw([plot.read_log(write(tmp_path / "a") / "log.jsonl")])
+    lines = drawn(figure)
+    steps = [100, 200, 300, 400, 500, 600]
+    assert lines["Training loss"] == [(steps, [total / step for step in steps]) for total in (300, 200, 100)]
+    assert lines["Learning rate"] == [(steps, [1e-5 / step for step in steps])]
+    assert lines["Gradient norm (log)"] == [(steps, [step / 1000 for step in steps])]
+    assert lines["Validation oIoU (%)"] == [([200, 400, 600], [48.0, 50.0, 48.0]), ([400], [50.0])]
+    assert lines["Validation mIoU (%)"] == [([200, 400, 600], [20.0, 40.0, 60.0]), ([600], [60.0])]
+    assert lines["Validation Prec@X (%)"] == [([200, 400, 600], [value] * 3) for value in PRECISIONS.values()]
+    ends = ["@0.9", "@0.8", "@0.7", "@0.6", "@0.5"]  # from below
+    assert texts(figure) == ["best 50.00 at 400", "best 60.00 at 600", *ends]
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[5].texts]
+    assert all(below.y1 <= above.y0 for below, above in itertools.pairwise(boxes))  # each can be read
+    assert boxes[-1].y1 <= figure.axes[5].get_window_extent().y1
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["loss", "pixel", "patch"]
+
+
+def test_runs_have_their_own_colours(tmp_path):
+    runs = [plot.read_log(write(tmp_path / name, steps) / "log.jsonl") for name, steps in (("a", 6), ("b", 4))]
+    panel = plot.draw(runs).axes[1]
+    assert [line.get_color() for line in panel.lines] == list(plot.COLOURS[:2])
+    assert [len(line.get_xdata()) for line in panel.lines] == [6, 4]
+
+
+def test_a_long_curve_is_drawn_with_its_running_mean(tmp_path):
+    run = plot.read_log(write(tmp_path / "a", steps=200) / "log.jsonl")
+    raw, mean = drawn(plot.draw([run]))["Gradient norm (log)"]
+    assert raw == run.curve("train", "grad_norm")
+    assert mean[1] == pytest.approx(plot.running_mean(raw[1], 4))
+    assert len(drawn(plot.draw([run]))["Learning rate"]) == 1  # no noise to smooth
+
+
+def test_running_mean_against_a_slow_form():
+    values = [3.0, -1.0, 4.0, 1.0, 5.0, 9.0, 2.0]
+    slow = []
+    for i in range(len(values)):
+        near = [value for j, value in enumerate(values) if abs(i - j) <= 2]
+        slow.append(math.fsum(near) / len(near))
+    assert plot.running_mean(values, 2) == pytest.approx(slow)
+    assert plot.running_mean([7.0], 2) == [7.0]
+
+
+def test_a_last_line_cut_by_a_kill_is_left_out(tmp_path):
+    file = write(tmp_path / "a") / "log.jsonl"
+    whole, data = plot.read_log(file), file.read_bytes()
+    for cut in (b"{", b'{"kind": "train", "step": 7', b"\xff\xfe", b"\0" * 9):
+        file.write_bytes(data + cut)
+        assert plot.read_log(file) == whole
+
+
+def test_what_cannot_be_drawn_is_left_out(tmp_path):
+    file = tmp_path / "log.jsonl"
+    entries = [
+        {"kind": "train", "step": 1, "loss": 1.0, "grad_norm": math.inf, "lr": 1e-5},
+        {"kind": "train", "step": 2, "loss": math.nan, "grad_norm": 1e300, "lr": True},
+        {"kind": "train", "step": 3, "loss": 2, "note": "text"},
+        {"kind": "something new", "step": 4, "loss": 9.0},
+    ]
+    file.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    run = plot.read_log(file)
+    assert run.curves == {"train": {"loss": ([1, 3], [1.0, 2.0]), "lr": ([1], [1e-5])}, "val": {}}
+    figure = plot.draw([run])
+    assert texts(figure) == ["nothing logged yet"] * 4
+    figure.savefig(io.BytesIO())
+
+
+BROKEN = {
+    "cut": b'{"kind": "train"',
+    "blank": b"",
+    "no step": b'{"kind": "train"}',
+    "a list": b"[1]",
+    "a text": b'"kind step"',
+    "a broken step": b'{"kind": "train", "step": 1.5}',
+    "a step that is no number": b'{"kind": "train", "step": true}',
+    "a number too large": b'{"kind": "train", "step": 1, "loss": 1' + b"0" * 400 + b"}",
+    "bytes": b"\xff\xfe",
+    "depth": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("line", BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_line_is_named(tmp_path, line):
+    file = write(tmp_path / "a") / "log.jsonl"
+    first, rest = file.read_bytes().split(b"\n", 1)
+    file.write_bytes(first + b"\n" + line + b"\n" + rest)
+    with pytest.raises(InputError, match=r"log\.jsonl: line 2 is not one of") as error:
+        plot.read_log(file)
+    assert "\n" not in str(error.value)
+
+
+def test_a_log_without_a_line_and_a_missing_one(tmp_path):
+    (tmp_path / "log.jsonl").touch()
+    with pytest.raises(InputError, match="nothing is logged yet"):
+        plot.main([str(tmp_path)])
+    with pytest.raises(InputError, match=r"none/log\.jsonl|none: no such file"):
+        plot.main([str(tmp_path / "none")])
+    with pytest.raises(InputError, match="9 runs: one picture shows at most 8"):
+        plot.main([str(tmp_path)] * 9)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_the_script_from_anywhere(tmp_path):
+    write(tmp_path / "_$x^{2$ a")  # no mathematics, and not hidden by its underscore
+    write(tmp_path / "b")
+    script = [sys.executable, str(ROOT / "eval/plot.py")]
+    done = subprocess.run([*script, "_$x^{2$ a", "b/log.jsonl"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "_$x^{2$ a/curves.png\n", "")
+    with Image.open(tmp_path / "_$x^{2$ a/curves.png") as picture:
+        assert (picture.format, picture.size) == ("PNG", (1950, 1080))
+        header = set(picture.convert("RGB").crop((0, 0, 1950, 60)).get_flattened_data())
+    for colour in plot.COLOURS[:2]:
+        assert tuple(bytes.fromhex(colour[1:])) in header
+    plot.main([str(tmp_path / "b"), "--out", str(tmp_path / "new/b.png")])
+    assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["b.png"]

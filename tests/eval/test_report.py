@@ -1,0 +1,267 @@
+"""evaluate.py --report: its numbers and pictures against a plain computation, its size, and what it refuses."""
+
+import base64
+import io
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval.metrics import SampleScore
+from eval.report import page as report_page
+from eval.report import write as report
+from eval.report.thumbnails import MISSED, RIGHT, SIDE, WRONG, Shot, Thumbnails, thumbnail_size
+from tests.eval.test_evaluate import ROOT, complaint, run
+from tests.support.eval_folder import COUNT, write_checkpoint, write_folder
+from tests.support.report_case import HOSTILE, data_of, metrics_of, other_of, predictions, thumbnails_of, write_result
+from utils.prepared import BatchSplit
+
+CODES = {(0, 0, 0, 0): 0, (*MISSED, 255): 1, (*WRONG, 255): 2, (*RIGHT, 255): 3}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Batches, and in exp/ the checkpoints of steps 500 and 5000."""
+    root = tmp_path_factory.mktemp("report")
+    write_folder(root)
+    for step in (500, 5000):
+        write_checkpoint(root / "exp" / f"unc_{step}.pth", step)
+    return root
+
+
+def flags(place, *more: object) -> tuple:
+    step = () if "--iters" in more else ("--iters", 5000)
+    data = ("--data_dir", place / "unc_32x48_batch", "--set", "val", "--restore_refseg", place / "exp")
+    return (*data, *step, "--report", *more)
+
+
+def codes(overlay: str) -> np.ndarray:
+    """0 nothing, 1 missed, 2 wrong, 3 right for each pixel of an overlay in base64."""
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(overlay))).convert("RGBA"))
+    pixels = np.where(pixels[..., 3:] > 0, pixels, 0)
+    return np.apply_along_axis(lambda pixel: CODES[tuple(pixel.tolist())], 2, pixels)
+
+
+def table(rows: list[dict]) -> dict[str, dict]:
+    return {row["label"]: {key: value for key, value in row.items() if key != "label"} for row in rows}
+
+
+def test_pictures_and_counts_agree(place, tmp_path):
+    run(*flags(place, "--output_dir", tmp_path, "--is_vis"))
+    facts, shown = data_of(tmp_path / "report.html")
+    metrics, split = json.loads((tmp_path / "metrics.json").read_text()), BatchSplit(place / "unc_32x48_batch", "val")
+    side = facts["sides"][0]
+    assert {key: metrics[key] for key in ("oIoU", "mIoU", "prec", "n_samples")}.items() <= side.items()
+    assert table(side["by_length"]) == metrics["by_length"]
+    assert facts["control"] is None and facts["changes"] is None and len(facts["sides"]) == 1
+    assert len(shown["rows"]) == COUNT and len(list((tmp_path / "vis").glob("*_pred.png"))) == COUNT
+    for index, row in enumerate(shown["rows"]):
+        sentence, name, image, hit, union, _, size, overlay = row
+        code, mask = codes(overlay), split.mask(index)
+        assert np.array_equal(code % 2 == 1, mask) and ((code == 3).sum(), (code > 0).sum()) == (hit, union)
+        assert np.array_equal(code >= 2, np.asarray(Image.open(tmp_path / "vis" / f"{name}_pred.png")) > 0)
+        assert (sentence, shown["names"][image]) == split.text(index)[1:]
+        first, last = map(float, size.rstrip("%").split("–"))
+        assert first <= 100 * mask.mean() < last
+        picture = Image.open(io.BytesIO(base64.b64decode(shown["images"][image])))
+        assert picture.format == "WEBP" and picture.size == mask.shape[::-1]
+
+
+def test_tables_against_a_plain_computation():
+    made, before = predictions(150, 1), predictions(150, 2)
+    scores, other = [one.score for one in made], other_of(before)
+    facts = report.facts(metrics_of(scores), scores, thumbnails_of(made), other)
+    hits, unions = (np.array([getattr(s, key) for s in scores], float) for key in ("intersection", "union"))
+    ious = np.where(unions > 0, hits / np.maximum(unions, 1), 1.0)
+    old = np.array([s.intersection / s.union if s.union else 1.0 for s in other.scores])
+    assert [side["checkpoint"] for side in facts["sides"]] == [
+        f"{name}/best.pth, step 5,000" for name in ("new", "<i>old")
+    ]
+    for values, side in zip((ious, old), facts["sides"], strict=True):
+        below = [(values < edge / 20 - 1e-12).sum() for edge in range(20)]  # all values are more than that apart
+        assert side["histogram"] == np.diff([*below, len(values)]).tolist()
+        assert sum(row["n"] for row in side["by_size"]) == sum(side["histogram"]) == 150
+        assert side["mIoU"] == pytest.approx(100 * values.mean())
+
+    shares = np.array([one.mask.mean() for one in made])
+    sizes = {"none": shares == 0, "0–1%": (shares > 0) & (shares < 0.01), "10–20%": (shares >= 0.1) & (shares < 0.2)}
+    sizes["50–100%"] = shares >= 0.5
+    for label, members in sizes.items():
+        row = table(facts["sides"][0]["by_size"])[label]
+        assert row["n"] == members.sum() > 0 and row["mIoU"] == pytest.approx(100 * ious[members].mean())
+        whole = 100 * hits[members].sum() / unions[members].sum() if unions[members].any() else 100
+        assert row["oIoU"] == pytest.approx(whole)
+
+    for word in ("man", "left", "shirt"):
+        members = np.array([word in re.findall(r"\w+", s.sentence) for s in scores])
+        row = table(facts["words"])[word]
+        assert row["n"] == members.sum() and row["before"] == pytest.approx(100 * old[members].mean())
+        assert row["mIoU"] == pytest.approx(100 * ious[members].mean())
+    assert [row["mIoU"] for row in facts["words"]] == sorted(row["mIoU"] for row in facts["words"])
+    expected = {"better": ious - old > 0.05, "worse": old - ious > 0.05, "same": abs(ious - old) <= 0.05}
+    expected |= {"now_found": (ious >= 0.5) & (old < 0.5), "now_lost": (old >= 0.5) & (ious < 0.5)}
+    assert facts["changes"] == {key: member.sum() for key, member in expected.items()}
+    assert all(facts["changes"].values())
+
+
+def test_values_on_an_edge():
+    labels = {0: "none", 1e-9: "0–1%", 0.01: "1–2%", 0.02: "2–5%", 0.5: "50–100%", 1: "50–100%"}
+    assert {share: report.size_label(share) for share in labels} == labels
+    none, little, half = (SampleScore(0, "unc_val_0", hit, 20, 1, "man", "a") for hit in (0, 1, 10))
+    same = {"better": 0, "same": 1, "worse": 0, "now_found": 0, "now_lost": 0}
+    assert report.CHANGED == 0.05 and report.FOUND == 0.5
+    assert report.changes([little], [none]) == report.changes([none], [little]) == same  # by 0.05, and not by more
+    assert report.changes([half], [none]) == same | {"same": 0, "better": 1, "now_found": 1}  # 0.5 is found
+    assert report.changes([none], [half]) == same | {"same": 0, "worse": 1, "now_lost": 1}
+
+
+def test_a_title_is_no_markup():
+    page = report_page.render({"title": "</title><b>"}, {}).decode()
+    assert "&lt;/title&gt;&lt;b&gt;: where" in page and "</title><b>" not in page
+
+
+def test_what_expressions_may_hold(tmp_path):
+    made = predictions(30)
+    scores = [one.score for one in made]
+    report.write_report(tmp_path / "report.html", metrics_of(scores), scores, thumbnails_of(made), other_of(made))
+    text = (tmp_path / "report.html").read_text()
+    facts, shown = data_of(tmp_path / "report.html")
+    assert not set("\u202e\u200f\u2028\x00\x07") & set(text) and text.count("<script") == text.count("</script>") == 3
+    assert [row[0] for row in shown["rows"][:4]] == list(HOSTILE[:4])
+    assert shown["rows"][4][0] == "\\u202egnirts desrever\\u202c \\u200f" and shown["rows"][7][0] == HOSTILE[7]
+    assert facts["sides"][0]["record"]["data"] == "data/<b>unc"
+    value = {"<&>": "\u2028</script>", "a": [1.5, None, "é"]}
+    assert json.loads(report_page.encode(value)) == value and not set("<>&\u2028") & set(report_page.encode(value))
+    with pytest.raises(ValueError):
+        report_page.encode(float("nan"))
+
+
+def test_a_large_picture_is_made_small():
+    assert thumbnail_size(480, 640) == (SIDE, round(SIDE * 0.75)) and thumbnail_size(9000, 1) == (1, SIDE)
+    assert thumbnail_size(20, 30) == (30, 20)
+
+
+@pytest.mark.parametrize(("image_bytes", "overlay_bytes", "all_fit"), [(4500, 500, True), (9000, 900, False)])
+def test_size_of_a_full_split(tmp_path, image_bytes, overlay_bytes, all_fit):
+    rng = np.random.default_rng(0)
+    thumbnails = Thumbnails(0.0)
+    thumbnails.images = {f"COCO_train2014_{n:012d}": rng.bytes(image_bytes) for n in range(1500)}
+    names = list(thumbnails.images)
+    scores = []
+    for index in range(10834):
+        name, union = names[index % 1500], int(rng.integers(1, 50000))
+        sentence = " ".join(rng.choice(["man", "woman", "left", "<b>", "&", "shirt"], 1 + index % 9))
+        scores.append(SampleScore(index, f"unc_val_{index}", int(rng.integers(0, union + 1)), union, 3, sentence, name))
+        thumbnails.shots[index] = Shot(name, 0.1, rng.bytes(overlay_bytes))
+    report.write_report(tmp_path / "report.html", metrics_of(scores), scores, thumbnails)
+    size = (tmp_path / "report.html").stat().st_size
+    assert size < 20_000_000 and (all_fit or size > 19_000_000)
+    _, shown = data_of(tmp_path / "report.html")
+    pictured = [bool(row[7]) for row in shown["rows"]]
+    assert len(pictured) == 10834 and all(pictured) == all_fit
+    assert all(shown["images"][row[2]] for row in shown["rows"] if row[7])
+    order = sorted(range(10834), key=lambda i: scores[i].iou)
+    for part in (order[:300], order[5300:5500], order[-300:]):
+        assert all(pictured[i] for i in part)
+
+
+def test_the_control_and_several_steps(place, tmp_path):
+    run(*flags(place, "--output_dir", tmp_path / "plain"))
+    control = ("--rotate_expressions", "--against", tmp_path / "plain")
+    run(*flags(place, "--output_dir", tmp_path / "two", "--iters", 500, 5000, *control))
+    for step in ("500", "5000"):
+        facts, shown = data_of(tmp_path / "two" / step / "report.html")
+        metrics = json.loads((tmp_path / "two" / step / "metrics.json").read_text())
+        assert facts["control"] == metrics["control"] and facts["sides"][0]["oIoU"] == metrics["oIoU"]
+        assert (
+            f"step {int(step):,}" in facts["sides"][0]["checkpoint"] and "step 5,000" in facts["sides"][1]["checkpoint"]
+        )
+        for row in shown["rows"]:  # the masks that are drawn are those that were judged against
+            assert ((codes(row[7]) == 3).sum(), (codes(row[7]) > 0).sum()) == (row[3], row[4])
+    plain = data_of(tmp_path / "plain" / "report.html")[1]["rows"]
+    assert [row[3:5] for row in plain] == [row[8:10] for row in shown["rows"]]
+
+
+def test_two_processes_make_the_same_report(place, tmp_path):
+    run(*flags(place, "--output_dir", tmp_path / "one"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = ("--num_workers", "0", "--device", "cpu", "--output_dir", tmp_path / "two", "--against", tmp_path / "one")
+    command = [sys.executable, *map(str, (ROOT / "eval" / "evaluate.py", *flags(place), *options))]
+    torchrun = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [subprocess.Popen(command, env=torchrun | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    assert [process.wait(timeout=300) for process in ranks] == [0, 0]
+    (_, one), (facts, two) = (data_of(tmp_path / name / "report.html") for name in ("one", "two"))
+    assert [row[:8] for row in two["rows"]] == one["rows"] and two["images"] == one["images"]
+    assert facts["changes"] == {"better": 0, "same": COUNT, "worse": 0, "now_found": 0, "now_lost": 0}
+
+
+def test_pictures_change_no_number(place, tmp_path):
+    run(*flags(place, "--output_dir", tmp_path / "with"))
+    run(*[flag for flag in flags(place, "--output_dir", tmp_path / "without") if flag != "--report"])
+    with_, without = ((tmp_path / name / "samples.jsonl").read_text() for name in ("with", "without"))
+    assert with_ == without and not (tmp_path / "without" / "report.html").exists()
+
+
+def scores_of(place) -> list[SampleScore]:
+    split = BatchSplit(place / "unc_32x48_batch", "val")
+    return [SampleScore(i, split.name(i), i, 20, 1, *split.text(i)[1:]) for i in range(COUNT)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"split": "testA"}, r"is of unc testA with 10 expressions, not of unc val"),
+        ({"n_samples": 9}, "with 9 expressions"),
+        ({"control": {}}, "is of a control"),
+        ({"oIoU": 12.5}, "its oIoU is not that of the samples.jsonl"),
+        ({"checkpoint": "\x1b[31m"}, "is not a metrics.json"),
+        ({"settings": []}, "is not a metrics.json"),
+    ],
+)
+def test_another_result_that_does_not_fit(place, tmp_path, capsys, changed, says):
+    path = write_result(tmp_path / "old", scores_of(place), **changed)
+    error = complaint(capsys, *flags(place, "--against", path, "--output_dir", tmp_path / "out"))
+    assert re.search(says, error), error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("metrics.json", None, "no such file"),
+        ("metrics.json", b"\xff{", "is not a readable"),
+        ("samples.jsonl", None, "samples.jsonl: no such file"),
+        ("samples.jsonl", b"", "other expressions"),
+        ("samples.jsonl", b"[" * 100_000, "samples.jsonl: is not a readable"),
+        ("samples.jsonl", lambda lines: [*lines[:-1], lines[-1][:40]], "samples.jsonl: is not a readable"),
+        ("samples.jsonl", lambda lines: lines[::-1], "line 1 is no score"),
+        ("samples.jsonl", lambda lines: [lines[0].replace(b'"union": 20', b'"union": -1'), *lines[1:]], "line 1 is no"),
+        ("samples.jsonl", lambda lines: [lines[0].replace(b"unc_val_0", b"x") + b"}", *lines[1:]], "is not a readable"),
+        (
+            "samples.jsonl",
+            lambda lines: [re.sub(b'sentence": "', b'sentence": "no ', lines[0]), *lines[1:]],
+            "other ex",
+        ),
+    ],
+)
+def test_another_result_that_is_damaged(place, tmp_path, capsys, file, content, says):
+    path = write_result(tmp_path / "old", scores_of(place)).with_name(file)
+    data = b"\n".join(content(path.read_bytes().splitlines())) if callable(content) else content
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    error = complaint(capsys, *flags(place, "--against", tmp_path / "old" / "metrics.json"))
+    assert says in error, error
+
+
+def test_against_needs_a_report(place, tmp_path, capsys):
+    without = [flag for flag in flags(place, "--against", tmp_path) if flag != "--report"]
+    assert "give --report too" in complaint(capsys, *without)

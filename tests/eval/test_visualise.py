@@ -1,0 +1,52 @@
+"""eval/visualise.py: what `--is_vis` writes."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval.evaluator import EvalSettings, Prediction, evaluate
+from eval.metrics import SampleScore
+from eval.visualise import probability, write_prediction
+from tests.support.memory_split import MemorySplit, tiny_model
+from utils.errors import InputError
+
+
+def test_pictures_agree_with_the_scores(tmp_path):
+    split, seen = MemorySplit(), []
+    settings = EvalSettings(threshold=0.1)
+
+    def write(prediction):
+        seen.append(prediction)
+        write_prediction(tmp_path, prediction, settings.threshold)
+
+    evaluate(tiny_model(), split, settings, on_sample=write, progress=False)
+    kinds = ("_image.jpg", "_gt.png", "_soft.png", "_pred.png", ".jpg")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"unc_val_{i}{kind}" for i in range(len(split)) for kind in kinds
+    }
+    for score, image, mask, logits in seen:
+        truth, soft, hard = (
+            np.asarray(Image.open(tmp_path / f"{score.name}_{kind}.png")) for kind in ("gt", "soft", "pred")
+        )
+        assert np.array_equal(truth, 255 * mask.astype(np.uint8)) and set(np.unique(hard)) <= {0, 255}
+        assert ((hard == 255) & mask).sum() == score.intersection and ((hard == 255) | mask).sum() == score.union
+        assert np.abs(soft - 255 / (1 + np.exp(-logits.astype(float)))).max() <= 0.5 + 1e-3
+        saved = np.asarray(Image.open(tmp_path / f"{score.name}_image.jpg"))
+        assert saved.shape == image.shape and abs(float(saved.mean()) - image.mean()) < 5
+        assert Image.open(tmp_path / f"{score.name}.jpg").width > 4 * 170
+
+
+def test_probability_of_extreme_logits():
+    values = probability(np.array([-1e30, -2.0, 0.0, 2.0, 1e30], np.float32))
+    assert values == pytest.approx([0, 0.1192029, 0.5, 0.8807971, 1])
+
+
+def test_a_sentence_never_decides_where_a_picture_goes(tmp_path):
+    mask, image, logits = np.zeros((9, 5), bool), np.zeros((9, 5, 3), np.uint8), np.zeros((9, 5), np.float32)
+    (tmp_path / "in").mkdir()
+    evil = SampleScore(0, "unc_val_0", 0, 0, 3, "../../x\n\x1b[31m\u202e" + "w" * 9000, "image")
+    write_prediction(tmp_path / "in", Prediction(evil, image, mask, logits), 1e-9)
+    assert len(list(tmp_path.rglob("*.*"))) == 5 == len(list((tmp_path / "in").iterdir()))
+    with pytest.raises(InputError, match="plain file name"):
+        named = SampleScore(0, "../unc_val_0", 0, 0, 3, "x", "image")
+        write_prediction(tmp_path / "in", Prediction(named, image, mask, logits), 1e-9)

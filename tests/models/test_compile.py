@@ -1,0 +1,72 @@
+"""`--compile`: the same losses, weights and names as without it, also around checkpointing and inside DDP.
+
+The graphs are captured and differentiated as for a GPU, but run by PyTorch's own kernels: C++ for hundreds of them
+takes minutes to compile.
+"""
+
+import functools
+
+import pytest
+import torch
+from torch import distributed, nn
+
+import train_restr
+from models import build_restr
+from tests.support.small_model import CONFIG, WORDS
+from tests.support.train_runs import FLAGS
+from train.options import parse_args
+from utils.device import Ranks
+from utils.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def without_a_cpp_compiler(monkeypatch):
+    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+def batch(size=4):
+    generator = torch.Generator().manual_seed(3)
+    image = torch.randint(0, 256, (size, 3, 32, 48), dtype=torch.uint8, generator=generator)
+    mask = torch.rand(size, 1, 32, 48, generator=generator) < 0.3
+    return {"image": image, "mask": mask, "ids": torch.randint(0, len(WORDS), (size, 20), generator=generator)}
+
+
+def losses(monkeypatch, *flags, world=1, steps=3):
+    """Losses of some steps with those flags, and the model."""
+    monkeypatch.setattr("sys.argv", ["train_restr.py", "--data_dir", ".", *FLAGS, "--warm_iter", "0", *flags])
+    args = parse_args("")
+    torch.manual_seed(0)
+    model = build_restr(CONFIG)
+    model.set_grad_checkpointing(args.grad_checkpoint)
+    trainer = train_restr.build_trainer(args, model.train(), Ranks(torch.device("cpu"), 0, world))
+    return [trainer.train_step([batch()])["loss"] for _ in range(steps)], model
+
+
+def test_compiled_steps_are_the_eager_ones(monkeypatch):
+    eager, plain = losses(monkeypatch, "--grad_checkpoint")
+    compiled, model = losses(monkeypatch, "--grad_checkpoint", "--compile")
+    assert model._compiled_call_impl is not None
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert compiled == pytest.approx(eager, rel=1e-5)
+    assert compiled[0] > compiled[-1]
+    assert model.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_the_compiled_model_is_inside_ddp(monkeypatch, tmp_path):
+    eager, _ = losses(monkeypatch)
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        compiled, model = losses(monkeypatch, "--compile", world=2)
+    finally:
+        distributed.destroy_process_group()
+    assert compiled == pytest.approx(eager, rel=1e-5)
+    assert all(not name.startswith("module.") and "_orig_mod" not in name for name in model.state_dict())
+
+
+def test_a_failing_compiler_is_one_line():
+    with pytest.raises(InputError, match="--compile: .*leave it out"), train_restr.explained(True):
+        raise torch._dynamo.exc.BackendCompilerFailed(print, RuntimeError("no\ncompiler"), None)
+    with pytest.raises(RuntimeError), train_restr.explained(False):
+        raise RuntimeError("something else")

@@ -1,0 +1,64 @@
+"""The configuration of a model: values from strangers' files are checked before anything is built."""
+
+import copy
+
+import pytest
+
+from models.config import ReSTRConfig
+from tests.support.hostile import refused
+from tests.support.small_model import CONFIG
+
+
+def test_config_goes_through_plain_values():
+    assert ReSTRConfig.from_dict(CONFIG.to_dict()) == CONFIG
+    as_json = CONFIG.to_dict()
+    as_json["vision"]["image_size"] = [32, 48]
+    assert ReSTRConfig.from_dict(as_json) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("vision", "width", "24"),
+        ("vision", "width", 10**9),
+        ("vision", "depth", 10**9),
+        ("vision", "depth", True),
+        ("vision", "heads", 2.5),
+        ("vision", "patch_size", 0),
+        ("vision", "image_size", [32, -48]),
+        ("vision", "image_size", [10**6, 10**6]),
+        ("vision", "image_size", [32]),
+        ("vision", "image_size", "ab"),
+        ("vision", "image_size", 32),
+        ("vision", "backbone", 7),
+        ("vision", "norm_eps", float("nan")),
+        ("vision", "drop_path", 1.0),
+        ("language", "vocabulary_size", 10**12),
+        ("language", "mlp_ratio", float("inf")),
+        ("language", "width", None),
+        ("fusion", "layers", 0),
+        ("fusion", "layers", 10**9),
+        ("fusion", "shared", 1),
+        ("fusion", "variant", "sideways"),
+        ("fusion", "variant", ["indirect"]),
+        ("fusion", "variant", "\x1b[2J" + 10_000 * "é"),
+        ("decoder", "enabled", "yes"),
+        ("decoder", "colour", "red"),
+    ],
+)
+def test_a_config_with_a_wrong_value_is_refused(part, name, value):
+    broken = CONFIG.to_dict()
+    broken[part][name] = value
+    refused(ReSTRConfig.from_dict, broken)
+
+
+def test_a_config_with_other_parts_is_refused():
+    whole = CONFIG.to_dict()
+    for part, names in whole.items():
+        refused(ReSTRConfig.from_dict, {key: value for key, value in whole.items() if key != part})
+        for name in names:
+            broken = copy.deepcopy(whole)
+            del broken[part][name]
+            assert name in refused(ReSTRConfig.from_dict, broken)
+    for broken in ({**whole, "extra": {}}, {**whole, "fusion": None}, {**whole, "fusion": ["layers"]}, [], None, 3):
+        refused(ReSTRConfig.from_dict, broken)

@@ -1,0 +1,361 @@
+"""Reading batch folders: whole, half-built, damaged, hostile, and those that the reference made."""
+
+import json
+import shutil
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from skimage import img_as_ubyte
+from skimage.transform import resize
+from torch.utils.data import DataLoader
+
+from eval.evaluator import ImageGroups
+from prepare.writer import BuildOptions, build
+from tests.support.tiny_set import VOCABULARY, make_tiny_set
+from train.data import TrainDataset, collate
+from utils.errors import InputError
+from utils.files.images import read_image
+from utils.prepared import META, BatchSplit, read_meta
+
+FORMS = {"compact": False, "whole": True}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """{form: folder of Gref, train and val}, of one tiny set."""
+    folders = {}
+    for form, self_contained in FORMS.items():
+        root = make_tiny_set(tmp_path_factory.mktemp(form))
+        for split in ("train", "val"):
+            summary = build(BuildOptions(root, "Gref", split, (48, 48), 1, self_contained=self_contained))
+        folders[form] = summary.folder
+    return folders
+
+
+@pytest.fixture
+def folder(built, tmp_path):
+    """A compact folder to be damaged."""
+    return shutil.copytree(built["compact"], tmp_path / "Gref_48_batch")
+
+
+def refusal(action, *arguments) -> str:
+    with pytest.raises(InputError) as refused:
+        action(*arguments)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+def rewrite(path, **arrays):
+    with np.load(path) as old:
+        np.savez(path, **{**old, **arrays})
+
+
+def without_sums(folder):
+    """The folder as version 1.0 wrote it."""
+    for path in folder.glob("*_batch/*.npz"):
+        with np.load(path) as old:
+            np.savez(path, **{key: old[key] for key in old if key != "crc32"})
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["bytes"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def test_a_folder_of_version_1_0_without_sums_is_read(built, folder):
+    without_sums(folder)
+    old, new = (BatchSplit(each, "train") for each in (folder, built["compact"]))
+    for i in range(len(new)):
+        assert all(np.array_equal(a, b) for a, b in zip(old.sample(i), new.sample(i), strict=True))
+
+
+def test_sums_are_those_of_the_files(built):
+    for split in ("train", "val"):
+        for path in (built["compact"] / f"{split}_batch").iterdir():
+            with np.load(path) as stored:
+                for kind, crc32 in zip(("image", "label"), stored["crc32"], strict=True):
+                    file = built["compact"] / f"{split}_{kind}" / stored[f"{kind}_file"].item()
+                    assert crc32 == zlib.crc32(file.read_bytes())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("split", ["train", "val"])  # masks are PNGs, photographs of val the JPEGs
+def test_no_flipped_bit_goes_unnoticed(built, tmp_path, form, split):
+    """In what training and evaluation read; of an npz at least nothing that is read is another."""
+    folder, random = shutil.copytree(built[form], tmp_path / "copy"), np.random.default_rng(5)
+    whole = BatchSplit(folder, split)
+    expected = whole.sample(0), whole.text(0)[0]
+    for kind in ("image", "label", "batch"):
+        path = folder / f"{split}_{kind}" / {"batch": f"Gref_{split}_0.npz"}.get(kind, "")
+        if path.is_dir():
+            path = path / whole._entry(0)[f"{kind}_file"].item()
+        if not path.exists():
+            continue
+        content = path.read_bytes()
+        for bit in random.choice(8 * len(content), 100, replace=False).tolist():
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            sample, data = TrainDataset(BatchSplit(folder, split))[0], BatchSplit(folder, split)
+            (group,) = [ImageGroups(data, [[0]])[0]]
+            if kind == "batch" and not isinstance(sample, InputError):
+                (image, mask), ids = expected
+                assert (
+                    np.array_equal(sample["image"].permute(1, 2, 0), image) and sample["ids"].tolist() == ids.tolist()
+                )
+                assert np.array_equal(sample["mask"][0], mask)
+                continue
+            for error in (sample, group):
+                assert str(path) in str(error) and isinstance(error, InputError), bit
+        path.write_bytes(content)
+
+
+def test_what_a_split_says(built):
+    data = BatchSplit(str(built["compact"]), "val")
+    assert (len(data), data.dataset, data.split, data.image_size) == (20, "Gref", "val", (48, 48))
+    assert data.meta == read_meta(built["compact"]) and data.meta["vocabulary"]["size"] == len(VOCABULARY)
+    assert data.name(17) == "Gref_val_17"
+    ids, sentence, name = data.text(2)  # first expression of the second ref of the split, the 12th of all
+    assert sentence == "red shirt" and name == "COCO_train2014_000000000001"
+    assert ids.tolist() == [0] * 18 + [8, 9]
+    assert data.text(3)[0].tolist() == [0] * 17 + [9, 3, 4]  # "zebra" is not in the vocabulary
+    with pytest.raises(IndexError):
+        data.text(20)
+
+
+def test_pictures_of_an_evaluation_split_are_the_originals(built):
+    data = BatchSplit(built["compact"], "val")
+    root = built["compact"].parents[2]
+    for i in range(len(data)):
+        original = read_image(root / f"data/coco/images/train2014/{data.text(i)[2]}.jpg")
+        image, mask = data.image(i), data.mask(i)
+        assert np.array_equal(image, original) and mask.shape == image.shape[:2]
+        assert mask.sum() == (mask.shape[0] // 3) * (mask.shape[1] // 3)  # as tiny_set draws them
+        assert set(np.unique(mask.view(np.uint8))) == {0, 1}
+
+
+def test_pictures_of_a_training_split_are_centred_on_black(built):
+    data = BatchSplit(built["compact"], "train")
+    image, mask = data.sample(0)  # 60 x 80 -> 36 x 48
+    assert image.shape == (48, 48, 3) and mask.shape == (48, 48)
+    assert not image[:6].any() and not image[42:].any() and image[6:42].any(axis=(1, 2)).all()
+    assert not mask[:6].any() and not mask[42:].any() and mask.any()
+    assert np.array_equal(image, data.image(0)) and np.array_equal(mask, data.mask(0))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_groups_are_the_expressions_of_an_image(built, form):
+    """tiny_set interleaves: ref r of image k is the (5 r + k)-th, with two expressions."""
+    data = BatchSplit(built[form], "val")
+    expected = [[2 * k, 2 * k + 1, 10 + 2 * k, 11 + 2 * k] for k in range(5)]
+    assert data.image_groups() == expected
+    for a, b, c, d in expected:
+        assert data.ref(a) == data.ref(b) != data.ref(c) == data.ref(d)
+
+
+def test_training_samples(built):
+    data = BatchSplit(built["compact"], "train")
+    samples = TrainDataset(data)
+    assert len(samples) == 20
+    sample = samples[3]
+    assert {key: (value.dtype, tuple(value.shape)) for key, value in sample.items() if torch.is_tensor(value)} == {
+        "image": (torch.uint8, (3, 48, 48)),
+        "mask": (torch.bool, (1, 48, 48)),
+        "ids": (torch.int64, (20,)),
+    }
+    assert (sample["name"], sample["index"]) == ("Gref_train_3", 3)
+    assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), data.image(3))
+    assert np.array_equal(sample["mask"][0].numpy(), data.mask(3))
+
+
+def test_training_stream_is_the_same_of_both_forms(built):
+    streams = []
+    for form in FORMS:
+        samples = TrainDataset(BatchSplit(built[form], "train"))
+        streams.append(list(DataLoader(samples, batch_size=8, collate_fn=collate, num_workers=form == "whole")))
+    assert [len(batch["name"]) for batch in streams[0]] == [8, 8, 4]
+    for ours, theirs in zip(*streams, strict=True):
+        assert ours["name"] == theirs["name"]
+        assert all(torch.equal(ours[key], theirs[key]) for key in ("image", "mask", "ids", "index"))
+
+
+@pytest.mark.parametrize("form", [*FORMS, "the authors'"])
+def test_a_split_of_any_name_can_be_trained_on(built, tmp_path, form):
+    folder = built.get(form)
+    if folder is None:
+        folder = shutil.copytree(built["whole"], tmp_path / "Gref_48_batch")
+        (folder / META).unlink()
+    data = BatchSplit(folder, "val")
+    loader = DataLoader(TrainDataset(data, (48, 48)), batch_size=20, collate_fn=collate)
+    batch = next(iter(loader))
+    assert len({data.image(i).shape for i in range(20)}) > 1, "the test needs images of several sizes"
+    for i in range(20):
+        image, mask = data.sample(i)
+        scale = min(48 / mask.shape[0], 48 / mask.shape[1])
+        size = tuple(round(side * scale) for side in mask.shape)
+        top, left = ((48 - side) // 2 for side in size)
+        window = slice(top, top + size[0]), slice(left, left + size[1])
+        expected = np.zeros((48, 48, 3), np.uint8), np.zeros((48, 48), bool)
+        expected[0][window] = img_as_ubyte(resize(image, size))
+        expected[1][window] = resize(mask.astype(np.float32), size) > 0
+        assert np.array_equal(batch["image"][i].permute(1, 2, 0).numpy(), expected[0])
+        assert np.array_equal(batch["mask"][i, 0].numpy(), expected[1])
+
+
+def test_damaged_sample_reaches_the_trainer_as_one_line(folder):
+    path = folder / "train_image/COCO_train2014_000000000002.png"
+    path.write_bytes(path.read_bytes()[:-100])
+    samples = TrainDataset(BatchSplit(folder, "train"))
+    assert path.name in str(samples[4]) and isinstance(samples[4], InputError)
+    batches = list(DataLoader(samples, batch_size=2, collate_fn=collate, num_workers=1))
+    assert torch.is_tensor(batches[0]["image"])
+    assert path.name in refusal(batches[2].__getitem__, "image")
+
+
+def test_folder_of_the_reference(built, tmp_path):
+    """Without meta.json, the pictures in the npz files, and the image name's array of one element."""
+    source = BatchSplit(built["whole"], "train")
+    folder = tmp_path / "somewhere"
+    (folder / "train_batch").mkdir(parents=True)
+    for path in (built["whole"] / "train_batch").iterdir():
+        shutil.copy(path, folder / "train_batch")
+        rewrite(folder / "train_batch" / path.name, im_name_batch=np.array([f"image{path.stem[-1]}"]))
+    data = BatchSplit(folder, "train")
+    assert (data.meta, data.dataset, len(data), data.image_size) == (None, "Gref", 20, (48, 48))
+    assert data.text(3)[2] == "image3" and data.name(3) == "Gref_train_3"
+    assert all(np.array_equal(a, b) for i in range(20) for a, b in zip(data.sample(i), source.sample(i), strict=True))
+    (folder / "train_batch/Gref_train_7.npz").unlink()
+    assert "without a gap" in refusal(BatchSplit, folder, "train")
+    assert "val_batch" in refusal(BatchSplit, folder, "val")
+
+
+def test_half_built_split_is_refused_with_the_command(folder):
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["splits"]["train"]["complete"] = False
+    (folder / "meta.json").write_text(json.dumps(meta))
+    message = refusal(BatchSplit, folder, "train")
+    assert "half built" in message and "build_batches.py -d Gref -t train --img-size 48" in message
+    del meta["splits"]["train"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert "has not been built (whole: val)" in refusal(BatchSplit, folder, "train")
+    assert "-t train" in refusal(BatchSplit, folder, "train")
+    assert "build_batches.py" in refusal(BatchSplit, folder / "nowhere", "train")
+    assert "../train" in refusal(BatchSplit, folder, "../train")
+
+
+def test_a_split_that_the_data_set_lacks_is_refused_with_those_it_has(folder):
+    message = refusal(BatchSplit, folder, "test")  # evaluate.py's default
+    assert "Gref has no split test, only train, val" in message and "build_batches" not in message
+
+
+@pytest.mark.parametrize(("form", "split"), [("compact", "train"), ("whole", "val")])
+@pytest.mark.parametrize("count", [10, 19, 21])
+def test_another_number_of_expressions_than_meta_has(built, tmp_path, form, split, count):
+    folder = shutil.copytree(built[form], tmp_path / "copy")
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["splits"][split]["expressions"] = count
+    (folder / "meta.json").write_text(json.dumps(meta))
+    message = refusal(BatchSplit, folder, split)
+    assert f"Gref_{split}_{min(count, 20)}.npz: is {'there' if count < 20 else 'not there'}" in message
+    remedy = "move the folder away" if count < 20 else f"-t {split} --img-size 48"
+    assert f"counts {count} expressions" in message and remedy in message
+
+
+def test_the_last_files_are_gone(built, tmp_path):
+    folder = shutil.copytree(built["whole"], tmp_path / "copy")
+    for i in range(15, 20):
+        (folder / f"val_batch/Gref_val_{i}.npz").unlink()
+    assert "Gref_val_19.npz: is not there" in refusal(BatchSplit, folder, "val")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pictures_of_another_canvas(built, tmp_path, form):
+    folder = shutil.copytree(built[form], tmp_path / "copy")
+    meta = json.loads((folder / "meta.json").read_text()) | {"image_size": [64, 64]}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert "which meta.json does not allow" in refusal(BatchSplit(folder, "train").sample, 0)
+    assert BatchSplit(folder, "val").sample(0)[0].shape == (60, 80, 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "zip"},
+        {"version": 2},
+        {"dataset": "../x"},
+        {"dataset": []},
+        {"image_size": [48]},
+        {"image_size": [48, -1]},
+        {"image_size": [48, 10**9]},
+        {"text_length": 21},
+        {"self_contained": 1},
+        {"vocabulary": {"file": "../../passwd", "size": 4, "sha256": ""}},
+        {"vocabulary": None},
+        {"splits": []},
+        {"splits": {"train": {"refs": 1, "expressions": "20", "images": 1, "complete": True}}},
+        {"splits": {"train\n": 1}},
+        {"splits": {"a\x1b[2Jb": {"refs": 1, "expressions": 20, "images": 1, "complete": True}}},
+    ],
+)
+def test_meta_that_cannot_be(folder, change):
+    meta = json.loads((folder / "meta.json").read_text()) | change
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert "meta.json" in refusal(BatchSplit, folder, "train")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_file": "../train_image/COCO_train2014_000000000000.png"},
+        {"image_file": "/etc/hostname"},
+        {"label_file": "nothing.png"},
+        {"label_file": "5.png\n"},
+        {"label_file": np.array(["0.png", "1.png"])},
+        {"text_batch": np.full(20, len(VOCABULARY))},
+        {"text_batch": np.full(20, -1)},
+        {"text_batch": np.zeros(20)},
+        {"text_batch": np.zeros(21, np.int64)},
+        {"sent_batch": np.zeros(1)},
+        {"sent_batch": np.array([{}], object)},
+        {"im_name_batch": "a/b"},
+    ],
+)
+def test_npz_that_cannot_be(folder, change):
+    rewrite(folder / "train_batch/Gref_train_0.npz", **change)
+    assert isinstance(TrainDataset(BatchSplit(folder, "train"))[0], InputError)
+
+
+def test_pictures_that_do_not_fit(folder):
+    without_sums(folder)
+    shutil.copy(folder / "train_label/1.png", folder / "train_label/0.png")  # of another image
+    assert "36 x 48 but the mask 48 x 36" in refusal(BatchSplit(folder, "train").sample, 0)
+    name = "COCO_train2014_000000000000"  # now those of the evaluation split, larger than the canvas
+    shutil.copy(folder / f"val_image/{name}.jpg", folder / f"train_image/{name}.png")
+    shutil.copy(folder / "val_label/10.png", folder / "train_label/0.png")
+    assert "60 x 80" in refusal(BatchSplit(folder, "train").sample, 0)
+
+
+def test_file_that_is_gone_or_cut(folder):
+    data = BatchSplit(folder, "val")
+    path = folder / "val_batch/Gref_val_3.npz"
+    path.write_bytes(path.read_bytes()[:200])
+    assert path.name in refusal(data.text, 3)
+    path.unlink()
+    assert path.name in refusal(data.image, 3)
+    (folder / "val_label/10.png").unlink()
+    assert "10.png" in refusal(data.mask, 0)
+
+
+def test_opening_a_split_reads_no_samples(folder):
+    """Start-up does not grow with the number of expressions."""
+    for path in (folder / "train_batch").iterdir():
+        path.write_bytes(b"")
+    assert len(TrainDataset(BatchSplit(folder, "train"))) == 20
+
+
+def test_npz_files_are_the_same_whenever_they_are_written(built):
+    for path in (built["compact"] / "train_batch").iterdir():
+        with zipfile.ZipFile(path) as archive:
+            assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}

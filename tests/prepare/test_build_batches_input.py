@@ -1,0 +1,260 @@
+"""build_batches.py on bad input: one line that names the file and the remedy, exit code 2, nothing half-written."""
+
+import fcntl
+import json
+import resource
+import shutil
+
+import pytest
+from PIL import Image
+
+from models.config import LARGEST
+from tests.support.builder import (  # noqa: F401
+    batches,
+    build_fixture,
+    start,
+    tiny_fixture,
+    tree,
+    wait_for_group_to_end,
+)
+from tests.support.tiny_set import edit_instances, edit_refs
+from utils.prepared import MAX_CANVAS_SIDE, BatchSplit, read_meta
+
+
+def truncate_jpeg(root):
+    path = root / "data/coco/images/train2014/COCO_train2014_000000000003.jpg"
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def lose_image(root):
+    (root / "data/coco/images/train2014/COCO_train2014_000000000003.jpg").unlink()
+
+
+def lose_annotations(root):
+    (root / "external/refer/data/refcocog/instances.json").unlink()
+
+
+def lose_refs(root):
+    (root / "external/refer/data/refcocog/refs(google).p").unlink()
+
+
+def lose_vocabulary(root):
+    (root / "data/vocabulary_Gref.txt").unlink()
+
+
+def lose_annotation_of_ref(root):
+    edit_instances(root, lambda value: value["annotations"].pop(4))
+
+
+def blank_expression(root):
+    edit_refs(root, lambda refs: refs[2]["sentences"][1].update(sent=" \n"))
+
+
+def other_size(root):
+    def change(value):
+        value["images"][2].update(height=64)
+
+    edit_instances(root, change)
+
+
+def not_an_image(root):
+    (root / "data/coco/images/train2014/COCO_train2014_000000000003.jpg").write_text("<html>404</html>")
+
+
+def folder_of_the_reference(root):
+    (batches(root) / "train_batch").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (truncate_jpeg, ["COCO_train2014_000000000003.jpg", "truncated", "download"]),
+        (not_an_image, ["COCO_train2014_000000000003.jpg", "download"]),
+        (lose_image, ["COCO_train2014_000000000003.jpg", "no such file"]),
+        (lose_annotations, ["instances.json", "no such file"]),
+        (lose_refs, ["refs(google).p", "no such file"]),
+        (lose_vocabulary, ["vocabulary_Gref.txt", "build_vocab.py"]),
+        (lose_annotation_of_ref, ["instances.json", "ref 4", "annotation 4"]),
+        (blank_expression, ["refs(google).p", "ref 2", "--skip_empty"]),
+        (other_size, ["COCO_train2014_000000000002.jpg: is 48 x 48", "instances.json", "64 x 48"]),
+        (folder_of_the_reference, ["Gref_48_batch", "another program"]),
+    ],
+)
+def test_bad_input_is_one_line(tiny, build, damage, words):
+    damage(tiny)
+    code, _, error = build(tiny)
+    assert code == 2 and error.count("\n") == 1 and error.startswith("build_batches.py: error: "), error
+    assert all(word in error for word in words), error
+    assert not list(tiny.rglob(".writing-*"))
+
+
+def test_bad_image_in_a_worker_is_one_line(tiny):
+    truncate_jpeg(tiny)
+    process = start(tiny, "--workers", "2")
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2 and error.count("\n") == 1 and "COCO_train2014_000000000003.jpg" in error, error
+    wait_for_group_to_end(process.pid)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "flags", "words"),
+    [
+        ("coco", "train", [], ["-d coco", "known are unc, unc+,", "refcocog_umd", "--refs FILE"]),
+        ("Gref", "testA", [], ["testA", "train, val"]),
+        ("Gref", "../x", [], ["-t '../x'", "letters"]),
+        ("Gref", "train", ["--shard", "3/2"], ["3/2"]),
+        ("Gref", "train", ["--shard", "x"], ["--shard"]),
+        ("Gref", "train", ["--img-size", "0"], ["--img-size"]),
+        ("Gref", "train", ["--img-size", "1,2,3"], ["--img-size"]),
+        ("Gref", "train", ["--img-size", "8193"], ["8193", "1 to 8192 pixels"]),
+        ("Gref", "train", ["--workers", "0"], ["--workers"]),
+        ("Gref", "train", ["--vocabulary", "nowhere.txt"], ["nowhere.txt"]),
+    ],
+)
+def test_bad_flags_are_one_line(tiny, build, dataset, split, flags, words):
+    code, _, error = build(tiny, dataset, split, *flags)
+    assert code == 2 and error.count("\n") == 1, error
+    assert all(word in error for word in words), error
+
+
+def test_other_parameters_for_a_folder(tiny, build, tmp_path):
+    assert build(tiny)[0] == 0
+    before = tree(batches(tiny))
+    words = tmp_path / "words.txt"
+    words.write_text((tiny / "data/vocabulary_Gref.txt").read_text() + "more\n")
+    for flags, word in ((["--vocabulary", str(words)], "vocabulary"), (["--self_contained"], "--self_contained")):
+        code, _, error = build(tiny, "Gref", "train", *flags)
+        assert code == 2 and word in error and "Gref_48_batch" in error and error.count("\n") == 1
+    meta = batches(tiny) / "meta.json"
+    kept = meta.read_bytes()
+    meta.write_text(json.dumps(json.loads(kept) | {"image_size": [64, 64]}))
+    code, _, error = build(tiny)
+    assert code == 2 and "image size 64, now 48" in error
+    meta.write_bytes(kept)
+    edit_refs(tiny, lambda refs: refs[0]["sentences"][0].update(sent="another"))
+    code, _, error = build(tiny)
+    assert code == 2 and "other expressions" in error and "train_batch" in error
+    assert tree(batches(tiny)) == before
+    for kind in ("batch", "image", "label"):  # as the message asks
+        shutil.rmtree(batches(tiny) / f"train_{kind}")
+    assert build(tiny)[0] == 0
+    assert BatchSplit(batches(tiny), "train").text(0)[1] == "another"
+
+
+def other_outline(root):
+    edit_instances(root, lambda value: value["annotations"][3].update(segmentation=[[1, 1, 9, 1, 9, 9]]))
+
+
+def other_image(root):
+    image = root / "data/coco/images/train2014/COCO_train2014_000000000002.jpg"
+    Image.new("RGB", (48, 48)).save(image)
+
+
+@pytest.mark.parametrize("change", [other_outline, other_image])
+@pytest.mark.parametrize(("first", "then"), [("1/1", "1/1"), ("1/1", "1/2"), ("1/2", "2/2")])
+def test_other_annotations_do_not_go_into_a_folder_that_was_begun(tiny, build, change, first, then):
+    assert build(tiny, "Gref", "train", "--shard", first)[0] == 0
+    before = tree(batches(tiny))
+    change(tiny)
+    code, _, error = build(tiny, "Gref", "train", "--shard", then)
+    assert code == 2 and error.count("\n") == 1 and "other expressions, outlines or images" in error
+    assert tree(batches(tiny)) == before
+    for kind in ("batch", "image", "label"):  # as the message asks
+        shutil.rmtree(batches(tiny) / f"train_{kind}")
+    assert build(tiny)[0] == 0
+
+
+def test_a_build_goes_on_when_the_broken_image_is_mended(tiny, build):
+    image = tiny / "data/coco/images/train2014/COCO_train2014_000000000003.jpg"
+    whole = image.read_bytes()
+    truncate_jpeg(tiny)
+    assert build(tiny)[0] == 2
+    assert not read_meta(batches(tiny))["splits"]["train"]["complete"]
+    image.write_bytes(whole)
+    instances = tiny / "external/refer/data/refcocog/instances.json"
+    annotations = instances.read_bytes()
+    other_outline(tiny)
+    code, _, error = build(tiny, "Gref", "train", "--shard", "1/2")
+    assert code == 2 and "other expressions, outlines or images" in error  # annotations are compared all the same
+    instances.write_bytes(annotations)
+    code, output, _ = build(tiny)
+    assert code == 0 and "built anew" not in output
+    mended = tree(batches(tiny))
+    shutil.rmtree(batches(tiny))
+    assert build(tiny)[0] == 0 and tree(batches(tiny)) == mended
+
+
+@pytest.mark.parametrize("fix", [other_outline, blank_expression])
+def test_the_same_command_goes_on_when_an_annotation_is_fixed(tiny, build, fix):
+    """What the first build left is removed; not while another build is at it."""
+    truncate_jpeg(tiny)
+    assert build(tiny)[0] == 2 and any((batches(tiny) / "train_batch").iterdir())
+    Image.new("RGB", (48, 80)).save(tiny / "data/coco/images/train2014/COCO_train2014_000000000003.jpg")
+    edit_instances(tiny, lambda value: value["images"][3].update(height=80, width=48))
+    fix(tiny)
+    with (batches(tiny) / ".train.lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        code, _, error = build(tiny, "Gref", "train", "--skip_empty")
+        assert code == 2 and "another build is at its split train" in error and error.count("\n") == 1
+    code, output, _ = build(tiny, "Gref", "train", "--skip_empty")
+    assert code == 0 and output.count("built anew") == 1
+    fixed = tree(batches(tiny))
+    shutil.rmtree(batches(tiny))
+    assert build(tiny, "Gref", "train", "--skip_empty")[0] == 0 and tree(batches(tiny)) == fixed
+
+
+def test_empty_masks_are_counted(tiny, build):
+    def change(value):
+        value["annotations"][2].update(segmentation={"size": [48, 48], "counts": [48 * 48]})
+        value["annotations"][3].update(segmentation=[[91, 1, 95, 1, 95, 9]])
+
+    edit_instances(tiny, change)
+    code, output, error = build(tiny)
+    assert (code, error) == (0, "")
+    assert "warning: 2 refs have a mask without any pixel, such as Gref_train_4" in output
+    data = BatchSplit(batches(tiny), "train")
+    assert [i for i in range(20) if not data.mask(i).any()] == [4, 5, 6, 7]
+
+
+def test_refs_without_expressions_and_polygons_without_area_are_counted(tiny, build):
+    edit_refs(tiny, lambda refs: [refs[i].update(sentences=[]) for i in (1, 6)])
+    edit_instances(tiny, lambda value: value["annotations"][2]["segmentation"].extend([[1, 1, 9, 9], []]))
+    code, output, error = build(tiny, "refcocog")  # another name of Gref
+    assert (code, error) == (0, "")
+    assert "warning: 2 refs have no expression and are left out, such as ref 1" in output
+    assert "warning: 2 polygons of fewer than three points are not drawn, such as of ref 2" in output
+    assert len(BatchSplit(batches(tiny), "train")) == 16
+
+
+def test_the_message_about_unknown_words_is_of_the_data_set(tiny, build):
+    for dataset, split, names in (("Gref", "train", "unc unc+ Gref"), ("referit", "test", "referit")):
+        (tiny / f"data/vocabulary_{dataset}.txt").write_text("<pad>\n<go>\n<eos>\n<unk>\n")
+        _, output, _ = build(tiny, dataset, split)
+        assert f"(python build_vocab.py -d {names} --root {tiny})" in output
+
+
+def test_the_largest_canvas_is_the_largest_that_a_model_takes():
+    assert LARGEST["image_size"] == MAX_CANVAS_SIDE
+
+
+def test_skip_empty_and_words_without_words(tiny, build):
+    blank_expression(tiny)
+    edit_refs(tiny, lambda refs: refs[3]["sentences"][0].update(sent="."))
+    code, output, error = build(tiny, "Gref", "train", "--skip_empty")
+    assert (code, error) == (0, "") and "warning: 1 expressions have no words, such as Gref_train_5" in output
+    data = BatchSplit(batches(tiny), "train")
+    assert len(data) == 19 and not data.text(5)[0].any() and data.text(5)[1] == "."
+
+
+def test_full_disk_is_one_line_and_the_next_run_goes_on(tiny, build):
+    """A limit on the size of files stands for a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        code, _, error = build(tiny)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2 and error.count("\n") == 1 and "train_image" in error and "File too large" in error
+    assert not list(tiny.rglob(".writing-*"))
+    assert build(tiny)[0] == 0
+    assert len(BatchSplit(batches(tiny), "train")) == 20

@@ -1,0 +1,65 @@
+"""Processes forked off a server that has imported what is slow to import: a start costs little."""
+
+import importlib
+import multiprocessing
+import os
+import re
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+_server = multiprocessing.get_context("forkserver")
+
+
+def start(target: Callable, *arguments, output: Path):
+    """Call `target` in a process of its own; what it prints goes to OUTPUT.out and OUTPUT.err."""
+    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    _server.set_forkserver_preload(
+        ["train_restr", "build_batches", "tests.support.fuzz_run", "torch.utils.tensorboard"]
+    )
+    process = _server.Process(target=_call, args=(str(output), target, arguments))
+    process.start()
+    return process
+
+
+def _call(output: str, target: Callable, arguments: Sequence) -> None:
+    import torch
+
+    for stream, name in ((1, f"{output}.out"), (2, f"{output}.err")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream)
+    torch.set_num_threads(1)
+    target(*arguments)
+
+
+def script(module: str, arguments: Sequence[str], fsize: int = 0, powerless: bool = False) -> None:
+    """For `start`: run a script as from its command line.
+
+    `fsize` limits the bytes of a file, as a full disk does; `powerless`: root, too, may only what permissions allow.
+    """
+    import train.validation
+    from utils.cli import run_main
+
+    train.validation.PICTURES = 1  # TensorBoard's check sums of pictures take most of the time of a toy run
+    if fsize:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, fsize))
+    if powerless:
+        _drop_capabilities()
+    sys.argv = [f"{module}.py", *map(str, arguments)]
+    run_main(importlib.import_module(module).main)
+
+
+def _drop_capabilities() -> None:
+    import ctypes
+
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this process
+    assert ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)()) == 0
+
+
+def errors(output: Path) -> str:
+    """What the last process printed to standard error, without progress bars."""
+    lines = re.split(r"[\r\n]|\x1b\[A", Path(f"{output}.err").read_text())
+    return "\n".join(line for line in lines if line.strip() and not re.search(r"\d%\|", line))

@@ -1,0 +1,231 @@
+"""tools/check_data.py: everything that is wrong is named at once, and nothing that is right."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import SHARED, needs_shared
+from tests.support.tiny_set import VOCABULARY, edit_instances, edit_refs, make_tiny_set
+from tools import check_data
+from tools.data_facts import COUNTS, WORDS, Counts, downloads
+from utils.cli import run_main
+
+IMAGES = "data/coco/images/train2014"
+TINY = {
+    "unc": {"train": Counts(10, 20, 5), "testA": Counts(10, 20, 5, counted=True)},
+    "Gref": {"train": Counts(10, 20, 5), "val": Counts(10, 20)},
+    "referit": {"trainval": Counts(10, 20, 5, counted=True), "test": Counts(10, 20, 5, counted=True)},
+}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A tiny set that is right in all that is looked at, if these were the published numbers."""
+    for name, splits in TINY.items():
+        monkeypatch.setitem(COUNTS, name, splits)
+    for name in WORDS:
+        monkeypatch.setitem(WORDS, name, len(VOCABULARY))
+        (tmp_path / "data").mkdir(exist_ok=True)
+        np.save(tmp_path / f"data/{name}_emb.npy", np.ones((len(VOCABULARY), 300), np.float32))
+    unc = check_data.DATASETS["unc"]
+    monkeypatch.setitem(check_data.DATASETS, "unc", replace(unc, splits=("train", "testA")))
+    return make_tiny_set(tmp_path)
+
+
+@pytest.fixture
+def check(root, monkeypatch, capsys):
+    """Run the script; returns its exit code and what it printed."""
+
+    def run(*flags):
+        monkeypatch.setattr(sys, "argv", ["check_data.py", "--root", str(root), *flags])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            run_main(check_data.main)
+        return left.value.code, capsys.readouterr().out
+
+    return run
+
+
+def faults(output: str) -> list[str]:
+    return [line.strip() for line in output.splitlines() if line.startswith("  FAULT")]
+
+
+def test_all_is_right(check):
+    for flags in ([], ["--deep"]):
+        code, output = check("-d", "unc", "Gref", "referit", *flags)
+        assert code == 0 and faults(output) == [], output
+        assert "ok     train: 10 refs, 20 expressions, 5 images" in output and "5 masks" not in output
+        assert "ok     10 masks are there" in output
+        assert ("ok     5 images opened" in output) == bool(flags)
+        assert "no link was verified" in output and "all is right" in output
+
+
+def test_everything_that_is_wrong_is_named_at_once(check, root):
+    edit_refs(root, lambda refs: refs.append({**refs[0], "ref_id": refs[1]["ref_id"]}))
+    edit_refs(root, lambda refs: (refs[2].update(ann_id="x"), refs[3]["sentences"][0].update(sent=" ")))
+    edit_instances(root, lambda value: value["annotations"][4].update(segmentation=[[1, 2]]))
+    (root / IMAGES / "COCO_train2014_000000000003.jpg").unlink()
+    (root / IMAGES / "COCO_train2014_000000000001.jpg").write_bytes(b"")
+    (root / "data/referit/mask/2_0.mat").unlink()
+    (root / "data/referit/referit_query_test.json").write_text("{")
+    np.save(root / "data/Gref_emb.npy", np.ones((3, 300), np.float32))
+    (root / "data/vocabulary_referit.txt").unlink()
+    code, output = check("-d", "Gref", "referit")
+    assert code == 1
+    expected = [
+        "3 refs cannot be used:",
+        "train: 8 refs, 16 expressions, 5 images; in the literature: 10 refs, 20 expressions",
+        "train: 1 refs have an empty expression",
+        "1 images are missing; get the images as data/README.md says:",
+        "1 images are empty files",
+        "referit_query_test.json: is not a readable query file",
+        "1 masks are missing",
+        "vocabulary_referit.txt: no such file; make one with build_vocab.py",
+    ]
+    assert len(faults(output)) == len(expected), output
+    for fault in expected:
+        assert any(fault in line for line in faults(output)), (fault, output)
+    for example in ("ref number 2: has no whole number as ann_id", "ref 4 of refs(google).p: a polygon has 2 numbers"):
+        assert example in output
+    assert "ref 1 is there twice" in output and "mask/2_0.mat" in output and "ref 3" in output
+    assert "8 kinds of faults" in output
+    assert re.search("note .*Gref_emb.npy: 3 x 300, but vocabulary and --l_backbone need 11 x 300", output)
+
+
+def test_deep_opens_every_image_and_mask(check, root):
+    picture = root / IMAGES / "COCO_train2014_000000000003.jpg"
+    picture.write_bytes(picture.read_bytes()[:-300])
+    edit_instances(root, lambda value: value["images"][2].update(height=64))
+    mask = root / "data/referit/mask/4_1.mat"
+    mask.write_bytes(mask.read_bytes()[:150])
+    code, output = check("-d", "Gref", "referit")
+    assert code == 0 and "images were not opened: --deep does" in output
+    code, output = check("-d", "Gref", "referit", "--deep")
+    assert code == 1
+    assert "5 images or masks cannot be used" in output and "1 images or masks cannot be used" in output
+    assert "COCO_train2014_000000000003.jpg: is truncated" in output and "4_1.mat" in output
+    assert len(re.findall(r"is annotated at 64 x 48, the image 48 x 48", output)) == 4
+    (root / IMAGES / "COCO_train2014_000000000000.jpg").unlink()  # missing, and so not looked at
+    _, output = check("-d", "Gref", "--deep")
+    assert "1 images are missing" in output and "5 images or masks cannot be used" in output
+
+
+def test_duplicates_and_annotations_of_other_images_are_found(check, root):
+    def change(value):
+        value["annotations"].append({**value["annotations"][0], "segmentation": [[0, 0, 9, 0, 9, 9]]})
+        value["annotations"][1].update(image_id=4)
+        value["images"].append({**value["images"][3], "height": 1})
+
+    edit_instances(root, change)
+    query = root / "data/referit/referit_query_test.json"
+    query.write_text(query.read_text().replace('"0_1"', '"0_0"'))
+    code, output = check("-d", "refcocog", "referit")
+    assert code == 1 and "6 refs cannot be used:" in output
+    for example in (
+        "annotation 0 is there twice",
+        "annotation 1 is of image 4, the ref of 1",
+        "image 3 is there twice",
+    ):
+        assert example in output
+    assert 'the key "0_0" is there twice' in output
+
+
+def test_refs_without_expressions_polygons_without_area_and_shares_are_shown(check, root):
+    edit_refs(root, lambda refs: refs[1].update(sentences=[]))
+
+    def change(value):
+        value["annotations"][2]["segmentation"].append([1, 1, 9, 9])
+        value["annotations"][3].update(segmentation={"size": [33, 90], "counts": [33 * 90]})
+        value["annotations"][4].update(segmentation={"size": [100, 30], "counts": [0, 3000]})
+
+    edit_instances(root, change)
+    _, output = check("-d", "Gref")
+    assert re.search(r"note   train: 1 refs have no expression, and are left out:\n +ref 1\n", output)
+    assert re.search(r"note   train: 1 polygons have fewer than three points, and are not drawn:\n +ref 2\n", output)
+    assert re.search(r"ok     20 of 20 masks cover of their image: least 0.00%, median 1\d.\d\d%, most 100.00%", output)
+    assert re.search(r"note   1 of these masks cover nothing:\n +ref 3 ", output)
+    assert re.search(r"note   1 of these masks cover the whole image:\n +ref 4 ", output)
+
+
+def test_own_data_shows_all_faults_of_all_splits(check, tmp_path):
+    Image.new("RGB", (12, 10)).save(tmp_path / "1.png")
+    square = {"image": "1.png", "polygon": [[0, 0, 6, 0, 6, 10, 0, 10]], "text": "left", "split": "train"}
+    refs = tmp_path / "own.jsonl"
+    refs.write_text("\n".join(json.dumps(line) for line in (square, {**square, "split": "val"})))
+    code, output = check("-d", "own", "--refs", str(refs))
+    assert code == 0 and "ok     val: 1 refs, 1 expressions, 1 images" in output
+    assert "2 of 2 masks cover of their image: least 50.00%, median 50.00%, most 50.00%" in output
+    assert f"build_vocab.py -d own --refs {refs}" in output and "http" not in output
+    refs.write_text("\n".join(["{", json.dumps({**square, "split": "val", "image": "2.png"}), json.dumps(square)]))
+    code, output = check("-d", "own", "--refs", str(refs))
+    assert code == 1 and "2 faults in" in output and "line 1: is not JSON" in output and "line 2: " in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"), [(["-d", "foo"], "known are unc,"), (["--refs", "x.jsonl"], "one name after -d")]
+)
+def test_flags_that_do_not_go_together(root, monkeypatch, capsys, flags, said):
+    monkeypatch.setattr(sys, "argv", ["check_data.py", "--root", str(root), *flags])
+    with pytest.raises(SystemExit) as left:
+        run_main(check_data.main)
+    assert left.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_of_many_faults_ten_are_shown(check, root):
+    edit_refs(root, lambda refs: [ref.update(image_id=99) for ref in refs[:12]])
+    code, output = check("-d", "Gref")
+    assert code == 1 and "12 refs cannot be used:" in output and "           and 2 more" in output
+    assert len(re.findall(r"image 99 is not there", output)) == 10
+
+
+def test_nothing_is_there(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["check_data.py", "--root", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as left:
+        run_main(check_data.main)
+    assert left.value.code == 2 and "no such folder" in capsys.readouterr().err
+    (tmp_path / "none").mkdir()
+    with pytest.raises(SystemExit) as left:
+        run_main(check_data.main)
+    output = capsys.readouterr().out
+    assert left.value.code == 1 and "Traceback" not in output
+    for folder in ("coco/images/train2014", "referit/images", "referit/mask"):
+        assert f"FAULT  {tmp_path / 'none/data' / folder}: no such folder" in output
+    for name in COUNTS:
+        assert re.search(rf"^{re.escape(name)}, below ", output, re.MULTILINE)
+        assert all(link in output for links in downloads(name).values() for link in links)
+
+
+def test_literature_s_numbers_may_be_slightly_off(capsys):
+    report = check_data.Report()
+    for number, source, count in ((995, "literature", 0), (980, "literature", 1), (999, "counted", 2)):
+        published = Counts(1000, 2000, counted=source == "counted")
+        check_data.check_counts("val", Counts(number, 2000, 7), published, report)
+        assert report.faults == count
+        assert source in capsys.readouterr().out
+
+
+@needs_shared
+def test_numbers_and_links_are_the_specification_s():
+    spec = (SHARED / "SPEC.md").read_text()
+    for name, splits in COUNTS.items():
+        row = next(line for line in spec.splitlines() if line.startswith(f"| `{name}`"))
+        for split, counts in splits.items():
+            assert f"{split} {counts.refs:,} / {counts.expressions:,}" in row
+            assert counts.images is None or f"({counts.images:,})" in row
+        assert set(splits) == set(check_data.DATASETS[name].splits)
+        links = [link.split()[0] for group in downloads(name).values() for link in group if "http" in link]
+        for link in (word for word in links if "web.archive" in word or "cocodataset" in word or "google" in word):
+            assert link in spec
+    assert all(f"{words:,} words" in spec for words in WORDS.values())
+
+
+def test_the_build_s_estimate_is_of_the_right_size(capsys, tmp_path):
+    check_data.estimate("unc", {}, tmp_path)
+    gigabytes = float(re.search(r"about ([\d.]+) GB", capsys.readouterr().out)[1])
+    per_expression = gigabytes * 1e6 / sum(counts.expressions for counts in COUNTS["unc"].values())
+    assert 30 < per_expression < 70  # kB; the reference takes 920

@@ -1,0 +1,116 @@
+"""`--help` of every script: what each flag does, its default, examples that work, lines that fit the terminal."""
+
+import argparse
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_environment import PROBE
+from tests.test_style import name_of, our_files
+from utils.cli import ArgumentParser, commands
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_FLAGS = 7  # that stand in one list without groups
+NO_DEFAULT = (None, False, argparse.SUPPRESS)
+PARSER = re.compile(r"[= ]ArgumentParser\(")  # calls, and not the class
+WITHOUT_TORCH = ("build_vocab.py", "build_batches.py", "eval/plot.py", "tools/check_data.py", "tools/make_shapes.py")
+
+SCRIPTS = [
+    name
+    for path in our_files(".py")
+    if path.parent.name not in ("tests", "utils") and PARSER.search(path.read_text())
+    for name in [name_of(path)]
+] + ["train_restr.py"]
+
+
+class Parsing(Exception):
+    """A script has built its parser and is about to use it."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self.parser = parser
+
+
+@pytest.fixture
+def parser(request, monkeypatch) -> argparse.ArgumentParser:
+    """The parser of a script, which is run up to the point where it parses."""
+
+    def stop(parser, *arguments):
+        raise Parsing(parser)
+
+    monkeypatch.setattr(sys, "argv", [request.param])
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    with monkeypatch.context() as patched, pytest.raises(Parsing) as stopped:
+        patched.setattr(ArgumentParser, "parse_args", stop)
+        runpy.run_path(str(ROOT / request.param), run_name="__main__")
+    return stopped.value.parser
+
+
+every_script = pytest.mark.parametrize("parser", SCRIPTS, ids=str, indirect=True)
+
+
+def examples(parser: argparse.ArgumentParser) -> list[list[str]]:
+    """The arguments of each command in the description that runs the script itself."""
+    script = "models.convert" if "models.convert" in parser.prog else parser.prog
+    lines = [line for line in parser.description.replace("\\\n", "").splitlines() if line.startswith("    ")]
+    found = [shlex.split(line, comments=True) for line in lines]
+    starts = [next((i for i, word in enumerate(words) if word.endswith(script)), None) for words in found]
+    return [words[start + 1 :] for words, start in zip(found, starts, strict=True) if start is not None]
+
+
+@every_script
+def test_each_flag_says_what_it_does(parser, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    shown = parser.format_help()
+    for action in (action for action in parser._actions if action.help is not argparse.SUPPRESS):
+        name = "/".join(action.option_strings) or action.dest
+        assert action.help and len(action.help) > 4, name
+        given = not any(action.default is nothing for nothing in NO_DEFAULT) and not action.required
+        said = parser._get_formatter()._get_help_string(action)
+        assert not given or "default" in said, name
+    assert not re.search(r"\(default: (None|False|True|\(|\[|/)", shown), shown
+
+
+@every_script
+@pytest.mark.parametrize("columns", [80, 120])
+def test_lines_fit_the_terminal(parser, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert [line for line in parser.format_help().splitlines() if len(line) >= columns] == []
+
+
+@every_script
+def test_many_flags_are_grouped(parser):
+    flags = [action for action in parser._optionals._group_actions if action.help is not argparse.SUPPRESS]
+    assert len(flags) <= 1 + MOST_FLAGS  # -h is the first
+
+
+@every_script
+def test_examples_are_accepted(parser):
+    found = examples(parser)
+    assert found, "the description shows no command"
+    for arguments in found:
+        parser.parse_args(arguments)
+
+
+@pytest.mark.parametrize("script", WITHOUT_TORCH)
+def test_help_of_the_preparation_needs_no_torch(script, tmp_path):
+    """It is answered from any folder, at once, by the scripts that have no use for PyTorch."""
+    run = PROBE[: PROBE.index("for name")].replace('"."', repr(str(ROOT)))
+    run += "import runpy\nsys.argv[1:] = ['--help']\nrunpy.run_path(path, run_name='__main__')"
+    command = [sys.executable, "-c", f"path = {str(ROOT / script)!r}{run}", "torch,timm", ""]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "usage:" in done.stdout
+
+
+def test_long_commands_are_folded_as_a_shell_reads_them():
+    line = "    python x.py" + ' --flag "two words"' * 9 + "    # why"
+    comment, *folded = commands(line, 60).splitlines()
+    assert comment == "    # why" and max(map(len, folded)) <= 60 and len(folded) > 2
+    assert shlex.split("\n".join(folded).replace("\\\n", "")) == shlex.split(line, comments=True)
+    assert commands(line, 200) == line

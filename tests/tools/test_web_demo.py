@@ -1,0 +1,240 @@
+"""tools/web_demo.py: its answers without a browser, and the page in a real one."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval.visualise import ORANGE, probability
+from models import load_restr
+from tests.support.browser import chromium, needs_gradio, requested
+from tests.support.eval_folder import write_checkpoint
+from tools import web_demo, web_page
+from utils.cli import run_main
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 120  # seconds, for a slow machine; nothing is asserted about time
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A checkpoint and a folder of examples."""
+    root = tmp_path_factory.mktemp("demo")
+    write_checkpoint(root / "best.pth")
+    (root / "photos").mkdir()
+    for number, size in enumerate(((40, 57), (64, 30))):
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "photos" / f"{number}.png")
+    (root / "photos" / "notes.txt").write_text("not an image")
+    (root / "notes.png").write_text("not an image")
+    (root / "empty.png").touch()
+    (root / "cut.png").write_bytes((root / "photos" / "0.png").read_bytes()[:900])
+    Image.new("1", (17_000, 5_000)).save(root / "bomb.png")  # 85 million pixels in few bytes
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(place):
+    return load_restr(place / "best.pth")
+
+
+def test_an_answer_is_the_models(place, model):
+    path = place / "photos" / "0.png"
+    found, shown, soft, patches, words, said = web_demo.answer(model, str(path), "w4 zebra<script>", 0.5)
+    image = np.asarray(Image.open(path))
+    mask = model.segment(path, "w4 zebra<script>")
+    assert 0 < mask.mean() < 1
+    assert np.array_equal(shown, web_demo.highlight(image, mask)) and f"{mask.mean():.1%}" in said
+    assert soft.shape == patches.shape == image.shape and np.array_equal(found.image, image)
+    assert "<script" not in words and "<b>script</b>" in words and "&quot;zebra&quot;" in words
+
+
+def test_the_threshold_needs_no_model(place, model, monkeypatch):
+    found = web_demo.answer(model, str(place / "photos" / "0.png"), "w4", 0.5)[0]
+    monkeypatch.setattr(model, "encode_image", None)
+    shares = probability(found.result.logits.astype(float))
+    for share in (0.0, 0.3, 0.5, float(np.quantile(shares, 0.7)), 1.0):
+        shown, said = web_demo.cut(found, share)
+        assert np.array_equal(shown, web_demo.highlight(found.image, shares >= share)), share
+        assert (f"{(shares >= share).mean():.1%}" in said) == bool((shares >= share).any())
+    assert web_demo.cut(None, 0.5) == (None, "")
+
+
+def test_the_rest_of_the_picture_is_darkened():
+    image, mask = np.full((9, 9, 3), ORANGE, np.uint8), np.zeros((9, 9), bool)
+    mask[2:7, 2:7] = True
+    shown = web_demo.highlight(image, mask)
+    assert (shown[0, 0] == image[0, 0] // 2).all() and (shown[4, 4] == ORANGE).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "says"),
+    [
+        (None, "w4", "Give an image"),
+        ("photos/0.png", " \n", "expression is empty"),
+        ("photos/0.png", "w4 " * 10_000, "30,000 characters"),
+        ("notes.png", "w4", "this file: is truncated, damaged or no image"),
+        ("empty.png", "w4", "this file: is truncated, damaged or no image"),
+        ("cut.png", "w4", "this file: is truncated, damaged or no image"),
+        ("bomb.png", "w4", "this file: 17000 x 5000 pixels"),
+        ("none.png", "w4", "Give an image"),
+    ],
+)
+def test_mistakes_are_said_on_the_page(place, model, image, text, says):
+    *nothing, words, said = web_demo.answer(model, image and str(place / image), text, 0.5)
+    assert nothing == [None] * 4 and words == "" and says in said and 'role="alert"' in said
+
+
+def test_large_pictures_are_scaled_down(model, tmp_path):
+    Image.new("RGB", (3000, 40), "teal").save(tmp_path / "wide.png")
+    assert web_demo.answer(model, str(tmp_path / "wide.png"), "w4", 0.5)[1].shape == (17, 1280, 3)
+
+
+def test_words_show_their_attention(place, model):
+    found = web_demo.answer(model, str(place / "photos" / "0.png"), "w4 w5 w6", 0.5)[0]
+    html = web_page.words(found.result, 0.1)
+    assert all(f"<b>{word}</b>" in html and f"<span>{paid:.1%}</span>" in html for word, paid in found.result.words)
+    assert f"{1 - sum(paid for _, paid in found.result.words):.0%} of the attention went to padding" in html
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--examples", "none"], "--examples none: no such folder"),
+        (["--examples", "."], "holds no image"),
+        (["--port", "0"], "--port 0"),
+        (["--checkpoint", "none.pth"], "none.pth: no such checkpoint"),
+    ],
+)
+def test_bad_flags(place, tmp_path, monkeypatch, capsys, arguments, says):
+    pytest.importorskip("gradio")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        run_main(lambda: web_demo.main(["--checkpoint", str(place / "best.pth"), "--device", "cpu", *arguments]))
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and says in error and error.count("\n") == 1
+
+
+def test_a_port_that_is_taken(place, capsys):
+    pytest.importorskip("gradio")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        with pytest.raises(SystemExit) as left:
+            run_main(
+                lambda: web_demo.main(["--checkpoint", str(place / "best.pth"), "--device", "cpu", "--port", port])
+            )
+    said = capsys.readouterr()
+    assert (left.value.code, said.out) == (2, "") and said.err.count("\n") == 1
+    assert f"--port {port}: another program has it" in said.err
+
+
+def test_without_gradio(place, monkeypatch, capsys):
+    monkeypatch.setattr(web_demo.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        run_main(lambda: web_demo.main(["--checkpoint", str(place / "best.pth")]))
+    assert "pip install -r requirements-demo.txt" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def address(place):
+    """The page, served by the script as a user starts it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    script = [sys.executable, str(ROOT / "tools" / "web_demo.py"), "--device", "cpu", "--port", port]
+    script += ["--checkpoint", str(place / "best.pth"), "--examples", str(place / "photos")]
+    quiet = os.environ | {"OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(place / "cache")}
+    server = subprocess.Popen(script, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        end = time.monotonic() + PATIENCE
+        while server.poll() is None and time.monotonic() < end:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.send_signal(signal.SIGINT)  # Ctrl+C
+        said = server.communicate(timeout=PATIENCE)[0]
+    assert (server.returncode, said) == (0, f"http://127.0.0.1:{port}  (Ctrl+C ends it)\n")
+
+
+class Page:
+    """The page in a browser, and how to wait for it."""
+
+    def __init__(self, browser, address: str):
+        self.browser = browser
+        browser.get(address)
+        self.wait(lambda: self.all("#expression textarea"))
+
+    def all(self, selector: str) -> list:
+        return self.browser.find_elements("css selector", selector)
+
+    def wait(self, condition):
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        return WebDriverWait(self.browser, PATIENCE, 0.2).until(lambda _: condition())
+
+    def wait_for(self, text: str, name: str = "said") -> None:
+        self.wait(lambda: text in "".join(element.text for element in self.all(f"#{name}")))
+
+    def source(self, name: str) -> str:
+        pictures = self.all(f"#{name} img")
+        return pictures[0].get_attribute("src") if pictures else ""
+
+    def find(self) -> None:
+        self.all("#find")[0].click()
+
+
+@needs_gradio
+def test_the_page_in_a_browser(place, address, model):
+    with chromium(1280, 950) as browser:
+        page = Page(browser, address)
+        assert "ReSTR" in browser.title and "best.pth" in page.all("header")[0].text
+        page.wait(lambda: page.all("button.gallery-item"))[0].click()
+        page.wait(lambda: page.source("image"))
+        page.find()
+        page.wait_for("The expression is empty")
+        below = "return document.querySelector('#said p').getBoundingClientRect().bottom - window.innerHeight"
+        assert browser.execute_script(below) < 0  # seen without scrolling
+        assert not page.source("mask")
+
+        page.all("#expression textarea")[0].send_keys("w4 zebra\n")
+        expected = model.segment(place / "photos" / "0.png", "w4 zebra").mean()
+        page.wait_for(f"{expected:.1%}")
+        first = page.wait(lambda: page.source("mask"))
+        assert page.source("soft") and page.source("patches")
+        page.wait_for("zebra", "words")
+        page.wait_for("not in the vocabulary", "words")
+
+        page.all("#threshold input[type=range]")[0].send_keys("\ue010")  # the key End: probability 1
+        page.wait_for("Nothing reaches the threshold")
+        page.wait(lambda: page.source("mask") != first)
+        hosts = {host for host in requested(browser) if host.startswith(("http", "ws"))}
+        assert hosts == {"http:127.0.0.1"}  # fonts and scripts included
+        assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@needs_gradio
+@pytest.mark.parametrize(
+    ("name", "says"), [("notes.png", "no image"), ("empty.png", "no image"), ("bomb.png", "scale it down")]
+)
+def test_hostile_uploads_in_a_browser(place, address, name, says):
+    with chromium() as browser:
+        page = Page(browser, address)
+        page.all("#image input[type=file]")[0].send_keys(str(place / name))
+        page.wait(lambda: page.source("image"))
+        page.all("#expression textarea")[0].send_keys("w4\n")
+        page.wait_for(says)
+        assert not page.source("mask")

@@ -1,0 +1,146 @@
+"""train_restr.py where files vanish, cannot be written, are half built or not of this run: one line, exit code 2."""
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from tests.support import forked
+from tests.support.train_runs import FLAGS, batches_fixture, errors, start, train, wait_for
+from utils.text import Vocabulary
+
+__all__ = ["batches_fixture"]
+
+
+@pytest.fixture
+def copied(batches, tmp_path):
+    """A batch folder to be harmed."""
+    return shutil.copytree(batches, tmp_path / "Gref_48_batch")
+
+
+def only_line(message: str) -> str:
+    lines = [line for line in message.splitlines() if "start from random values" not in line]
+    assert len(lines) == 1, message
+    return lines[0]
+
+
+def refused(batches, folder, *flags, **limits) -> str:
+    code, message = train(batches, folder, *flags, **limits)
+    assert code == 2, message
+    return only_line(message)
+
+
+@pytest.mark.parametrize("gone", ["batches", "run"])
+def test_a_folder_that_vanishes_in_mid_training(copied, tmp_path, gone):
+    folder = tmp_path / "run"
+    process = start(copied, folder, "--num_steps", "2000", "--save_every", "3")
+    wait_for((folder / "Gref_3.pth").exists)
+    shutil.move(copied if gone == "batches" else folder, tmp_path / "elsewhere")  # at once, unlike a removal
+    process.join(60)
+    assert process.exitcode == 2
+    line = only_line(errors(folder))
+    if gone == "batches":
+        assert "Gref_48_batch" in line
+        assert torch.load(folder / "last.pth", weights_only=True)["step"] >= 3
+    else:
+        assert not folder.exists()
+
+
+def test_a_folder_that_cannot_be_written(batches, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    line = refused(batches, tmp_path / "run", "--weights_dir", str(locked), powerless=True)
+    assert "locked" in line and "Permission denied" in line
+
+
+def test_a_half_built_folder_is_refused_with_the_command(copied, tmp_path):
+    value = json.loads((copied / "meta.json").read_text())
+    value["splits"]["val"]["complete"] = False
+    (copied / "meta.json").write_text(json.dumps(value))
+    command = "build_batches.py -d Gref -t val --img-size 48"
+    assert command in refused(copied, tmp_path / "run")
+    flags = ["--data_dir", copied, "--set", "val", "--checkpoint", tmp_path / "none.pth"]
+    process = forked.start(forked.script, "eval.evaluate", flags, output=tmp_path / "evaluate")
+    process.join(60)
+    assert process.exitcode == 2 and command in only_line(errors(tmp_path / "evaluate"))
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_a_state_of_other_words_or_of_another_program_is_not_resumed(batches, copied, tmp_path):
+    folder = tmp_path / "run"
+    assert train(batches, folder, "--num_steps", "1")[0] == 0
+    value = json.loads((copied / "meta.json").read_text())
+    words = (copied / "vocabulary.txt").read_text().replace("shirt", "skirt")
+    (copied / "vocabulary.txt").write_text(words)
+    value["vocabulary"]["sha256"] = Vocabulary.load(copied / "vocabulary.txt").sha256
+    (copied / "meta.json").write_text(json.dumps(value))
+    assert "vocabulary" in refused(copied, folder, "--num_steps", "1", "--resume")
+    whole = torch.load(folder / "last.pth", weights_only=True)
+    (folder / "last.prev.pth").unlink()
+    for broken in broken_states(whole):
+        torch.save(broken, folder / "last.pth")
+        assert "another --exp_name" in refused(batches, folder, "--num_steps", "1", "--resume")
+
+
+def broken_states(whole):
+    """Copies of a run's state, each with one thing wrong."""
+    training = whole["training"]
+    for broken in ({}, {"options": 3}, {**training, "trainer": {}}, {**training, "log_bytes": "x"}):
+        yield {**whole, "training": broken}
+    for name, value in {"step": -5, "best": "x", "window": {"loss": "a"}, "bad_steps": None}.items():
+        yield {**whole, "training": {**training, "trainer": {**training["trainer"], name: value}}}
+    for change in ("pop", "shape", "nan"):
+        broken = copy.deepcopy(whole)
+        state = broken["training"]["trainer"]["optimizer"]["state"]
+        if change == "pop":
+            del state[0]
+        elif change == "shape":
+            state[0]["exp_avg"] = torch.zeros(3)
+        else:
+            next(iter(broken["model"].values())).view(-1)[0] = torch.nan
+        yield broken
+
+
+def test_other_data_is_no_run_to_go_on_with(batches, copied, tmp_path):
+    folder = tmp_path / "run"
+    assert train(batches, folder, "--num_steps", "1")[0] == 0
+    value = json.loads((copied / "meta.json").read_text())
+    value["splits"]["train"]["expressions_sha256"] = "0" * 64
+    (copied / "meta.json").write_text(json.dumps(value))
+    assert "other data" in refused(copied, folder, "--num_steps", "1", "--resume")
+    for name in ("last.pth", "last.prev.pth"):
+        (folder / name).unlink()
+    assert "no last.pth" in refused(batches, folder, "--num_steps", "1", "--resume")
+
+
+def test_a_newest_state_of_other_flags_is_no_damage_to_fall_back_from(batches, tmp_path):
+    folder = tmp_path / "run"
+    assert train(batches, folder, "--num_steps", "1")[0] == 0
+    state = torch.load(folder / "last.pth", weights_only=True)
+    state["training"]["options"]["lr"] = 0.5  # as --allow_changes leaves it when a signal comes before the next save
+    torch.save(state, folder / "last.pth")
+    before = (folder / "log.jsonl").read_bytes()
+    assert "--lr 0.5, not 0.001" in refused(batches, folder, "--num_steps", "1", "--resume")
+    assert (folder / "log.jsonl").read_bytes() == before
+
+
+def test_a_diverged_run_keeps_a_state_to_go_on_from(batches, tmp_path):
+    folder, steps = tmp_path / "run", ("--num_steps", "8", "--save_every", "2", "--warm_iter", "4")
+    assert "not finite" in refused(batches, folder, *steps, "--lr", "1e6", "--weight_decay", "1")
+    weights = torch.load(folder / "last.pth", weights_only=True)["model"]
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_loaders_end_when_a_sample_cannot_be_read(copied, tmp_path, split):
+    for file in (copied / f"{split}_label").iterdir():
+        file.write_bytes(b"nothing")
+    flags = ["--data_dir", copied, "--weights_dir", tmp_path, *FLAGS, "--num_steps", "1", "--num_workers", "2"]
+    command = [sys.executable, ROOT / "train_restr.py", *flags]  # its own program: what is tested is how it ends
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, start_new_session=True)
+    assert done.returncode == 2 and f"{split}_label" in done.stderr.splitlines()[-1]

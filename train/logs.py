@@ -1,0 +1,101 @@
+"""What a run tells while it runs: log.jsonl, TensorBoard, and one line at a time on the terminal."""
+
+import json
+import os
+import sys
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+
+from utils.errors import InputError, naming
+
+
+def _pass_over_disk_errors(failure) -> None:
+    """TensorBoard's thread meets a full disk or a vanished folder, too; the main thread is the one that tells."""
+    if not issubclass(failure.exc_type, OSError):
+        threading.__excepthook__(failure)
+
+
+def _start_wandb(folder: Path, flags: dict):
+    """A run that mirrors TensorBoard's scalars and pictures, to be started before TensorBoard's writer."""
+    if find_spec("wandb") is None:
+        raise InputError("--wandb: the package is not installed: pip install wandb, or leave the flag out")
+    import wandb
+
+    name = folder.resolve().name  # the parts of a resumed run are one group
+    return wandb.init(project="restr", name=name, group=name, dir=folder, config=flags, sync_tensorboard=True)
+
+
+class RunLog:
+    """`log.jsonl` (only what a repeated run repeats: no times) and TensorBoard scalars, in `folder`.
+
+    A resumed run passes the number of bytes of log.jsonl that its checkpoint knows; what was logged after it is
+    dropped, and comes again. TensorBoard drops its events after `step` by itself. `wandb`: the flags of the run, to
+    show it at Weights & Biases, too; None: nothing is imported or sent. Raises InputError if that package is missing.
+    """
+
+    def __init__(self, folder: Path, step: int = 0, known_bytes: int = 0, wandb: dict | None = None):
+        self.wandb = None if wandb is None else _start_wandb(folder, wandb)
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only here
+
+        threading.excepthook = _pass_over_disk_errors
+        path = folder / "log.jsonl"
+        self.file = path.open("ab")
+        if path.stat().st_size < known_bytes:
+            print(f"{path}: lines of the steps before {step + 1} are missing from it", file=sys.stderr)
+            known_bytes = path.read_bytes().rfind(b"\n") + 1  # a line that was cut off goes
+        self.file.truncate(known_bytes)
+        self.file.seek(0, os.SEEK_END)
+        with naming(folder):
+            self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def position(self) -> int:
+        """Bytes of log.jsonl so far, on disk."""
+        with naming(self.file.name):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            return self.file.tell()
+
+    def record(self, kind: str, step: int, values: dict) -> None:
+        """One line {"kind", "step", ...values} of log.jsonl, and its numbers as TensorBoard scalars `kind/name`."""
+        with naming(self.file.name):
+            self.file.write(json.dumps({"kind": kind, "step": step, **values}).encode() + b"\n")
+            self.file.flush()
+        self.scalars(kind, step, values)
+
+    def scalars(self, kind: str, step: int, values: dict) -> None:
+        """Numbers for TensorBoard alone, such as samples/s."""
+        with naming(self.board.log_dir):
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    def picture(self, name: str, step: int, image) -> None:
+        """A picture for TensorBoard: uint8 H x W x 3."""
+        with naming(self.board.log_dir):
+            self.board.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write everything out."""
+        with naming(self.file.name):
+            self.file.close()
+        with naming(self.board.log_dir):
+            self.board.close()
+        if self.wandb:
+            self.wandb.finish()
+
+
+class NoLog:
+    """The log of a rank that writes nothing."""
+
+    def position(self) -> int:
+        """Nothing was written."""
+        return 0
+
+    def record(self, kind, step, values) -> None:
+        """Nothing."""
+
+    scalars = picture = record
+
+    def close(self) -> None:
+        """Nothing."""

@@ -1,0 +1,164 @@
+"""Atomic writes, and guarded reading of files that strangers made.
+
+Every reader raises InputError with one line that names the file and the remedy; none runs code from a file, and none
+allocates what a header merely claims.
+"""
+
+import contextlib
+import json
+import os
+import stat
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from utils.errors import InputError, one_line
+
+MEBIBYTE = 2**20
+
+
+MAX_JSON_BYTES = 64 * MEBIBYTE
+
+
+MAX_JSON_CONTAINERS = 8_000_000  # instances.json of RefCOCO: 197 thousand annotations, about 1 million lists and dicts
+
+
+MAX_NAME_BYTES = 200  # leaves room for what is added to it; file systems stop at 255
+
+
+BUILD_REMEDY = "delete it and run build_batches.py again with the same flags"
+
+
+# Pillow warns of what is refused here anyway, and of damaged metadata, which nothing here reads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+_FOREIGN = (  # first bytes of what a download, or a tool, saves under another name
+    (b"version https://git-lfs", "a Git LFS pointer; get the file itself with git lfs pull"),
+    (b"PK\x03\x04", "a zip archive; unpack it"),
+    (b"\x1f\x8b", "packed with gzip; unpack it"),
+    (b"\xfd7zXZ", "packed with xz; unpack it"),
+    (b"BZh", "packed with bzip2; unpack it"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack it"),
+    (b"Rar!", "a rar archive; unpack it"),
+    (b"%PDF", "a PDF document"),
+    (b"\xff\xfe", "UTF-16 text; save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16 text; save it as UTF-8"),
+)
+
+
+_ZIPPED = (".npz", ".pth", ".pt", ".zip")  # files that are zip archives as they should be
+
+
+def foreign_content(path: object) -> str | None:
+    """What a file really is, by its first bytes, where no reader here reads that: a web page, an archive, nothing."""
+    try:
+        if not Path(path).is_file():
+            return None
+        with Path(path).open("rb") as file:
+            head = file.read(512)
+    except (OSError, TypeError, ValueError):
+        return None
+    if not head:
+        return "an empty file"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "a web page (HTML)"
+    kind = next((kind for start, kind in _FOREIGN if head.startswith(start)), None)
+    return None if kind and "zip archive" in kind and Path(path).suffix.lower() in _ZIPPED else kind
+
+
+@contextlib.contextmanager
+def refusing(name: object, what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever goes wrong while reading `name` as `what` into an InputError that ends with `remedy`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{name}: no such file; {remedy}") from error
+    except OSError as error:
+        # Image and archive decoders also report damaged content as OSError, then without an error number.
+        kind = None if error.errno else foreign_content(name)
+        fault = error.strerror if error.errno else f"is truncated, damaged or no {what}"
+        raise InputError(f"{name}: {f'is {kind}' if kind else fault}; {remedy}") from error
+    except Exception as error:  # decoders of broken files raise nearly anything, RecursionError and MemoryError too
+        kind = foreign_content(name)
+        if kind:
+            raise InputError(f"{name}: is {kind}; {remedy}") from error
+        fault = one_line(f"{type(error).__name__}: {error}", 100)
+        raise InputError(f"{name}: is not a readable {what} ({fault}); {remedy}") from error
+
+
+def regular_file_size(path: str | os.PathLike, remedy: str) -> int:
+    """Bytes of a regular file. Raises InputError for a pipe, a device or a folder, OSError for a missing file."""
+    status = os.stat(path)  # noqa: PTH116
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: is not a regular file; {remedy}")
+    return status.st_size
+
+
+def _check_size(path: str | os.PathLike, limit: int, what: str, remedy: str) -> None:
+    size = regular_file_size(path, remedy)
+    if size > limit:
+        raise InputError(f"{path}: {size:,} bytes, but a {what} has at most {limit:,}; {remedy}")
+
+
+def read_bytes(path: str | os.PathLike, limit: int, what: str, remedy: str) -> bytes:
+    """Content of a regular file of at most `limit` bytes. Raises InputError: missing, no file, larger."""
+    with refusing(path, what, remedy):
+        _check_size(path, limit, what, remedy)
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read(limit)
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
+
+
+def read_json(
+    path: str | os.PathLike,
+    what: str = "JSON file",
+    remedy: str = "make or download it again",
+    limit: int = MAX_JSON_BYTES,
+    allow_nan: bool = False,
+) -> Any:
+    """The value in a UTF-8 JSON file of at most `limit` bytes; see `json_value`. Raises InputError."""
+    data = read_bytes(path, limit, what, remedy)
+    if data.count(b"[") + data.count(b"{") > MAX_JSON_CONTAINERS:
+        raise InputError(f"{path}: has more lists than any {what} needs; {remedy}")
+    with refusing(path, what, remedy):
+        return json_value(data, allow_nan)
+
+
+def json_value(data: bytes, allow_nan: bool = False) -> Any:
+    """The value of UTF-8 JSON text. Raises ValueError and RecursionError.
+
+    A key that is there twice is an error: Python would keep the last one. So are NaN and Infinity, unless allowed.
+    """
+    constant = None if allow_nan else _refuse_constant
+    return json.loads(data.decode("utf-8-sig"), parse_constant=constant, object_pairs_hook=_distinct)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f'the key "{one_line(twice, 40)}" is there twice')
+    return value
+
+
+def safe_name(name: object, where: str) -> str:
+    """`name` if it is a plain file name, which cannot leave its folder, hide, or garble a terminal.
+
+    Raises InputError that starts with `where` (the file, and the entry in it, which gave the name).
+    """
+    if not isinstance(name, str):
+        raise InputError(f"{where}: a file name is a {type(name).__name__}, not a string")
+    plain = name.isprintable() and not any(c in '/\\:*?"<>|' for c in name)
+    if not plain or not name or name != name.strip() or name.startswith((".", "~", "-")):
+        raise InputError(f'{where}: "{one_line(name, 80)}" is not a plain file name, which it must be')
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise InputError(f"{where}: the file name {name[:40]}... is longer than {MAX_NAME_BYTES} bytes")
+    return name

@@ -1,0 +1,105 @@
+"""Writing files whole or not at all."""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from utils.errors import naming
+
+TEMPORARY_PREFIX = ".writing-"  # a killed process leaves such files behind; they can be removed
+
+
+@contextlib.contextmanager
+def opened_folder(folder: Path) -> Iterator[int]:
+    """Its file descriptor."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def sync_file_system(folder: Path) -> None:
+    """Wait until the disk has all that was written to the file system of `folder`. Raises OSError."""
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:  # not Linux
+        os.sync()
+        return
+    with opened_folder(folder) as handle:
+        if syncfs(handle):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+
+
+def lock_file(file: IO, operation: int) -> None:
+    """fcntl.flock; where the file system has no locks, a warning once. Raises BlockingIOError with LOCK_NB."""
+    try:
+        fcntl.flock(file, operation)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        _warn_of_no_locks()
+
+
+@cache
+def _warn_of_no_locks() -> None:
+    fault = "its file system has no locks, so that two runs into one folder are not kept apart: start only one"
+    print(f"warning: {fault}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[bytes]]:
+    """Yield a binary file that becomes `path` only when the block ends without an exception.
+
+    The temporary stands in the same folder under a hidden name of its own and is removed on failure. `durable`: the
+    disk has the content before the name appears, and the name at the end. Raises OSError, which names `path`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
+    with naming(path):
+        try:
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            if isinstance(error, OSError) and error.filename == str(temporary):
+                error.filename = str(path)  # the name that the user knows
+            raise
+    if durable:
+        for folder in path.absolute().parents:  # new ones among them are durable when the folder above them is
+            with contextlib.suppress(OSError), opened_folder(folder) as handle:  # not every file system can
+                os.fsync(handle)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write `value` as indented JSON, atomically and durably. NaN and infinity are not JSON: ValueError."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Make `path` and its parents; of those made here, the ones that are empty at the end go again."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty
+            for folder in made:
+                folder.rmdir()
