@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from eval.metrics import length_buckets
 from eval.results import PRECISIONS, Result, choose, find_files, read_result
 from utils.cli import ArgumentParser, run_main
@@ -105,9 +107,6 @@ def _latex(table: Table) -> str:
 def _escape_latex(text: str) -> str:
     escaped = "".join(_LATEX.get(character, character) for character in text)
     return re.sub(r"\(-(?=\d)", "($-$", escaped)  # a minus sign, not a hyphen
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def parser() -> ArgumentParser:

@@ -78,7 +78,7 @@ class RunFolder:
         return self
 
     def __exit__(self, *error) -> None:
-        self._stack.close()
+        self._stack.__exit__(*error)
 
     @property
     def _states(self) -> list[Path]:

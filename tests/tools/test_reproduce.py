@@ -158,5 +158,5 @@ def test_settings_reach_the_programs(started):
 
 def test_usage():
     assert reproduce("--help").startswith("usage: tools/reproduce.sh DATASET")
-    for arguments in ([], ["refcoco"], ["unc", "Gref"]):
+    for arguments in ([], ["coco"], ["unc", "Gref"]):
         assert "usage: tools/reproduce.sh DATASET" in reproduce(*arguments, code=2)

@@ -41,7 +41,7 @@ def test_work_goes_on_to_its_end(tmp_path, redirect):
 
 
 def test_a_full_disk_under_standard_output_is_an_error():
-    program = "from utils.errors import run_main\nrun_main(lambda: print('a table'))"
+    program = "from utils.cli import run_main\nrun_main(lambda: print('a table'))"
     done = shell(program, ">/dev/full")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "standard output: No space left on device" in done.stderr

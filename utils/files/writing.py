@@ -9,7 +9,7 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -94,12 +94,13 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 @contextmanager
 def made_folder(path: Path) -> Iterator[None]:
-    """Make `path` and its parents; of those made here, the ones that are empty at the end go again."""
+    """Make `path` and its parents; after an exception, of those made here the ones that are empty go again."""
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:
         yield
-    finally:
-        with suppress(OSError):  # not empty
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty
             for folder in made:
                 folder.rmdir()
+        raise
