@@ -12,7 +12,7 @@ from PIL import Image
 from tests.conftest import SHARED, needs_shared
 from tests.support.tiny_set import VOCABULARY, edit_instances, edit_refs, make_tiny_set
 from tools import check_data
-from tools.data_facts import COUNTS, WORDS, Counts, downloads
+from tools.check_data import COUNTS, WORDS, Counts, downloads
 from utils.cli import run_main
 
 IMAGES = "data/coco/images/train2014"

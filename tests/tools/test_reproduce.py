@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.support.shapes import make
-from tools.data_facts import COUNTS
+from tools.check_data import COUNTS
 
 SCRIPT = ROOT / "tools/reproduce.sh"
 TOY = (
