@@ -145,7 +145,7 @@ def test_the_latest_step_counts_or_the_best(tmp_path, capsys):
     assert "highest oIoU" in text.partition("\n")[0]
 
 
-def test_the_step_of_a_reference_checkpoint_is_in_its_name(tmp_path):
+def test_the_step_of_a_checkpoint_of_the_authors_code_is_in_its_name(tmp_path):
     checkpoint = {"file": "weights/a/Gref_25000.pth", "step": 0}
     assert read_result(write(tmp_path, "a", "Gref", "val", 1.0, checkpoint=checkpoint)).step == 25000
 

@@ -228,4 +228,4 @@ def test_the_build_s_estimate_is_of_the_right_size(capsys, tmp_path):
     check_data.estimate("unc", {}, tmp_path)
     gigabytes = float(re.search(r"about ([\d.]+) GB", capsys.readouterr().out)[1])
     per_expression = gigabytes * 1e6 / sum(counts.expressions for counts in COUNTS["unc"].values())
-    assert 30 < per_expression < 70  # kB; the reference takes 920
+    assert 30 < per_expression < 70  # kB; the authors' code takes 920
