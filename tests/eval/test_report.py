@@ -242,7 +242,7 @@ def test_another_result_that_does_not_fit(place, tmp_path, capsys, changed, says
         ("samples.jsonl", b"[" * 100_000, "samples.jsonl: is not a readable"),
         ("samples.jsonl", lambda lines: [*lines[:-1], lines[-1][:40]], "samples.jsonl: is not a readable"),
         ("samples.jsonl", lambda lines: lines[::-1], "line 1 is not a score"),
-        ("samples.jsonl", lambda lines: [lines[0].replace(b'"union": 20', b'"union": -1'), *lines[1:]], "line 1 is not"),
+        ("samples.jsonl", lambda lines: [lines[0].replace(b'"union": 20', b'"union": -1'), *lines[1:]], "line 1 is"),
         ("samples.jsonl", lambda lines: [lines[0].replace(b"unc_val_0", b"x") + b"}", *lines[1:]], "is not a readable"),
         (
             "samples.jsonl",
