@@ -4,7 +4,7 @@
     python benchmarks/bench_model.py --what train,eval,decoder,saved --batch 2 --repeats 3
 
 train: a step (forward, loss, backward, AdamW) and its peak memory. eval: expressions a second, all in one image.
-decoder: the decoder alone, forward and backward. saved: what autograd keeps of a sample between forward and backward.
+decoder: the decoder alone, forward and backward. saved: what autograd stores of a sample.
 The two ways take turns, times are medians; a training step is timed, and its peak memory read, in a fresh process.
 Weights are random and stochastic depth is off; ways that disagree are an error. The authors' way is
 benchmarks/plain_restr.py: attention with an explicit softmax, a decoder that upsamples before it projects.

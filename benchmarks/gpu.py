@@ -3,7 +3,7 @@
     python benchmarks/gpu.py --out gpu_results                   # on a machine with a GPU
     python benchmarks/gpu.py --device cpu --tiny --out toy       # only shows that the script runs
 
-The authors' way (benchmarks/bench_model.py: softmax attention, upsample-then-project decoder) trains under float16
+The authors' way (benchmarks/plain_restr.py: softmax attention, upsample-then-project decoder) trains under float16
 autocast with a gradient scaler, which is its `--amp`, and evaluates one expression at a time in float32. Ours trains
 under bfloat16 autocast with fused AdamW, with and without torch.compile. Writes OUT.md and OUT.json after each row.
 """

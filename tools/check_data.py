@@ -217,7 +217,7 @@ def parse():
     parser.add_argument("-d", "--dataset", nargs="+", metavar="NAME", help=names)
     where = "folder that holds data/ and external/ (default: the repository)"
     parser.add_argument("--root", type=Path, metavar="DIR", default=Path(__file__).resolve().parents[1], help=where)
-    parser.add_argument("--deep", action="store_true", help="also open every image and draw every mask: minutes")
+    parser.add_argument("--deep", action="store_true", help="check of every image and mask, which takes minutes")
     add_own_data(parser.add_argument_group("your own data"))
     return parser.parse_args()
 

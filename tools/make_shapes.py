@@ -26,7 +26,7 @@ def parser() -> ArgumentParser:
     where = result.add_argument_group("where")
     root = "folder to write data/ and external/ in; created if it is missing"
     where.add_argument("--root", type=Path, metavar="DIR", required=True, help=root)
-    where.add_argument("--overwrite", action="store_true", help="replace other shapes that --root holds")
+    where.add_argument("--overwrite", action="store_true", help="replacement of other shapes in --root")
     what = result.add_argument_group("what (these decide every byte)")
     what.add_argument("--level", choices=["easy"], default="easy", help=SUPPRESS)  # accepted as in version 1.0
     what.add_argument("--images", type=int, default=1000, help="train images, with about 8 expressions each")

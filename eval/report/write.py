@@ -15,7 +15,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from utils.text import tokenize
 FOLDER = Path(__file__).parent
 SCRIPTS = ("charts.js", "gallery.js", "page.js")  # one script in this order
 MAX_BYTES = 19_500_000  # of the file
-MAX_SENTENCE = 200  # characters that are shown
+MAX_LENGTH = 200  # characters of an expression that are shown
 MAX_SAMPLES_BYTES = 256 * MEBIBYTE
 SIZE_EDGES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # shares of the image
 NO_OBJECT = "none"  # the row of empty masks
@@ -97,7 +96,7 @@ def write_report(
     """
     numbers, shown = facts(metrics, scores, thumbnails, other), gallery(scores, thumbnails, other)
     room = MAX_BYTES - len(render(numbers, shown))
-    add_pictures(shown, thumbnails, room, by_interest(scores, other.scores if other else None))
+    add_thumbnails(shown, thumbnails, room, by_interest(scores, other.scores if other else None))
     page = render(numbers, shown)
     with atomic_write(path) as file:
         file.write(page)
@@ -105,7 +104,8 @@ def write_report(
 
 def render(facts: dict, gallery: dict) -> bytes:
     """The page, UTF-8, of what `facts` and `gallery` return. Raises ValueError for NaN and infinity."""
-    style, script = _text("page.css"), f"(() => {{\n{''.join(_text(name) for name in SCRIPTS)}}})();\n"
+    template, style, *scripts = ((FOLDER / name).read_text("utf-8") for name in ("page.html", "page.css", *SCRIPTS))
+    script = f"(() => {{\n{''.join(scripts)}}})();\n"
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
     policy += "; base-uri 'none'; form-action 'none'"
     parts = {
@@ -116,7 +116,7 @@ def render(facts: dict, gallery: dict) -> bytes:
         "gallery": encode(gallery),
         "script": script,
     }
-    page = re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], _text("page.html"))
+    page = re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], template)
     return page.encode()
 
 
@@ -125,13 +125,8 @@ def encode(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(INERT)
 
 
-@cache
-def _text(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8")
-
-
 def _hash(source: str) -> str:
-    """How a policy names an inline style or script."""
+    """An inline style or script as a content security policy names it."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
@@ -168,7 +163,7 @@ def _side(metrics: dict, scores: Sequence[SampleScore], shares: Sequence[float],
 
 
 def _listed(table: dict[str, dict]) -> list[dict]:
-    """The rows with their label inside: JavaScript does not keep the order of keys such as "3"."""
+    """The rows with their label inside, as JavaScript does not keep the order of keys such as "3"."""
     return [{"label": label, **row} for label, row in table.items()]
 
 
@@ -229,21 +224,21 @@ def changes(ours: Sequence[SampleScore], theirs: Sequence[SampleScore]) -> dict[
 
 
 def gallery(scores: Sequence[SampleScore], thumbnails: Thumbnails, other: Other | None) -> dict:
-    """The gallery's data, as yet without pictures: `names` and `images` by number, and a row for each expression.
+    """The gallery's data, without thumbnails yet: `names` and `images` by number, and a row for each expression.
 
-    A row is [sentence, name, number of the image, I, U, tokens, row by mask size, overlay, and with `other` its I, U].
+    A row: [expression, name, number of the image, I, U, tokens, row by mask size, overlay], with `other` also its I, U.
     """
     names = list(dict.fromkeys(score.image_name for score in scores))
     number = {name: i for i, name in enumerate(names)}
     rows = []
     for i, score in enumerate(scores):
-        row = [one_line(score.sentence, MAX_SENTENCE), score.name, number[score.image_name], score.intersection]
+        row = [one_line(score.sentence, MAX_LENGTH), score.name, number[score.image_name], score.intersection]
         row += [score.union, score.length, size_label(thumbnails.shots[score.index].share), ""]
         rows.append(row + [other.scores[i].intersection, other.scores[i].union] if other else row)
     return {"names": names, "images": [""] * len(names), "rows": rows}
 
 
-def add_pictures(shown: dict, thumbnails: Thumbnails, room: int, order: Iterable[int]) -> None:
+def add_thumbnails(shown: dict, thumbnails: Thumbnails, room: int, order: Iterable[int]) -> None:
     """Put overlays and images into `shown`, what `gallery` returns, as base64: in `order`, until `room` is full."""
     for i in order:
         row, shot = shown["rows"][i], thumbnails.shots[i]
@@ -256,9 +251,9 @@ def add_pictures(shown: dict, thumbnails: Thumbnails, room: int, order: Iterable
 
 
 def by_interest(scores: Sequence[SampleScore], others: Sequence[SampleScore] | None) -> list[int]:
-    """Places of all scores, those first that a reader looks for first: in turn the worst, median, best left over.
+    """Places of all scores, the most interesting first: the worst, the median and the best take turns.
 
-    With `others`, what lost and what gained most take turns with them.
+    With `others`, so do those that lost and gained most.
     """
     order = sorted(range(len(scores)), key=lambda i: (scores[i].iou, i))
     middle = scores[order[len(order) // 2]].iou

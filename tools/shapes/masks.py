@@ -6,7 +6,7 @@ from tools.shapes.scenes import extent
 
 
 def segmentation(mask: np.ndarray) -> list[list[float]] | dict:
-    """COCO's form of a bool H W mask: polygons, one a piece, or uncompressed RLE where a piece has a hole.
+    """COCO's form of a bool H W mask: one polygon for each part, or uncompressed RLE where a part has a hole.
 
     A polygon goes along pixel edges, so that it decodes to exactly this mask; COCO's polygons cannot say "hole".
     """
@@ -38,9 +38,9 @@ def annotation(mask: np.ndarray, ann_id: int, image_id: int, category_id: int) -
 
 
 def _loops(mask: np.ndarray) -> list[list[tuple[int, int]]]:
-    """Borders of a mask as closed loops of (x, y) pixel corners: clockwise around a piece, else around a hole.
+    """Borders of a mask as closed loops of (x, y) pixel corners: clockwise around a part, else around a hole.
 
-    Pixels that touch at a corner only belong to different pieces.
+    Pixels that touch only at a corner belong to different parts.
     """
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]
@@ -67,7 +67,7 @@ def _walk(following: dict, start: tuple[int, int]) -> list[tuple[int, int]]:
     while True:
         ends = following[here]
         right_turn = (here[0] - heading[1], here[1] + heading[0])
-        there = right_turn if right_turn in ends else ends[0]  # two ways at a touching corner: stay with this piece
+        there = right_turn if right_turn in ends else ends[0]  # two ways at a touching corner: stay with this part
         ends.remove(there)
         if not ends:
             del following[here]
