@@ -26,7 +26,7 @@ from utils.files.reading import MEBIBYTE, read_bytes
 from utils.files.writing import atomic_write
 
 COLOURS = ("#1f5fbf", "#d9541e", "#2e8b57", "#8e44ad", "#b8860b", "#c2185b", "#00838f", "#5d4037")
-GREY, INK = "#8a8f98", "#22262e"
+GREY = "#8a8f98"
 DASHES = ("-", "--", ":", "-.", (0, (1, 3)))  # of the curves of one panel
 NOT_LOSSES = ("lr", "grad_norm")  # of what training logs
 PRECISIONS = tuple(f"Prec@{tenths / 10:.1f}" for tenths in PRECISION_TENTHS)
@@ -34,11 +34,7 @@ MAX_LOG_BYTES = 256 * MEBIBYTE
 MAX_VALUE = 1e30  # drawn: finite, and far from where matplotlib's sums overflow
 SMOOTHED = 150  # points of a training curve from which its running mean is drawn
 STYLE = {
-    "font.family": "DejaVu Sans",
     "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": "#c3c8d0",
-    "axes.labelcolor": INK,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -47,8 +43,6 @@ STYLE = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#e8ebf0",
-    "xtick.color": "#5a606b",
-    "ytick.color": "#5a606b",
     "legend.frameon": False,
 }
 
