@@ -92,7 +92,7 @@ def main() -> None:
         rates = [(int(n), throughput(split, int(n), args.repeats)) for n in args.workers.split(",")]
     rows = [(name, value, 1e3 / value) for name, value in times.items()]
     print(table(("one process", "ms a sample", "samples/s a core"), rows) + "\n")
-    print(table(("loader processes", "samples/s", "samples/s a process"), [(n, r, r / n) for n, r in rates]))
+    print(table(("loader processes", "samples/s", "samples/s a process"), [(n, r, r / max(1, n)) for n, r in rates]))
     print(f"\nAsked: {NEEDED} samples/s on {CORES} cores. The rate of a core times {CORES}: {CORES * rows[1][2]:.0f}.")
 
 

@@ -38,7 +38,7 @@ def test_every_gpu_row_runs():
     assert text.count("| ours, bf16, --compile |") == 1
 
 
-def test_gpu_rows_for_which_there_is_no_time_say_so():
+def test_rows_without_time_left_say_so():
     bench = gpu.Bench(torch.device("cpu"), True, 1, seconds=-1)
     rows = list(gpu.training_rows(bench, [8], 1.0, 1.0))
     numbers = {"matmul_tflops": 1.0, "flops_a_sample": 1.0, "oiou": {"fp32": 0.0, "bf16": 0.0}}
