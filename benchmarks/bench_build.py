@@ -1,11 +1,11 @@
-"""build_batches.py against the reference's way of making the same arrays: seconds a ref, bytes an expression, memory.
+"""build_batches.py against the authors' way of making the same arrays: seconds a ref, bytes an expression, memory.
 
     python benchmarks/bench_build.py
     python benchmarks/bench_build.py --images /path/to/photographs --count 200
 
-The reference's way is contained here: one process; for each ref the image is decoded and it and the mask are resized by
-scikit-image; each expression gets an npz with both. It runs in 1 process, as the reference does, and, for fairness, in
-as many as ours. All arrays must be bit-identical. Ours is timed as users run it, start of Python included.
+The authors' way is contained here: for each ref the image is decoded, image and mask are resized by scikit-image, and
+each expression gets an npz with both. It runs in one process, as theirs does, and, for fairness, in as many as ours.
+All arrays must be bit-identical. Ours is timed as users run it, start of Python included.
 """
 
 import os
@@ -56,20 +56,14 @@ def fit_and_pad(array: np.ndarray) -> np.ndarray:
 
 
 def reference_ref(work: tuple) -> None:
-    """One ref the reference's way; `work`: the ref, its first number, the vocabulary and the folder."""
+    """One ref the authors' way; `work`: the ref, its first number, the vocabulary and the folder."""
     ref, first, vocabulary, folder = work
     image = np.asarray(Image.open(ref.image_path).convert("RGB"))
     image = skimage.img_as_ubyte(fit_and_pad(image))
     mask = fit_and_pad(ref.mask().astype(np.float32)) > 0
     for number, sentence in enumerate(ref.sentences, first):
-        np.savez(
-            folder / f"unc_train_{number}.npz",
-            text_batch=vocabulary.ids(sentence),
-            im_batch=image,
-            mask_batch=mask,
-            sent_batch=[sentence],
-            im_name_batch=ref.image_name,
-        )
+        texts = {"text_batch": vocabulary.ids(sentence), "sent_batch": [sentence], "im_name_batch": ref.image_name}
+        np.savez(folder / f"unc_train_{number}.npz", im_batch=image, mask_batch=mask, **texts)
 
 
 def reference_seconds(root: Path, folder: Path, processes: int) -> float:
@@ -78,11 +72,8 @@ def reference_seconds(root: Path, folder: Path, processes: int) -> float:
     started = time.perf_counter()
     refs, vocabulary = read_refs(root, "unc", "train"), Vocabulary.load(root / "data/vocabulary_Gref.txt")
     work = [(ref, SENTENCES * i, vocabulary, folder) for i, ref in enumerate(refs)]
-    if processes == 1:
-        list(map(reference_ref, work))
-    else:
-        with ProcessPoolExecutor(processes) as pool:
-            list(pool.map(reference_ref, work))
+    with ProcessPoolExecutor(processes) as pool:
+        list((map if processes == 1 else pool.map)(reference_ref, work))
     return time.perf_counter() - started
 
 
@@ -128,33 +119,30 @@ def compare(args, scratch: Path) -> list[tuple]:
     one, same, ours = (median(times[name]) for name in times)
     disk = size_of(root / "one") / len(split), size_of(folder) / len(split)
     return [
-        ("s a ref, the reference's way in 1 process", one, ours, one / ours),
-        (f"s a ref, the reference's way in {args.workers} processes", same, ours, same / ours),
+        ("s a ref, the authors' way in 1 process", one, ours, one / ours),
+        (f"s a ref, the authors' way in {args.workers} processes", same, ours, same / ours),
         ("bytes an expression", *disk, disk[0] / disk[1]),
     ]
 
 
 def peak_rows(args, scratch: Path) -> list[tuple]:
     """Peak memory of a build in one process, over `count` images and over four times as many."""
-    rows = []
-    for factor in (1, 4):
-        count = args.count * factor
-        root = make_set(scratch / f"peak{factor}", count, args.images)
-        rows.append((f"{count} images", f"{our_seconds(root, 1)[1]:.0f}"))
-    return rows
+    counts = (args.count, 4 * args.count)
+    roots = {count: make_set(scratch / f"peak{count}", count, args.images) for count in counts}
+    return [(f"{count} images", f"{our_seconds(root, 1)[1]:.0f}") for count, root in roots.items()]
 
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, metavar="DIR", help="a folder of photographs (default: synthetic ones)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of photographs (default: synthetic ones)")
     parser.add_argument("--count", type=int, default=300, help="images of the split")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of ours, this machine's cores")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of ours")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each way; the median counts")
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # pycocotools
     print(f"{where()}\n{'photographs' if args.images else 'synthetic images'}, {args.workers} processes for ours\n")
     with tempfile.TemporaryDirectory() as scratch:
-        print(table(("what", "reference's way", "ours", "ratio"), compare(args, Path(scratch))))
+        print(table(("what", "authors' way", "ours", "ratio"), compare(args, Path(scratch))))
         print("\nAll arrays bit-identical.\n")
         print(table(("peak memory of a build, MB", "ours, 1 process"), peak_rows(args, Path(scratch))))
 

@@ -1,12 +1,11 @@
-"""Evaluation of the full model at 480 x 480 end to end, from files to scores, ours against the reference's way.
+"""Evaluation of the full model at 480 x 480 end to end, from files to scores, ours against the authors' way.
 
     python benchmarks/bench_evaluate.py
     python benchmarks/bench_evaluate.py --images 4 --repeats 5 --device cuda
 
-The reference's way reads, encodes and segments one expression at a time, with softmax attention and a decoder that
-upsamples before it projects; ours is eval/evaluator.py as eval/evaluate.py calls it. Images have 7.5 expressions (unc
-val: 7.2). The two ways take turns; the scores of all samples must be the same, pixel for pixel, but for logits that
-float32 itself does not tell from the threshold.
+The authors' way (benchmarks/plain_restr.py) reads, encodes and segments one expression at a time; ours is
+eval/evaluator.py as eval/evaluate.py calls it. Images have 7.5 expressions (unc val: 7.2). The two ways take turns; the
+scores of all samples must be the same to the pixel, except for logits that float32 cannot tell from the threshold.
 """
 
 import sys
@@ -71,11 +70,11 @@ def main() -> None:
         }
         ours = [(score.intersection, score.union) for score in work["ours"]()]
         worst = check_equal(work["reference"](), ours, split.image(0)[..., 0].size)
-        time_of = seconds(work, args.repeats, device, warm=False)
+        time_of = seconds(work, args.repeats, device, warm=0)
     print(f"{where(args.device)}\n{args.images} images, {len(split)} expressions, median of {args.repeats}\n")
     rate = {way: len(split) / value for way, value in time_of.items()}
     row = ("expressions a second", rate["reference"], rate["ours"], rate["ours"] / rate["reference"])
-    print(table(("what", "reference's way", "ours", "ratio"), [row]))
+    print(table(("what", "authors' way", "ours", "ratio"), [row]))
     print(f"\nlargest difference in a sample's I or U: {worst} pixels")
 
 

@@ -1,16 +1,15 @@
-"""Speed and memory of the full model at 480 x 480 against the same work done the reference's way, on one machine.
+"""Speed and memory of the full model at 480 x 480 against the same work done the authors' way, on one machine.
 
     python benchmarks/bench_model.py
     python benchmarks/bench_model.py --what train,eval,decoder,saved --batch 2 --repeats 3
 
 train: a step (forward, loss, backward, AdamW) and its peak memory. eval: expressions a second, all in one image.
-decoder: the decoder alone, forward and backward. saved: what autograd keeps of a sample between forward and backward.
+decoder: the decoder alone, forward and backward. saved: what autograd stores of a sample.
 The two ways take turns, times are medians; a training step is timed, and its peak memory read, in a fresh process.
-Weights are random and stochastic depth is off; ways that disagree are an error. Prints a Markdown table.
+Weights are random and stochastic depth is off; ways that disagree are an error. The authors' way is
+benchmarks/plain_restr.py: attention with an explicit softmax, a decoder that upsamples before it projects.
 """
 
-import platform
-import resource
 import subprocess
 import sys
 import time
@@ -19,14 +18,13 @@ from pathlib import Path
 from statistics import median
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.plain_restr import PlainReSTR
+from benchmarks.report import peak_mb, table, where
 from models.config import ReSTRConfig
-from models.language import sinusoids
 from models.loss import LossConfig, restr_loss
 from models.reference import reference_config, to_reference
 from models.restr import ReSTR, build_restr
@@ -40,52 +38,16 @@ WAYS = ("reference", "ours", "checkpointed")  # checkpointed: ours with --grad_c
 TOLERANCE = 1e-4  # on logits, float32
 STEPS = 3  # timed in each process
 Batch = tuple[Tensor, Tensor, Tensor]
-Row = tuple[str, str, str, str]
+Row = tuple[str, float, float, float]
 
 
-class ReferenceWay(PlainReSTR):
-    """The plain model with the library's kernels where the reference has them: linear, LayerNorm, GELU, convolution.
-
-    Attention keeps its explicit softmax and the decoder upsamples before it projects.
-    """
-
-    def __init__(self, state: dict, config: dict):
-        super().__init__(state, config)
-        table = state["encoder_l.embedding.weight"]
-        self.positions = sinusoids(TEXT_LENGTH, table.shape[1]).to(table.device, table.dtype)
-
-    def linear(self, x: Tensor, name: str) -> Tensor:
-        return F.linear(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
-
-    def norm(self, x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.state[f"{name}.weight"], self.state[f"{name}.bias"], 1e-5)
-
-    def mlp(self, x: Tensor, name: str) -> Tensor:
-        return self.linear(F.gelu(self.linear(x, f"{name}.fc1")), f"{name}.fc2")
-
-    def encode_text(self, ids: Tensor) -> Tensor:
-        config = self.config["l_backbone"]
-        x = self.state["encoder_l.embedding.weight"][ids] + self.positions
-        for i in range(config["n_layers"]):
-            name = f"encoder_l.blocks.{i}"
-            x = self.norm(x + self.attention(x, f"{name}.attn", config["n_heads"]), f"{name}.norm1")
-            x = self.norm(x + self.mlp(x, f"{name}.mlp"), f"{name}.norm2")
-        return self.norm(self.linear(x, "encoder_l.proj_lang"), "encoder_l.lang_norm")
-
-    def decode(self, x: Tensor) -> Tensor:
-        for i in range(4):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-            x = F.leaky_relu(F.conv2d(x, self.state[f"fusion_module.decoder.{i}.up.1.weight"]), 0.01)
-        return F.conv2d(x, self.state["fusion_module.decoder.4.weight"])
-
-
-def build(way: str, device: torch.device) -> tuple[ReSTR | ReferenceWay, torch.optim.Optimizer]:
+def build(way: str, device: torch.device) -> tuple[ReSTR | PlainReSTR, torch.optim.Optimizer]:
     """The model one of WAYS, with the same weights at each call, and its optimiser."""
     torch.manual_seed(0)
     model = build_restr(ReSTRConfig(vision_config("vit_base_patch16_384", (480, 480)))).eval().to(device)
     if way == "reference":
         state = {name: tensor.detach().clone().requires_grad_() for name, tensor in to_reference(model).items()}
-        return ReferenceWay(state, reference_config(state)), torch.optim.AdamW(state.values(), lr=1e-5)
+        return PlainReSTR(state, reference_config(state)), torch.optim.AdamW(state.values(), lr=1e-5)
     model.set_grad_checkpointing(way == "checkpointed")
     return model, torch.optim.AdamW(model.parameter_groups(1e-5, 0.1), fused=True)
 
@@ -110,9 +72,9 @@ def train_step(model, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
 
 
 def seconds(
-    work: dict[str, Callable[[], object]], repeats: int, device: torch.device, warm: bool = True
+    work: dict[str, Callable[[], object]], repeats: int, device: torch.device, warm: int = 1
 ) -> dict[str, float]:
-    """Median seconds of each of `work`, which take turns; with `warm`, a first round is not counted."""
+    """Median seconds of each of `work`, which take turns; the first `warm` rounds are not counted."""
     times = {name: [] for name in work}
     for _ in range(repeats + warm):
         for name, run in work.items():
@@ -141,9 +103,7 @@ def print_step(way: str, args) -> None:
     batch = make_batch(args.batch, device)
     steps = {way: lambda: train_step(model, optimizer, batch)}  # the optimiser has its moments from the first one on
     time_of = seconds(steps, STEPS, device)[way]
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print(time_of, (torch.cuda.max_memory_allocated() if device.type == "cuda" else peak) / 1e9)
+    print(time_of, torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else peak_mb() / 1e3)
 
 
 def check_equal(reference, ours, batch: Batch) -> None:
@@ -172,7 +132,7 @@ def bench_train(args, device: torch.device) -> list[Row]:
 
 
 def bench_eval(args, device: torch.device) -> list[Row]:
-    """Ours encodes the image once for all its expressions; the reference's cost does not depend on their number."""
+    """Ours encodes the image once for all its expressions; the authors' way once for each."""
     (reference, _), (ours, _) = build("reference", device), build("ours", device)
     image, ids = make_batch(1, device)[0], make_batch(args.expressions, device)[1]
     n = len(ids)
@@ -213,8 +173,8 @@ def bench_decoder(args, device: torch.device) -> list[Row]:
 
 
 def saved_bytes(model, size: int, device: torch.device, amp: bool) -> int:
-    """What autograd keeps of `size` samples between forward and backward, weights and their casts included."""
-    sizes = {}  # by address: nothing is counted twice
+    """What autograd stores of `size` samples between forward and backward, weights and their casts included."""
+    sizes = {}  # by address, so that nothing is counted twice
 
     def pack(tensor: Tensor) -> Tensor:
         sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -230,7 +190,7 @@ def saved_bytes(model, size: int, device: torch.device, amp: bool) -> int:
 
 
 def saved_mb(way: str, device: torch.device, amp: bool) -> float:
-    """MB of one sample: of two, less what is kept of one."""
+    """MB of one sample: what is stored of two, less what is stored of one."""
     model, _ = build(way, device)
     return (saved_bytes(model, 2, device, amp) - saved_bytes(model, 1, device, amp)) / 1e6
 
@@ -246,8 +206,7 @@ def bench_saved(args, device: torch.device) -> list[Row]:
 
 
 def _row(what: str, values: dict[str, float]) -> Row:
-    reference, ours = values["reference"], values["ours"]
-    return what, f"{reference:.3g}", f"{ours:.3g}", f"{ours / reference:.2f}"
+    return what, values["reference"], values["ours"], values["ours"] / values["reference"]
 
 
 BENCHES = {"train": bench_train, "eval": bench_eval, "decoder": bench_decoder, "saved": bench_saved}
@@ -256,11 +215,11 @@ BENCHES = {"train": bench_train, "eval": bench_eval, "decoder": bench_decoder, "
 def parse_args():
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument("--what", default=",".join(BENCHES), metavar="NAMES", help="which of these, with commas")
+    parser.add_argument("--what", default=",".join(BENCHES), metavar="NAMES", help="measurements, with commas")
     parser.add_argument("--batch", type=int, default=2, help="samples in a training step")
     parser.add_argument("--expressions", type=int, default=7, help="expressions of one image (unc val: 7.2)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each way after the first")
-    parser.add_argument("--step_of", choices=WAYS, help="instead of all that, print seconds and GB of a step one way")
+    parser.add_argument("--step_of", choices=WAYS, help="way of which one step is timed, instead of all that")
     args = parser.parse_args()
     if unknown := set(args.what.split(",")) - set(BENCHES):
         raise InputError(f"--what {','.join(sorted(unknown))}: choose from {','.join(BENCHES)}")
@@ -273,14 +232,10 @@ def main() -> None:
         print_step(args.step_of, args)
         return
     device = torch.device(args.device)
-    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    print(f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {machine}, {versions}, median of {args.repeats}\n")
-    print("| what | reference's way | ours | ours / reference's |\n|---|---|---|---|")
-    for name in BENCHES:  # in this order: training's memory is measured while this process is small
-        if name in args.what.split(","):
-            for row in BENCHES[name](args, device):
-                print(f"| {' | '.join(row)} |", flush=True)
+    print(f"{where(args.device)}, {torch.get_num_threads()} threads, median of {args.repeats}\n")
+    chosen = [name for name in BENCHES if name in args.what.split(",")]  # training first: its memory is measured while
+    rows = [row for name in chosen for row in BENCHES[name](args, device)]  # this process is small
+    print(table(("what", "authors' way", "ours", "ours / authors'"), rows))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python benchmarks/bench_startup.py
     python benchmarks/bench_startup.py --expressions 1000000
 
-The split is synthetic: 100 real samples at 480 and hard links to their npz under the other numbers, so that the folder
-has as many entries as a real one and every sample can be read; for the reader a linked sample is like any other. Each
-way runs in a process of its own that has imported train_restr.py: `first batch` opens the split, makes the first
-epoch's permutation and loads 8 samples; `an epoch` draws all batches of an epoch and loads every 100th of them.
+The split is synthetic: 100 real samples at 480, and hard links to their npz under the other numbers, so that the folder
+has as many entries as a real one. Each way runs in a process of its own that has imported train_restr.py: `first batch`
+opens the split, makes the first epoch's permutation and loads 8 samples; `an epoch` draws all batches of an epoch and
+loads every 100th of them.
 """
 
 import argparse
@@ -29,7 +29,7 @@ WAYS = ("first batch", "an epoch")
 
 
 def make_split(root: Path, expressions: int) -> Path:
-    """A folder whose split `train` has so many expressions."""
+    """Prepared data whose split `train` has so many expressions."""
     from benchmarks.photos import make_set
     from prepare.writer import BuildOptions, build
     from utils.files.reading import read_json
@@ -47,7 +47,7 @@ def make_split(root: Path, expressions: int) -> Path:
 
 
 def run_way(way: str, folder: Path) -> None:
-    """Do it in this process and print seconds and peak MB."""
+    """Open and read `folder` in this process; print seconds, and MB before and at the peak."""
     import train_restr  # noqa: F401
     from train.data import TrainDataset, collate
     from train.sampler import StepSampler

@@ -29,7 +29,7 @@ def make_set(root: Path, images: int, photographs: Path | None = None, split: st
         shutil.copyfile(different[number % len(different)], folder / name)
         entries.append({"id": number, "file_name": name, "height": HEIGHT, "width": WIDTH})
         for _ in range(2 + number % 2):
-            annotations.append({"id": len(refs), "image_id": number, "segmentation": [_outline(rng)], "iscrowd": 0})
+            annotations.append({"id": len(refs), "image_id": number, "segmentation": [_polygon(rng)], "iscrowd": 0})
             refs.append(_ref(len(refs), number, rng) | {"split": split})
     for path in different:
         path.unlink()
@@ -47,8 +47,8 @@ def _ref(number: int, image: int, rng: np.random.Generator) -> dict:
     return {"ref_id": number, "ann_id": number, "image_id": image, "sentences": sentences}
 
 
-def _outline(rng: np.random.Generator) -> list[float]:
-    """A polygon of 40 corners around a wobbly ellipse of a tenth of the image, as x, y, x, y, ..."""
+def _polygon(rng: np.random.Generator) -> list[float]:
+    """A polygon of 40 corners on a rough ellipse of a tenth of the image, as x, y, x, y, ..."""
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     wobble = 1 + 0.2 * rng.standard_normal(40)
     x = np.clip(rng.uniform(150, WIDTH - 150) + 100 * wobble * np.cos(angle), 0, WIDTH - 1)

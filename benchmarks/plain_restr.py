@@ -1,7 +1,7 @@
-"""ReSTR written out plainly from SPEC section 6, for tests and as the baseline of benchmarks.
+"""ReSTR (paper section 3) spelled out plainly, in one file: what tests compare with, and the baseline of benchmarks.
 
-Attention with an explicit softmax, a decoder that upsamples and then projects, every block by hand; no code of models/.
-It runs on a state dict in the reference's names and on the reference's configuration, in the dtype of the tensors.
+Attention has an explicit softmax and the decoder upsamples before it projects, as in the authors' code; nothing of
+models/ is used. It runs on a state dict with the authors' names and their configuration, in the dtype of the tensors.
 """
 
 import math
@@ -14,24 +14,24 @@ from torch import Tensor
 class PlainReSTR:
     """`PlainReSTR(state, config)(image, ids)` -> pixel logits B x 1 x H x W, patch logits B x 1 x rows x columns.
 
-    `image` is normalised, B x 3 x H x W, of the dtype of `state`. `variant`: a fusion of the paper; `independent` needs
-    tensors `fusion_module.norm_v.*`, which the reference's default model lacks.
+    `image` is normalised, B x 3 x H x W, of the dtype of `state`; `ids` int64 B x 20, 0 for padding. `variant`: a
+    fusion of the paper; `independent` needs tensors `fusion_module.norm_v.*`, which the authors' default model lacks.
     """
 
     def __init__(self, state: dict[str, Tensor], config: dict, variant: str = "indirect"):
         self.state, self.config, self.variant = state, config, variant
+        table = state["encoder_l.embedding.weight"]
+        self.positions = positions(20, table.shape[1]).to(table.device, table.dtype)
 
     def __call__(self, image: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         v = self.encode_image(image)[:, 1:]
         return self.fuse(v, self.encode_text(ids), ids)
 
     def linear(self, x: Tensor, name: str) -> Tensor:
-        return x @ self.state[f"{name}.weight"].T + self.state[f"{name}.bias"]
+        return F.linear(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
 
     def norm(self, x: Tensor, name: str) -> Tensor:
-        centred = x - x.mean(-1, keepdim=True)
-        variance = (centred**2).mean(-1, keepdim=True)
-        return centred / torch.sqrt(variance + 1e-5) * self.state[f"{name}.weight"] + self.state[f"{name}.bias"]
+        return F.layer_norm(x, x.shape[-1:], self.state[f"{name}.weight"], self.state[f"{name}.bias"], 1e-5)
 
     def attention(self, x: Tensor, name: str, heads: int) -> Tensor:
         batch, length, width = x.shape
@@ -41,8 +41,7 @@ class PlainReSTR:
         return self.linear((weights @ v).transpose(1, 2).reshape(batch, length, width), f"{name}.proj")
 
     def mlp(self, x: Tensor, name: str) -> Tensor:
-        hidden = self.linear(x, f"{name}.fc1")
-        return self.linear(hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))), f"{name}.fc2")
+        return self.linear(F.gelu(self.linear(x, f"{name}.fc1")), f"{name}.fc2")
 
     def pre_norm(self, x: Tensor, name: str, heads: int) -> Tensor:
         x = x + self.attention(self.norm(x, f"{name}.norm1"), f"{name}.attn", heads)
@@ -60,16 +59,9 @@ class PlainReSTR:
         return self.norm(x, "encoder_v.norm")
 
     def encode_text(self, ids: Tensor) -> Tensor:
-        """Features of the words: B x 20 x d."""
+        """Features of the tokens: B x 20 x d."""
         config = self.config["l_backbone"]
-        table = self.state["encoder_l.embedding.weight"]
-        width = table.shape[1]
-        positions = torch.zeros(ids.shape[1], width, dtype=torch.float64)
-        for position in range(ids.shape[1]):
-            for channel in range(width):
-                angle = position / 10000 ** (channel // 2 * 2 / width)
-                positions[position, channel] = math.cos(angle) if channel % 2 else math.sin(angle)
-        x = table[ids] + positions.float().to(table.dtype)
+        x = self.state["encoder_l.embedding.weight"][ids] + self.positions
         for i in range(config["n_layers"]):
             name = f"encoder_l.blocks.{i}"
             x = self.norm(x + self.attention(x, f"{name}.attn", config["n_heads"]), f"{name}.norm1")
@@ -111,11 +103,16 @@ class PlainReSTR:
         return self.decode(x), patch_map
 
     def decode(self, x: Tensor) -> Tensor:
-        """Four times: upsample, project, leaky ReLU; then the last projection. Plainly, at the large size."""
+        """Four times: upsample, project, leaky ReLU; then the last projection."""
         steps = sum(".up.1.weight" in name for name in self.state)
         for i in range(steps):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-            weight = self.state[f"fusion_module.decoder.{i}.up.1.weight"][:, :, 0, 0]
-            x = F.leaky_relu(torch.einsum("bchw,dc->bdhw", x, weight), 0.01)
-        weight = self.state[f"fusion_module.decoder.{steps}.weight"][:, :, 0, 0]
-        return torch.einsum("bchw,dc->bdhw", x, weight)
+            x = F.leaky_relu(F.conv2d(x, self.state[f"fusion_module.decoder.{i}.up.1.weight"]), 0.01)
+        return F.conv2d(x, self.state[f"fusion_module.decoder.{steps}.weight"])
+
+
+def positions(length: int, width: int) -> Tensor:
+    """Sine and cosine of each position at wavelengths from 2 pi to 20000 pi, in turn: float32 length x width."""
+    position, channel = (torch.arange(count, dtype=torch.float64) for count in (length, width))
+    angle = position[:, None] / 10000 ** (channel // 2 * 2 / width)
+    return torch.where(channel % 2 == 1, angle.cos(), angle.sin()).float()

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: Markdown tables, the line that says where they ran, and peak memory."""
+"""Shared by the benchmark scripts: Markdown tables, the line that says where they ran, and peak memory."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ def where(device: str = "cpu") -> str:
 
 
 def table(head: tuple[str, ...], rows: list[tuple]) -> str:
-    """A Markdown table; floats with three digits that count."""
+    """A Markdown table; floats with three significant digits."""
     lines = [head, ("---",) * len(head), *([_shown(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 

@@ -12,14 +12,14 @@ from utils.errors import InputError, one_line
 from utils.files.reading import MEBIBYTE, read_json
 
 PRECISIONS = tuple(f"{tenths / 10:.1f}" for tenths in PRECISION_TENTHS)
-NO_MATTER = ("batch_size", "image_size")  # the one changes no number, the other belongs to the model
+NOT_PROTOCOL = ("batch_size", "image_size")  # the first changes no number, the second belongs to the model
 MAX_COUNT = 10**12
 _REMEDY = "write it again with eval/evaluate.py, or leave it out"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One metrics.json: folder of the run, what in `settings` was not the default, and all that the file holds."""
+    """One metrics.json: folder of the run, `marks` for settings that are not the default, and all that it holds."""
 
     folder: Path
     marks: tuple[str, ...]
@@ -44,7 +44,7 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
         files = sorted(path.rglob("metrics.json")) if path.is_dir() else [path]
         found |= {file.resolve(): file for file in files if file.suffix == ".json"}
     if not found:
-        raise InputError("no metrics.json among them or below them: eval/evaluate.py writes it")
+        raise InputError("no metrics.json in these paths: eval/evaluate.py writes it")
     return list(found.values())
 
 
@@ -73,7 +73,7 @@ def _check(values: dict) -> None:
     percents = [values["oIoU"], values["mIoU"], *(values["prec"][x] for x in PRECISIONS)]
     for label, row in values["by_length"].items():
         if not re.fullmatch(r"\d{1,5}|\d{1,5}-\d{1,5}|>\d{1,5}", label):
-            raise ValueError(f"{label!r} is no range of lengths")
+            raise ValueError(f"{label!r} is not a range of lengths")
         _whole(row["n"])
         percents += [row["oIoU"], row["mIoU"]] if row["n"] else []
     if not all(type(x) in (int, float) and 0 <= x <= 100 for x in percents):
@@ -88,13 +88,13 @@ def _whole(number: object) -> None:
 
 
 def _step_in(stem: str) -> int:
-    """The step in a name such as unc_25000; the reference's checkpoints do not hold it."""
+    """The step in a name such as unc_25000, 0 without one; checkpoints of the authors' code do not hold it."""
     found = re.search(r"_(\d{1,12})$", stem)
     return int(found[1]) if found else 0
 
 
 def _run_folder(path: Path, checkpoint: Path) -> Path:
-    """The folder above eval_*/metrics.json; with another --output_dir the one that the checkpoint was read from."""
+    """The folder above eval_*/metrics.json; with another --output_dir that of the checkpoint."""
     folder = path.resolve().parent
     if folder.name.startswith("eval_") or not checkpoint.parent.name:
         return folder.parent
@@ -102,24 +102,21 @@ def _run_folder(path: Path, checkpoint: Path) -> Path:
 
 
 def _marks(settings: dict) -> tuple[str, ...]:
-    """What of the protocol was not the default, in words."""
-    usual = asdict(EvalSettings())
-    changed = {key: value for key, value in sorted(settings.items()) if value != usual.get(key)}
-    return tuple(_mark(key, value) for key, value in changed.items() if key not in NO_MATTER)
-
-
-def _mark(name: str, value: object) -> str:
-    if value is True and name == "antialias":
-        return "anti-aliased"
-    if name == "pad":
-        return f"{one_line(value, 40)} padding"
-    return f"{one_line(name, 40)} {one_line(f'{value:g}' if type(value) is float else value, 40)}"
+    """Settings of the protocol that are not the default, in words."""
+    usual, marks = asdict(EvalSettings()), []
+    for name, value in sorted(settings.items()):
+        if name in NOT_PROTOCOL or value == usual.get(name):
+            continue
+        shown = one_line(f"{value:g}" if type(value) is float else value, 40)
+        special = {"antialias": "anti-aliased", "pad": f"{shown} padding"}
+        marks.append(special.get(name, f"{one_line(name, 40)} {shown}"))
+    return tuple(marks)
 
 
 def choose(results: Iterable[Result], best: bool) -> dict[str, dict[tuple[str, str], Result]]:
     """Row -> (data set, split) -> the result of the latest step, or, with `best`, of the highest oIoU.
 
-    A row is a run and a way of evaluating it; runs of the same name are told apart by their whole path.
+    A row is a run and its marks; runs of the same name are told apart by their whole path.
     """
     results = list(results)
     folders = defaultdict(set)

@@ -3,8 +3,8 @@
     python eval/tables.py weights/*                     # Markdown on the screen
     python eval/tables.py weights/* --out results       # results/tables.md, tables.tex and tables.csv
 
-One row for each run (the folder of its checkpoints) and each way of evaluating it. Where a run was evaluated on a split
-at several steps, the latest one counts. Controls (--rotate_expressions) are left out.
+One row for each run (the folder of its checkpoints) and each setting of the evaluation. Where a run was evaluated on a
+split at several steps, the latest one counts. Controls (--rotate_expressions) are left out.
 """
 
 import csv
@@ -24,8 +24,25 @@ from utils.datasets import title
 from utils.errors import InputError
 from utils.files.writing import atomic_write
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~#!$&])")
-_LATEX = {
+SPLITS = (
+    ("unc", "val"), ("unc", "testA"), ("unc", "testB"),
+    ("unc+", "val"), ("unc+", "testA"), ("unc+", "testB"),
+    ("Gref", "val"), ("referit", "test"),
+)  # fmt: skip
+EXPRESSIONS = (10834, 5657, 5095, 10758, 5726, 4889, 9536, 60105)  # in the order of SPLITS
+OURS = "ReSTR (published)"  # differences are taken to its numbers
+PUBLISHED = {  # oIoU in percent, in the order of SPLITS; the first row is the paper's Table 1
+    OURS: (67.22, 69.30, 64.45, 55.78, 60.44, 48.27, 54.48, 70.18),
+    "LAVT, Swin-B + BERT (published)": (72.73, 75.82, 68.79, 62.14, 68.38, 55.10, 60.50, None),
+    "CGFormer (published)": (74.75, 77.30, 70.64, 64.54, 71.00, 57.14, 62.51, None),
+}
+FROM_MEMORY = {(OURS, ("referit", "test"))}
+MEMORY_NOTE = "* from memory of the paper, not looked up"
+OTHER_NOTE = "† other expressions than those of the public split, so not comparable"
+KINDS = ("oIoU", "mIoU")
+CSV_HEAD = ("metric", "method", "dataset", "split", "tokens", "step", "samples", "value", "published", "difference")
+MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#!$&])")
+LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -35,29 +52,12 @@ _LATEX = {
     "†": r"\dag{}",
     **{character: f"\\{character}" for character in "{}$&#_%"},
 }
-SPLITS = (
-    ("unc", "val"), ("unc", "testA"), ("unc", "testB"),
-    ("unc+", "val"), ("unc+", "testA"), ("unc+", "testB"),
-    ("Gref", "val"), ("referit", "test"),
-)  # fmt: skip
-OURS = "ReSTR (published)"  # what differences are taken to
-PUBLISHED = {  # oIoU in percent, in the order of SPLITS; SPEC 11
-    OURS: (67.22, 69.30, 64.45, 55.78, 60.44, 48.27, 54.48, 70.18),
-    "LAVT, Swin-B + BERT (published)": (72.73, 75.82, 68.79, 62.14, 68.38, 55.10, 60.50, None),
-    "CGFormer (published)": (74.75, 77.30, 70.64, 64.54, 71.00, 57.14, 62.51, None),
-}
-FROM_MEMORY = {(OURS, ("referit", "test"))}
-MEMORY_NOTE = "* from memory of the paper, not looked up"
-EXPRESSIONS = (10834, 5657, 5095, 10758, 5726, 4889, 9536, 60105)  # in the order of SPLITS; SPEC 1
-OTHER_NOTE = "† other expressions than the public split's, and so not to be compared"
-KINDS = ("oIoU", "mIoU")
-CSV_HEAD = ("metric", "method", "dataset", "split", "tokens", "step", "samples", "value", "published", "difference")
 Rows = dict[str, dict[tuple[str, str], Result]]  # row -> (data set, split) -> result
 
 
 @dataclass(frozen=True)
 class Table:
-    """Unescaped text: a caption, one head, rows as long as it, the first `left` columns of which are words."""
+    """A table of unescaped text; its first `left` columns hold words, the others numbers."""
 
     caption: str
     head: list[str]
@@ -65,58 +65,14 @@ class Table:
     left: int = 1
 
 
-def markdown(tables: list[Table]) -> str:
-    """The tables as Markdown, in which no text of theirs is markup."""
-    return "\n".join(map(_markdown, tables))
-
-
-def _markdown(table: Table) -> str:
-    rule = [":--"] * table.left + ["--:"] * (len(table.head) - table.left)
-    lines = [map(_escape_markdown, table.head), rule, *(map(_escape_markdown, row) for row in table.rows)]
-    return f"{_escape_markdown(table.caption)}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _escape_markdown(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", text)
-
-
-def latex(tables: list[Table]) -> str:
-    """The tables as LaTeX floats for \\input, in which no text of theirs is a command; they need booktabs."""
-    return "% \\usepackage{booktabs}\n" + "\n".join(map(_latex, tables))
-
-
-def _latex(table: Table) -> str:
-    columns = "l" * table.left + "r" * (len(table.head) - table.left)
-    head, *rows = (" & ".join(map(_escape_latex, row)) + r" \\" for row in [table.head, *table.rows])
-    lines = [
-        r"\begin{table*}",
-        r"\centering\small",
-        rf"\caption{{{_escape_latex(table.caption)}}}",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        head,
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table*}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _escape_latex(text: str) -> str:
-    escaped = "".join(_LATEX.get(character, character) for character in text)
-    return re.sub(r"\(-(?=\d)", "($-$", escaped)  # a minus sign, not a hyphen
-
-
 def parser() -> ArgumentParser:
     """The command line."""
     result = ArgumentParser(prog="tables.py", description=__doc__)
     result.add_argument("paths", type=Path, nargs="+", help="folders, searched for metrics.json, or such files")
     output = result.add_mutually_exclusive_group()
-    output.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown", help="on the screen")
-    output.add_argument("--out", type=Path, metavar="DIR", help="write all three to DIR instead")
-    best = "of several steps the one with the highest oIoU, each split for itself; on a test split that flatters"
+    output.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown", help="printed format")
+    output.add_argument("--out", type=Path, metavar="DIR", help="folder for all three formats, instead of the screen")
+    best = "choice of the step with the highest oIoU on each split; on a test split that flatters"
     result.add_argument("--best", action="store_true", help=best)
     return result
 
@@ -127,9 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
     files = find_files(options.paths)
     results = [result for file in files if (result := read_result(file))]
     if len(results) < len(files):
-        print(f"left out: {len(files) - len(results)} controls, which are no results", file=sys.stderr)
+        print(f"left out: {len(files) - len(results)} controls, which are not results", file=sys.stderr)
     if not results:
-        raise InputError("nothing is left to show")
+        raise InputError("all of them are controls: there is nothing to show")
     rows = choose(results, options.best)
     tables = tables_of(rows, options.best)
     formats = {"markdown": markdown(tables), "latex": latex(tables), "csv": csv_of(rows)}
@@ -143,13 +99,44 @@ def main(arguments: list[str] | None = None) -> None:
         print(options.out / f"tables.{suffix}")
 
 
+def markdown(tables: list[Table]) -> str:
+    """The tables as Markdown; special characters are escaped."""
+    parts = []
+    for table in tables:
+        rule = [":--"] * table.left + ["--:"] * (len(table.head) - table.left)
+        lines = [map(_in_markdown, table.head), rule, *(map(_in_markdown, row) for row in table.rows)]
+        parts.append(f"{_in_markdown(table.caption)}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    return "\n".join(parts)
+
+
+def _in_markdown(text: str) -> str:
+    return MARKDOWN_SPECIAL.sub(r"\\\1", text)
+
+
+def latex(tables: list[Table]) -> str:
+    """The tables as LaTeX floats for \\input; special characters are escaped. They need booktabs."""
+    parts = ["% \\usepackage{booktabs}\n"]
+    for table in tables:
+        head, *rows = (" & ".join(map(_in_latex, row)) + r" \\" for row in [table.head, *table.rows])
+        columns = "l" * table.left + "r" * (len(table.head) - table.left)
+        start = rf"\begin{{table*}}\centering\small\caption{{{_in_latex(table.caption)}}}"
+        body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule"]
+        parts.append("\n".join([start, *body, r"\end{tabular}", r"\end{table*}"]) + "\n")
+    return "\n".join(parts)
+
+
+def _in_latex(text: str) -> str:
+    escaped = "".join(LATEX_SPECIAL.get(character, character) for character in text)
+    return re.sub(r"\(-(?=\d)", "($-$", escaped)  # a minus sign, not a hyphen
+
+
 def published(method: str, of: tuple[str, str]) -> float | None:
-    """Published oIoU of a method on a split, in percent; None where there is none."""
+    """Published oIoU of a method on a split, in percent; None where it is unknown."""
     return PUBLISHED[method][SPLITS.index(of)] if of in SPLITS else None
 
 
 def compared(result: Result) -> tuple[float | None, str]:
-    """The published number for a result and the difference to it, both empty if its expressions are others."""
+    """ReSTR's published number for a result's split and the difference to it; both empty for other expressions."""
     number = published(OURS, result.of)
     if number is None or is_other(result):
         return None, ""
@@ -238,23 +225,19 @@ def _labels(dataset: str, results: list[Result]) -> list[str]:
 
 
 def csv_of(rows: Rows) -> str:
-    """One line a number: of the published methods, then of each result."""
+    """One line for each number: of the published methods, then of each result."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_HEAD)
     for method in PUBLISHED:
         for of in SPLITS:
-            number = _number(published(method, of))
-            if number:
+            if number := _number(published(method, of)):
                 note = " (from memory)" if (method, of) in FROM_MEMORY else ""
                 writer.writerow(["oIoU", method + note, *of, "", "", "", number, number, ""])
     for run, row in rows.items():
         for result in row.values():
-            names = map(_no_formula, (run, *result.of))
-            method, dataset, split = names
             for metric, tokens, samples, value, *beside in _numbers(result):
-                line = [metric, method, dataset, split, tokens, result.step or "", samples, f"{value:.4f}", *beside]
-                writer.writerow(line)
+                writer.writerow([metric, run, *result.of, tokens, result.step or "", samples, f"{value:.4f}", *beside])
     return file.getvalue()
 
 
@@ -270,11 +253,6 @@ def _numbers(result: Result) -> Iterator[tuple]:
     for label, row in metrics["by_length"].items():
         for kind in KINDS if row["n"] else ():
             yield kind, label, row["n"], row[kind], "", ""
-
-
-def _no_formula(name: str) -> str:
-    """A name that a spreadsheet takes for text."""
-    return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures of predictions: `evaluate.py --is_vis`.
+"""Images of predictions: `evaluate.py --is_vis`.
 
 Per sample NAME_image.jpg, NAME_gt.png and NAME_pred.png (0 or 255), NAME_soft.png (probability, 0 to 255), all at the
 original size, and NAME.jpg, the four side by side under the expression.
@@ -19,7 +19,7 @@ GREEN, ORANGE = (60, 220, 110), (255, 128, 20)
 PANEL_SIDE = 360  # longer side of a panel of the strip, in pixels
 GAP = 8
 _PAPER, _INK, _FAINT = (250, 250, 248), (30, 30, 30), (115, 115, 115)
-# Stops of the probability's colours from 0 to 1, dark to light in even steps, so that it also reads in grey print.
+# Colours of the probability from 0 to 1 in equal steps from dark to light, so that grey print can be read, too.
 _HEAT = np.array([(8, 8, 30), (84, 15, 109), (187, 55, 84), (249, 142, 9), (252, 250, 160)], dtype=float)
 
 
@@ -29,7 +29,7 @@ def probability(logits: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], strength: float = 0.5) -> np.ndarray:
-    """`image` (H x W x 3 uint8) with the region of `mask` (H x W bool) tinted and outlined in `colour`."""
+    """`image` (H x W x 3 uint8) with the region of `mask` (H x W bool) tinted and edged in `colour`."""
     shown = image.astype(np.float32)
     shown[mask] += strength * (np.array(colour, np.float32) - shown[mask])
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
@@ -76,11 +76,11 @@ def strip(prediction: Prediction, threshold: float) -> Image.Image:
     column = max(width, 170)  # room for the titles of a narrow image
     top = 66
     page = Image.new("RGB", (GAP + len(panels) * (column + GAP), top + height + GAP), _PAPER)
-    draw = ImageDraw.Draw(page)
-    draw.text((GAP, 8), _fit(score.sentence, _font(20), page.width - 2 * GAP), _INK, _font(20))
+    draw, large, small = ImageDraw.Draw(page), ImageFont.load_default(20), ImageFont.load_default(15)
+    draw.text((GAP, 8), _fit(score.sentence, large, page.width - 2 * GAP), _INK, large)
     for number, (title, panel) in enumerate(panels.items()):
         left = GAP + number * (column + GAP)
-        draw.text((left, 42), title, _FAINT, _font(15))
+        draw.text((left, 42), title, _FAINT, small)
         page.paste(Image.fromarray(panel), (left + (column - width) // 2, top))
     return page
 
@@ -100,21 +100,14 @@ def write_prediction(folder: Path, prediction: Prediction, threshold: float) -> 
     _save(folder / f"{name}.jpg", strip(prediction, threshold))
 
 
-def _save(path: Path, picture: Image.Image) -> None:
+def _save(path: Path, image: Image.Image) -> None:
     with atomic_write(path, durable=False) as file:
-        if path.suffix == ".jpg":
-            picture.save(file, "JPEG", quality=92)
-        else:
-            picture.save(file, "PNG")
+        image.save(file, "JPEG" if path.suffix == ".jpg" else "PNG", quality=92)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
-
-
-def _fit(sentence: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The sentence as one printable line, cut to `width` pixels; what the font cannot draw stays a box."""
-    line = one_line(sentence, 300)
+def _fit(expression: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The expression as one printable line, cut to `width` pixels; what the font cannot draw stays a box."""
+    line = one_line(expression, 300)
     if font.getlength(line) <= width:
         return line
     while line and font.getlength(line + " ...") > width:

@@ -6,13 +6,16 @@
     python tools/check_data.py -d NAME --refs FILE.jsonl     # your own data, all splits
 
 Counts refs, expressions and images per split and compares them with the published ones, estimates what the build takes,
-and prints where each download is to be had. Exit code 0: all is right; 1: something is missing, broken or miscounted.
+and prints where each download is available. Exit code 0: all is right; 1: something is missing, broken or miscounted.
 """
 
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -22,29 +25,132 @@ from prepare.own_data import add_own_data, own_data
 from prepare.public import IMAGES_REMEDY, coco_files
 from prepare.ref import Ref, missing_files, require_distinct_names
 from prepare.referit import read_referit
-from tools.data_facts import (
-    COUNTS,
-    EMBEDDING_WIDTH,
-    FILE_BYTES,
-    IMAGE_BYTES,
-    SECONDS_PER_REF,
-    TRAIN_IMAGE_BYTES,
-    WORDS,
-    Counts,
-    downloads,
-)
-from tools.report import Report
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import COCO_IMAGES, DATASETS, NAMES, REFERIT, Dataset, short_name
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.files.images import read_image
 from utils.prepared import is_train
 from utils.text import Vocabulary
 from utils.words import read_embeddings
 
 Splits = dict[str, list[Ref]]
-MASKS = 500  # that are drawn without --deep
-SHARES = {"least": min, "median": median, "most": max}
+DRAWN_MASKS = 500  # without --deep
+MAX_EXAMPLES = 10  # of the faults of one kind
+WORDS = {"Gref": 12_112, "referit": 8_803}  # of the published vocabularies
+EMBEDDING_WIDTH = 300
+# Measured on 22 COCO images with 42 refs, built on one core at --img-size 480.
+TRAIN_IMAGE_BYTES = 340_000
+IMAGE_BYTES = 160_000  # of the original files, which evaluation splits keep
+FILE_BYTES = 4_096  # each mask, and each expression: one block of the file system
+SECONDS_PER_REF = 0.02
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The numbers of a split; published ones are `counted` in the public files or, some lacking, of the literature."""
+
+    refs: int
+    expressions: int
+    images: int | None = None
+    counted: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.refs:,} refs, {self.expressions:,} expressions, {self.images:,} images"
+
+
+COUNTS = {
+    "unc": {
+        "train": Counts(42_404, 120_624, 16_994),
+        "val": Counts(3_811, 10_834, 1_500, counted=True),
+        "testA": Counts(1_975, 5_657, 750, counted=True),
+        "testB": Counts(1_810, 5_095, 750, counted=True),
+    },
+    "unc+": {
+        "train": Counts(42_278, 120_191),
+        "val": Counts(3_805, 10_758),
+        "testA": Counts(1_975, 5_726),
+        "testB": Counts(1_798, 4_889),
+    },
+    "Gref": {"train": Counts(44_822, 85_474), "val": Counts(5_000, 9_536)},
+    "Gref_umd": {"train": Counts(42_226, 80_512), "val": Counts(2_573, 4_896), "test": Counts(5_023, 9_602)},
+    "referit": {
+        "trainval": Counts(49_515, 59_976, 9_995, counted=True),
+        "test": Counts(49_730, 60_105, 9_994, counted=True),
+    },
+}
+
+_REFER = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"
+_FOLDERS = {  # data set -> its folder of annotations, and when its zip was archived
+    "unc": ("refcoco", "20220413011718"),
+    "unc+": ("refcoco+", "20220413011656"),
+    "Gref": ("refcocog", "20220413012904"),
+    "Gref_umd": ("refcocog", "20220413012904"),
+}
+_PHRASECUT = "https://github.com/chenxi116/TF-phrasecut-public (folder data/)"
+_COMMON_DOWNLOADS = {
+    "vocabularies, to data/vocabulary_{Gref,referit}.txt": (_PHRASECUT, "or make your own with build_vocab.py"),
+    "word vectors, for --glove": ("https://nlp.stanford.edu/projects/glove/ (glove.6B.zip, in it glove.6B.300d.txt)",),
+}
+_REFERIT_DOWNLOADS = {
+    "images and masks, to data/referit/{images,mask}/": (
+        "https://drive.google.com/drive/folders/12EEft_mg-47EwWegawyH0pHaX7781E3_",
+        "gone: the Berkeley tarball of older instructions",
+    ),
+    "referit_query_{trainval,test}.json, to data/referit/": (_PHRASECUT,),
+}
+
+
+def downloads(dataset: str) -> dict[str, tuple[str, ...]]:
+    """What a data set needs -> where people report that it is available, best first."""
+    if dataset == "referit":
+        return _REFERIT_DOWNLOADS | _COMMON_DOWNLOADS
+    name, archived = _FOLDERS[dataset]
+    zipped = f"https://web.archive.org/web/{archived}/{_REFER}/{name}.zip (reported working in December 2025)"
+    return {
+        f"annotations, to external/refer/data/{name}/": (zipped, f"gone since 2022: {_REFER}/{name}.zip"),
+        "images (13 GB), to data/coco/images/train2014/": ("http://images.cocodataset.org/zips/train2014.zip",),
+        **_COMMON_DOWNLOADS,
+    }
+
+
+class Report:
+    """Prints what is found, as it is found, and counts the kinds of faults.
+
+    `examples`, of which the first are shown, are what a note or a fault is about: an empty list of them prints nothing.
+    """
+
+    def __init__(self):
+        self.faults = 0
+
+    def ok(self, text: str) -> None:
+        """What is as it should be."""
+        print(f"  ok     {text}", flush=True)
+
+    def note(self, text: str, examples: list | None = None) -> None:
+        """What the user should know and may leave as it is."""
+        self._show("note ", text, examples)
+
+    def fault(self, text: str, examples: list | None = None) -> None:
+        """What has to be fixed."""
+        self.faults += examples != []
+        self._show("FAULT", text, examples)
+
+    @staticmethod
+    def _show(kind: str, text: str, examples: list | None) -> None:
+        if examples == []:
+            return
+        print(f"  {kind}  {one_line(text)}", flush=True)
+        for example in (examples or [])[:MAX_EXAMPLES]:
+            print(f"           {one_line(example)}")
+        if len(examples or []) > MAX_EXAMPLES:
+            print(f"           and {len(examples) - MAX_EXAMPLES:,} more")
+
+    def attempt(self, action: Callable):
+        """What `action` returns; None after a fault, if it raises InputError."""
+        try:
+            return action()
+        except InputError as error:
+            return self.fault(str(error))
 
 
 def main() -> int:
@@ -77,11 +183,9 @@ def main() -> int:
 
 def finish(deep: bool, report: Report) -> int:
     """Print the last line. Returns the exit code."""
-    if report.faults:
-        print(f"{report.faults} kinds of faults: see FAULT above")
-        return 1
-    print("all is right" if deep else "all is right (images were not opened: --deep does)")
-    return 0
+    right = "all is right" if deep else "all is right (images were not opened: --deep does)"
+    print(f"{report.faults} kinds of faults: see FAULT above" if report.faults else right)
+    return int(report.faults > 0)
 
 
 def check_own(options, report: Report) -> int:
@@ -94,20 +198,15 @@ def check_own(options, report: Report) -> int:
     refs, faults = report.attempt(own.check) or ([], [])
     for split in dict.fromkeys(ref.split for ref in refs):
         group = [ref for ref in refs if ref.split == split]
-        images = len({ref.image_path for ref in group})
-        expressions = sum(len(ref.sentences) for ref in group)
-        report.ok(f"{split}: {len(group):,} refs, {expressions:,} expressions, {images:,} images")
+        report.ok(f"{split}: {count(group)}")
         check_expressions(split, group, report)
-    if faults:
-        report.fault(f"{len(faults):,} faults in {own.refs}:", faults)
+    report.fault(f"{len(faults):,} faults in {own.refs}:", faults)
     if refs:
         check_images(refs, options.deep, report)
         check_shares(refs, options.deep, report)
     path = own.vocabulary_path(options.root)
-    if path.exists():
-        report.ok(f"{path} is there")
-    else:
-        report.note(f"{path}: no such file yet; make it: python build_vocab.py -d {own.name} --refs {own.refs}")
+    make_it = f"no such file yet; make it: python build_vocab.py -d {own.name} --refs {own.refs}"
+    report.ok(f"{path} is there") if path.exists() else report.note(f"{path}: {make_it}")
     return finish(options.deep, report)
 
 
@@ -116,78 +215,58 @@ def parse():
     names = f"data sets: {NAMES} (default: all), or a name for your own data"
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("-d", "--dataset", nargs="+", metavar="NAME", help=names)
-    root = Path(__file__).resolve().parents[1]
     where = "folder that holds data/ and external/ (default: the repository)"
-    parser.add_argument("--root", type=Path, metavar="DIR", default=root, help=where)
-    parser.add_argument("--deep", action="store_true", help="also open every image and draw every mask: minutes")
+    parser.add_argument("--root", type=Path, metavar="DIR", default=Path(__file__).resolve().parents[1], help=where)
+    parser.add_argument("--deep", action="store_true", help="check of every image and mask, which takes minutes")
     add_own_data(parser.add_argument_group("your own data"))
     return parser.parse_args()
 
 
 def read_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
     """The usable refs of each split whose files can be read, after a report on the others and on the counts."""
-    read = _referit_splits if dataset.name == "referit" else _coco_splits
-    splits = read(dataset, root, report)
+    splits: Splits = {}
+    if dataset.name == "referit":
+        for split in dataset.splits:
+            refs = report.attempt(lambda split=split: read_referit(root, split))
+            splits |= {} if refs is None else {split: refs}
+    elif found := report.attempt(lambda: coco_files(dataset, root).check(dataset.splits)):
+        refs, broken = found
+        splits = {split: [ref for ref in refs if ref.split == split] for split in dataset.splits}
+        report.fault(f"{len(broken):,} refs cannot be used:", broken)
     for split, refs in splits.items():
-        expressions = [sentence for ref in refs for sentence in ref.sentences]
-        images = len({ref.image_path for ref in refs})
-        check_counts(split, Counts(len(refs), len(expressions), images), COUNTS[dataset.name][split], report)
+        check_counts(split, count(refs), COUNTS[dataset.name][split], report)
         check_expressions(split, refs, report)
         report.attempt(lambda refs=refs: require_distinct_names(refs))
     return splits
 
 
+def count(refs: list[Ref]) -> Counts:
+    """How many there are."""
+    return Counts(len(refs), sum(len(ref.sentences) for ref in refs), len({ref.image_path for ref in refs}))
+
+
 def check_expressions(split: str, refs: list[Ref], report: Report) -> None:
     """Refs with empty expressions, or none at all; polygons that are not drawn."""
     blank = [f"ref {ref.ref_id}" for ref in refs if not all(sentence.strip() for sentence in ref.sentences)]
-    if blank:
-        report.fault(f"{split}: {len(blank):,} refs have an empty expression (or build with --skip_empty):", blank)
-    nameless = [f"ref {ref.ref_id}" for ref in refs if not ref.sentences]
-    if nameless:
-        report.note(f"{split}: {len(nameless):,} refs have no expression, and are left out:", nameless)
+    report.fault(f"{split}: {len(blank):,} refs have an empty expression (or build with --skip_empty):", blank)
+    silent = [f"ref {ref.ref_id}" for ref in refs if not ref.sentences]
+    report.note(f"{split}: {len(silent):,} refs have no expression, and are left out:", silent)
     flat = [f"ref {ref.ref_id}" for ref in refs if ref.left_out]
-    if flat:
-        number = sum(ref.left_out for ref in refs)
-        report.note(f"{split}: {number:,} polygons have fewer than three points, and are not drawn:", flat)
-
-
-def _referit_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
-    splits = {split: report.attempt(lambda s=split: read_referit(root, s)) for split in dataset.splits}
-    return {split: refs for split, refs in splits.items() if refs is not None}
-
-
-def _coco_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
-    splits: Splits = {split: [] for split in dataset.splits}
-    found = report.attempt(lambda: coco_files(dataset, root).check(dataset.splits))
-    if found is None:
-        return {}
-    refs, broken = found
-    for ref in refs:
-        splits[ref.split].append(ref)
-    if broken:
-        report.fault(f"{len(broken):,} refs cannot be used:", broken)
-    return splits
+    number = sum(ref.left_out for ref in refs)
+    report.note(f"{split}: {number:,} polygons have fewer than three points, and are not drawn:", flat)
 
 
 def check_counts(split: str, found: Counts, published: Counts, report: Report) -> None:
-    """Compare a split's numbers with the published ones."""
-    shown = f"{split}: {found.refs:,} refs, {found.expressions:,} expressions, {found.images:,} images"
-    off = []
-    for what in ("refs", "expressions", "images"):
-        number, expected = getattr(found, what), getattr(published, what)
-        if expected is not None and number != expected:
-            off.append(f"{expected:,} {what}")
-            if abs(number - expected) > expected * published.tolerance:
-                off[-1] += "!"
-    if not off:
-        report.ok(shown)
-        return
-    source = "counted in the public files" if published.counted else "in the literature"
-    text = f"{shown}; {source}: {', '.join(item.rstrip('!') for item in off)}"
-    if any(item.endswith("!") for item in off):
-        report.fault(text)
-    else:
-        report.note(text)
+    """Compare a split's numbers with the published ones; the literature's may be of another version of the files."""
+    text = f"{split}: {found}"
+    pairs = {what: (getattr(found, what), getattr(published, what)) for what in ("refs", "expressions", "images")}
+    off = {what: pair for what, pair in pairs.items() if pair[1] not in (None, pair[0])}
+    if off:
+        source = "counted in the public files" if published.counted else "in the literature"
+        text += f"; {source}: " + ", ".join(f"{expected:,} {what}" for what, (_, expected) in off.items())
+    tolerance = 0.0 if published.counted else 0.01
+    far = any(abs(number - expected) > expected * tolerance for number, expected in off.values())
+    (report.fault if far else report.note if off else report.ok)(text)
 
 
 def check_folders(dataset: Dataset, root: Path, report: Report) -> None:
@@ -198,10 +277,7 @@ def check_folders(dataset: Dataset, root: Path, report: Report) -> None:
 
 
 def check_images(refs: list[Ref], deep: bool, report: Report) -> set[Path]:
-    """Whether images and mask files are there, and with `deep` whether they are whole and of the same size.
-
-    Returns those that are not there.
-    """
+    """Check that images and mask files are there, and with `deep` that they fit. Returns those that are not there."""
     by_image: dict[Path, list[Ref]] = {}
     for ref in refs:
         by_image.setdefault(ref.image_path, []).append(ref)
@@ -209,42 +285,35 @@ def check_images(refs: list[Ref], deep: bool, report: Report) -> set[Path]:
     absent = {*check_files("images", list(by_image), report), *(check_files("masks", masks, report) if masks else ())}
     if not deep:
         return absent
-    whole = {
-        image: group
+    files = {
+        image: {image, *(ref.segmentation for ref in group if isinstance(ref.segmentation, Path))}
         for image, group in by_image.items()
-        if image not in absent
-        and not any(ref.segmentation in absent for ref in group if isinstance(ref.segmentation, Path))
     }
+    whole = [image for image in by_image if not absent & files[image]]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(look, whole, whole.values())
+        found = pool.map(look, whole, map(by_image.get, whole))
         faults = list(dict.fromkeys(fault for faults in found for fault in faults))
-    if faults:
-        report.fault(f"{len(faults):,} images or masks cannot be used:", faults)
-    else:
+    report.fault(f"{len(faults):,} images or masks cannot be used:", faults)
+    if not faults:
         report.ok(f"{len(whole):,} images opened, all their masks drawn")
     return absent
 
 
 def check_shares(refs: list[Ref], deep: bool, report: Report) -> None:
-    """Print which share of the image masks cover, of some refs, with `deep` of all; name the odd ones."""
-    step = 1 if deep else max(1, len(refs) // MASKS)
-    drawn = [(ref, share) for ref in refs[::step] if (share := _share(ref)) is not None]
+    """Print which share of the image masks cover, of some refs, with `deep` of all; name empty and full ones."""
+    step = 1 if deep else max(1, len(refs) // DRAWN_MASKS)
+    drawn: list[tuple[Ref, float]] = []
+    for ref in refs[::step]:
+        with suppress(InputError):  # --deep names these
+            drawn.append((ref, float(ref.mask().mean())))
     if not drawn:
         return
-    shares = [share for _, share in drawn]
-    shown = ", ".join(f"{what} {100 * of(shares):.2f}%" for what, of in SHARES.items())
+    least, middle, most = (100 * of(share for _, share in drawn) for of in (min, median, max))
+    shown = f"least {least:.2f}%, median {middle:.2f}%, most {most:.2f}%"
     report.ok(f"{len(drawn):,} of {len(refs):,} masks cover of their image: {shown}")
     for odd, what in ((0, "nothing"), (1, "the whole image")):
         found = [f"ref {ref.ref_id} ({ref.split}), {ref.image_path}" for ref, share in drawn if share == odd]
-        if found:
-            report.note(f"{len(found):,} of these masks cover {what}:", found)
-
-
-def _share(ref: Ref) -> float | None:
-    try:
-        return float(ref.mask().mean())
-    except InputError:  # --deep says so
-        return None
+        report.note(f"{len(found):,} of these masks cover {what}:", found)
 
 
 def check_files(what: str, paths: list[Path], report: Report) -> list[Path]:
@@ -256,10 +325,8 @@ def check_files(what: str, paths: list[Path], report: Report) -> list[Path]:
         return paths
     absent = set(missing)
     empty = [path for path in dict.fromkeys(paths) if path not in absent and not path.stat().st_size]
-    if missing:
-        report.fault(f"{len(missing):,} {what} are missing; {IMAGES_REMEDY}:", missing)
-    if empty:
-        report.fault(f"{len(empty):,} {what} are empty files; {IMAGES_REMEDY}:", empty)
+    report.fault(f"{len(missing):,} {what} are missing; {IMAGES_REMEDY}:", missing)
+    report.fault(f"{len(empty):,} {what} are empty files; {IMAGES_REMEDY}:", empty)
     if not missing and not empty:
         report.ok(f"{len(set(paths)):,} {what} are there")
     return missing + empty
@@ -291,11 +358,11 @@ def check_words(dataset: Dataset, root: Path, report: Report) -> None:
     vocabulary = report.attempt(lambda: Vocabulary.load(path))
     if vocabulary is None:
         return
-    size = f"{path}: {len(vocabulary):,} words"
-    if len(vocabulary) == WORDS[dataset.vocabulary]:
+    size, published = f"{path}: {len(vocabulary):,} words", WORDS[dataset.vocabulary]
+    if len(vocabulary) == published:
         report.ok(size)
     else:
-        report.note(f"{size}; the published one, which published checkpoints need, has {WORDS[dataset.vocabulary]:,}")
+        report.note(f"{size}; the published one, which published checkpoints need, has {published:,}")
     path = dataset.embeddings_path(root)
     try:
         read_embeddings(path, len(vocabulary), EMBEDDING_WIDTH)
@@ -308,28 +375,23 @@ def estimate(name: str, splits: Splits, root: Path) -> None:
     """Print disk and time that building all splits takes, by the refs that are there, else by the published counts."""
     size = refs = 0
     for split, published in COUNTS[name].items():
-        group = splits.get(split)
-        n_refs = len(group) if group else published.refs
-        texts = sum(len(ref.sentences) for ref in group) if group else published.expressions
-        images = len({ref.image_path for ref in group}) if group else published.images or published.refs // 2
-        size += images * (TRAIN_IMAGE_BYTES if is_train(split) else IMAGE_BYTES) + FILE_BYTES * (n_refs + texts)
-        refs += n_refs
-    free = shutil.disk_usage(root if root.is_dir() else Path.cwd()).free
-    print(
-        f"  build  about {size / 1e9:,.1f} GB (free: {free / 1e9:,.1f} GB) and {refs * SECONDS_PER_REF / 60:,.1f} "
-        f"minutes of one core at --img-size 480\n         (from {TRAIN_IMAGE_BYTES // 1000} kB a training image and "
-        f"{SECONDS_PER_REF} s a ref, measured on a small sample)"
-    )
+        found = count(splits[split]) if splits.get(split) else published
+        image_bytes = TRAIN_IMAGE_BYTES if is_train(split) else IMAGE_BYTES
+        size += (found.images or found.refs // 2) * image_bytes + FILE_BYTES * (found.refs + found.expressions)
+        refs += found.refs
+    free = shutil.disk_usage(root).free
+    disk, minutes = f"{size / 1e9:,.1f} GB (free: {free / 1e9:,.1f} GB)", refs * SECONDS_PER_REF / 60
+    print(f"  build  about {disk} and {minutes:,.1f} minutes of one core at --img-size 480")
+    sample = f"{TRAIN_IMAGE_BYTES // 1000} kB a training image and {SECONDS_PER_REF} s a ref"
+    print(f"         (from {sample}, measured on a small sample)")
 
 
 def print_downloads(names: list[str]) -> None:
-    """Where everything is to be had."""
+    """Print where everything is available."""
     print("where to get it, as people reported on public trackers; no link was verified:")
     places = {what: links for name in names for what, links in downloads(name).items()}
     for what, links in places.items():
-        print(f"  {what}")
-        for link in links:
-            print(f"    {link}")
+        print(f"  {what}", *links, sep="\n    ")
 
 
 if __name__ == "__main__":

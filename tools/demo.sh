@@ -33,7 +33,7 @@ cmp -s tools/demo.sh "$OUT/.done/demo.sh" || rm -rf "$OUT"
 mkdir -p "$OUT/.done"
 cp tools/demo.sh "$OUT/.done/demo.sh"
 
-step shapes "$PYTHON" tools/make_shapes.py --root "$OUT" --level easy --image_size 64 --images 1200 --val_images 100
+step shapes "$PYTHON" tools/make_shapes.py --root "$OUT" --image_size 64 --images 1200 --val_images 100
 step vocabulary "$PYTHON" build_vocab.py -d unc --root "$OUT"
 for split in train val testA testB; do
     step "batches_$split" "$PYTHON" build_batches.py -d unc -t "$split" --img-size 64 --root "$OUT"

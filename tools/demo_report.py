@@ -1,4 +1,4 @@
-"""The end of `make demo`: its table, whether it learned what it should, and one picture of some predictions.
+"""The end of `make demo`: its table, whether the model learned enough, and one image of some predictions.
 
     python tools/demo_report.py --out demo --seconds 600
 
@@ -19,15 +19,15 @@ from utils.files.reading import read_json
 from utils.files.writing import atomic_write
 
 ROWS = ("val", "testA", "testB", "val_rotated")
-LEAST_OIOU, LEAST_LOSS = 75.0, 50.0  # percent
-SHOWN = 6  # predictions in the picture
+MIN_OIOU, MIN_LOSS = 75.0, 50.0  # percent
+SHOWN = 6  # predictions in the image
 
 
 def main() -> None:
-    """Print the table and write the picture; an error if the model fell short."""
+    """Print the table and write the image; an error if the model fell short."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="the demo's folder")
-    parser.add_argument("--seconds", type=int, required=True, help="how long the demo took, to be printed")
+    parser.add_argument("--seconds", type=int, required=True, help="duration of the demo, for the last line")
     args = parser.parse_args()
     results = args.out / "results"
     rows = {name: read_json(results / name / "metrics.json", "result", "run the demo again") for name in ROWS}
@@ -36,12 +36,12 @@ def main() -> None:
         prec = "".join(f"{row['prec'][x]:10.2f}" for x in ("0.5", "0.7", "0.9"))
         print(f"unc {name:13}{row['oIoU']:8.2f}{row['mIoU']:8.2f}{prec}{row['n_samples']:13d}")
     oiou, loss = rows["val"]["oIoU"], rows["val"]["oIoU"] - rows["val_rotated"]["oIoU"]
-    print(f"oIoU on val: {oiou:.2f} ({LEAST_OIOU:.0f} or more is expected)")
-    print(f"lost if each image's expressions are rotated among its refs: {loss:.2f} ({LEAST_LOSS:.0f} or more)")
-    picture = draw(results / "val")
+    print(f"oIoU on val: {oiou:.2f} ({MIN_OIOU:.0f} or more is expected)")
+    print(f"lost if each image's expressions are rotated among its refs: {loss:.2f} ({MIN_LOSS:.0f} or more)")
+    overview = draw(results / "val")
     minutes, seconds = divmod(args.seconds, 60)
-    print(f"pictures: {results / 'val' / 'vis'}, some of them: {picture}; this run took {minutes} min {seconds} s")
-    if oiou < LEAST_OIOU or loss < LEAST_LOSS:
+    print(f"predictions: {results / 'val' / 'vis'}, some of them: {overview}; this run took {minutes} min {seconds} s")
+    if oiou < MIN_OIOU or loss < MIN_LOSS:
         raise InputError("the demo's model fell short of what is expected: was the code of models/ changed?")
 
 

@@ -1,4 +1,4 @@
-"""Make a small synthetic referring data set of coloured shapes, in the real input formats.
+"""Make a small synthetic data set of coloured shapes, in the format of RefCOCO (`-d unc`).
 
     python tools/make_shapes.py --root shapes
     python build_batches.py --root shapes -d unc -t train --img-size 64
@@ -14,8 +14,6 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, from wherever this is run
 
 from tools.shapes.dataset import Plan, write_dataset
-from tools.shapes.record import claim, finish
-from tools.shapes.scenes import LEVELS
 from utils.cli import ArgumentParser, run_main
 from utils.errors import InputError
 
@@ -26,29 +24,19 @@ def parser() -> ArgumentParser:
     """The command line."""
     result = ArgumentParser(prog="make_shapes.py", description=__doc__)
     where = result.add_argument_group("where")
-    where.add_argument(
-        "--root",
-        type=Path,
-        metavar="DIR",
-        required=True,
-        help="folder to write data/ and external/ in; made if need be",
-    )
-    where.add_argument("--overwrite", action="store_true", help="replace other shapes that --root holds")
+    root = "folder to write data/ and external/ in; created if it is missing"
+    where.add_argument("--root", type=Path, metavar="DIR", required=True, help=root)
+    where.add_argument("--overwrite", action="store_true", help="replacement of other shapes in --root")
     what = result.add_argument_group("what (these decide every byte)")
-    what.add_argument(
-        "--level", choices=LEVELS, default="easy",
-        help="easy: 2-4 shapes of different colours, named by colour and more; "
-        "full: 3-7 shapes, some alike, told apart by place and relation too",
-    )  # fmt: skip
-    what.add_argument("--images", type=int, default=1000, help="train images, of about 9 RefCOCO expressions each")
+    what.add_argument("--level", choices=["easy"], default="easy", help=SUPPRESS)  # accepted as in version 1.0
+    what.add_argument("--images", type=int, default=1000, help="train images, with about 8 expressions each")
     what.add_argument("--val_images", type=int, default=SUPPRESS, help="val images (default: a tenth of --images)")
-    what.add_argument(
-        "--test_images", type=int, default=SUPPRESS, help="testA images, as many testB (default: a 20th of --images)"
-    )
-    what.add_argument("--image_size", type=int, default=128, help="longer side of the images, pixels")
-    what.add_argument("--seed", type=int, default=1, help="of scenes, expressions and splits, 0 or more")
+    test = "testA images, and testB images (default: a 20th of --images)"
+    what.add_argument("--test_images", type=int, default=SUPPRESS, help=test)
+    what.add_argument("--image_size", type=int, default=128, help="longer side of the images in pixels")
+    what.add_argument("--seed", type=int, default=1, help="seed of scenes, expressions and splits, 0 or more")
     how = result.add_argument_group("how")
-    how.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, this machine's cores")
+    how.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of processes")
     return result
 
 
@@ -64,15 +52,13 @@ def main() -> None:
     val = getattr(options, "val_images", max(1, options.images // 10))
     test = getattr(options, "test_images", max(1, options.images // 20))
     images = {"train": options.images, "val": val, "testA": test, "testB": test}
-    plan = Plan(options.level, images, options.image_size, options.seed)
-    if not claim(plan, options.root, options.overwrite):
+    plan = Plan(images, options.image_size, options.seed)
+    written = write_dataset(plan, options.root, options.workers, options.overwrite)
+    if written is None:
         print(f"{options.root}: these shapes are there already, nothing to do")
         return
-    written = write_dataset(plan, options.root, options.workers)
-    finish(plan, options.root)
-    print(f"{options.root}: {plan.count} images; expressions:")
-    for name, counts in written.items():
-        print(f"  {name:24}", "  ".join(f"{split} {count:,}" for split, count in sorted(counts.items())))
+    splits = ", ".join(f"{split} {written[split]:,}" for split in plan.images)
+    print(f"{options.root}: {plan.count} images; expressions: {splits}")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ usage() {
 usage: tools/reproduce.sh DATASET        DATASET: unc, unc+, Gref, Gref_umd or referit
        (or refcoco, refcoco+, refcocog for the google split, the paper's, and refcocog_umd)
 
-Checks the data, builds the batches of every split, trains, evaluates every split and prints the tables. It can be
-stopped and started again at any point with the same settings: batches that are complete and splits that have their
-metrics.json are skipped, and training goes on from its last checkpoint. With other settings that change a result it stops
-and says which (choose another EXP_NAME for a second run). Each command is shown as you would type it.
+Checks the data, prepares every split, trains, evaluates every split and prints the tables. It can be stopped and started
+again at any point with the same settings: what is complete is skipped, and training continues from its last checkpoint.
+If settings that change a result differ from before, it stops and names them (choose another EXP_NAME for a second run).
+Each command is shown as you would type it.
 
 Settings, as environment variables (TRAIN_FLAGS="--adamW --amp" NUM_GPUS=8 tools/reproduce.sh unc):
   ROOT          folder that holds data/ and external/ (default: the repository)
@@ -18,12 +18,12 @@ Settings, as environment variables (TRAIN_FLAGS="--adamW --amp" NUM_GPUS=8 tools
   EXP_NAME      name of the run's folder in it (default: restr_DATASET)
   IMG_SIZE      side of the images, or HEIGHT,WIDTH (default: 480)
   NUM_GPUS      processes for training and evaluation, through torchrun if more than 1 (default: 1)
-  GLOVE         glove.6B.300d.txt, where word embeddings have still to be made (default: none)
+  GLOVE         glove.6B.300d.txt, from which word embeddings are made if they are missing (default: none)
   BUILD_FLAGS   more flags for build_batches.py
-  TRAIN_FLAGS   flags for train_restr.py (default: --adamW, the paper's recipe)
+  TRAIN_FLAGS   flags for train_restr.py (default: --adamW)
   EVAL_FLAGS    more flags for eval/evaluate.py
   CHECKPOINT    file of the run to evaluate (default: best.pth; for referit last.pth, as it has no validation split)
-  IGNORE_CHECK  1: go on although tools/check_data.py found faults (default: 0)
+  IGNORE_CHECK  1: continue although tools/check_data.py found faults (default: 0)
   PYTHON        interpreter (default: .venv/bin/python of the repository if there, else python)
 USAGE
 }
@@ -73,10 +73,10 @@ read -ra eval_flags <<<"${EVAL_FLAGS:-}"
 launcher=("$PYTHON")
 if [ "$NUM_GPUS" -gt 1 ]; then launcher=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$NUM_GPUS"); fi
 
-trap '' PIPE  # `| tee` that was killed is no reason to stop
+trap '' PIPE  # do not stop when the reader of `| tee` was killed
 
 show() {  # COMMAND...: print it as one would type it, then run it
-    { printf '\n$' && printf ' %q' "$@" && printf '\n'; } 2>/dev/null || true  # where nobody reads any more
+    { printf '\n$' && printf ' %q' "$@" && printf '\n'; } 2>/dev/null || true  # nobody may be reading any more
     "$@"
 }
 
@@ -132,7 +132,7 @@ for split in $evaluated; do
 done
 
 if [ ! -f "$ROOT/data/vocabulary_$words.txt" ] && [ ${#unbuilt[@]} -gt 0 ]; then
-    echo "There is no vocabulary: one is made of the training expressions. Published checkpoints need the published one."
+    echo "No vocabulary was found: one is made from the training expressions. Published checkpoints need the published one."
     show "$PYTHON" "$repo/build_vocab.py" -d "$dataset" --root "$ROOT" ${GLOVE:+--glove "$GLOVE"}
 elif [ -n "${GLOVE:-}" ] && [ ! -f "$ROOT/data/${words}_emb.npy" ]; then
     show "$PYTHON" "$repo/build_vocab.py" -d "$dataset" --root "$ROOT" --glove "$GLOVE"
@@ -140,10 +140,10 @@ fi
 if [ ${#unbuilt[@]} -gt 0 ]; then
     if ! show "$PYTHON" "$repo/tools/check_data.py" -d "$dataset" --root "$ROOT"; then
         if [ "${IGNORE_CHECK:-0}" != 1 ]; then
-            echo "reproduce.sh: fix what is marked FAULT, or set IGNORE_CHECK=1 to go on with the data as they are" >&2
+            echo "reproduce.sh: fix what is marked FAULT, or set IGNORE_CHECK=1 to continue with the data as they are" >&2
             exit 1
         fi
-        echo "IGNORE_CHECK=1: going on with the data as they are"
+        echo "IGNORE_CHECK=1: continuing with the data as they are"
     fi
 fi
 for split in "${unbuilt[@]}"; do

@@ -132,7 +132,7 @@ function showCount(filtered) {
     if (facts.changes) parts.push(" · before ", numbers("hitBefore", "unionBefore", "before"));
   }
   const bare = listed.reduce((total, sample) => total + (sample.overlay ? 0 : 1), 0);
-  if (bare) parts.push(` · ${whole(bare)} without a picture, to keep the file small`);
+  if (bare) parts.push(` · ${whole(bare)} without an image, to keep the file small`);
   document.getElementById("count").replaceChildren(...parts);
 }
 
@@ -179,7 +179,7 @@ function card(sample, place) {
     shot.append(make("img", { src: photo(sample), alt: "" }));
     shot.append(make("img", { src: mask(sample), alt: "", className: "over-it" }));
   } else {
-    shot.append(make("span", { className: "gone" }, "no picture"));
+    shot.append(make("span", { className: "gone" }, "no image"));
   }
   const score = make("span", { className: "score" }, make("b", {}, sample.iou.toFixed(2)), track(sample.iou));
   if (facts.changes) score.append(gain(sample.change));

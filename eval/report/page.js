@@ -195,7 +195,7 @@ async function showLarge(place) {
   document.getElementById("later").disabled = place === listed.length - 1;
   const dialog = document.getElementById("detail");
   if (!dialog.open) dialog.showModal();
-  const panes = sample.overlay ? await paint(sample) : [make("div", {}, "No picture of it is in this file.")];
+  const panes = sample.overlay ? await paint(sample) : [make("div", {}, "Its image is not in this file.")];
   if (large === place) document.getElementById("panes").replaceChildren(...panes);
 }
 

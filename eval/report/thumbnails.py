@@ -1,7 +1,7 @@
-"""Small pictures of predictions, made while a split is evaluated, for the report's gallery.
+"""Thumbnails of predictions for the report's gallery, made while a split is evaluated.
 
-An image comes once, as WebP; over it, for each expression, a lossless WebP of four colours: nothing, missed, wrong,
-right. As PNG these would take half as much again.
+Each image is stored once, as WebP; over it lies, for each expression, a lossless WebP of four colours: nothing, missed,
+wrong, right. PNG would take half as much again.
 """
 
 import io
@@ -14,14 +14,8 @@ from eval.evaluator import Prediction
 from utils import device as distributed
 
 SIDE = 192  # longer side, pixels
-
-
 QUALITY = 52  # of WebP: about 4 kB a photograph
-
-
 MISSED, WRONG, RIGHT = (66, 133, 255), (255, 92, 53), (52, 211, 115)  # the page's legend has the same
-
-
 COLOURS = np.array([(0, 0, 0, 0), (*MISSED, 255), (*WRONG, 255), (*RIGHT, 255)], np.uint8)
 
 

@@ -1,17 +1,25 @@
 """Where does a checkpoint fail? `evaluate.py --report`: one HTML file with tables, charts and a gallery of a split.
 
-The file needs no other and no network. It has room for the thumbnails of a whole split of RefCOCO (10,834 expressions
-of 1,500 images); of larger ones the worst, the median and the best get them, until the file has MAX_BYTES.
+The file needs no other file and no network. It has room for the thumbnails of a whole split of RefCOCO (10,834
+expressions of 1,500 images); of larger splits the worst, the median and the best expressions get them, until the file
+has MAX_BYTES.
+
+What comes from data (expressions, names, paths) is never put into the markup: it travels as JSON in a block that no
+browser runs, and the scripts set it as text. The page's own policy lets it run these scripts only and load nothing.
 """
 
 import base64
+import hashlib
+import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
+from typing import Any
 
 from eval.metrics import SampleScore, group_row, mean_iou, overall_iou, summarise
-from eval.report import page as report_page
 from eval.report.thumbnails import Thumbnails
 from eval.results import read_result
 from utils.datasets import title
@@ -21,36 +29,19 @@ from utils.files.writing import atomic_write
 from utils.prepared import BatchSplit
 from utils.text import tokenize
 
+FOLDER = Path(__file__).parent
+SCRIPTS = ("charts.js", "gallery.js", "page.js")  # one script in this order
 MAX_BYTES = 19_500_000  # of the file
-
-
-MAX_SENTENCE = 200  # characters that are shown
-
-
+MAX_LENGTH = 200  # characters of an expression that are shown
 MAX_SAMPLES_BYTES = 256 * MEBIBYTE
-
-
 SIZE_EDGES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # shares of the image
-
-
 NO_OBJECT = "none"  # the row of empty masks
-
-
 BINS = 20  # of the histogram
-
-
 FOUND = 0.5  # IoU from which an object counts as found
-
-
 CHANGED = 0.05  # difference in IoU beyond which an expression counts as better or worse
-
-
 MAX_WORDS = 500  # of the table by word; the rarest go first
-
-
-_OVERLAY = 7  # its place in a row of the gallery
-
-
+OVERLAY = 7  # its place in a row of the gallery
+INERT = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}  # characters that could end the block of JSON
 _REMEDY = "write it again with eval/evaluate.py"
 
 
@@ -65,7 +56,7 @@ class Other:
 def read_other(path: Path, split: BatchSplit) -> Other:
     """The metrics.json at `path` (or in that folder) and the samples.jsonl beside it.
 
-    Raises InputError if they are damaged, a control, of other expressions than those of `split`, or not of one run.
+    Raises InputError if they are damaged, a control, of other expressions than `split`, or of two different runs.
     """
     path = path / "metrics.json" if path.is_dir() else path
     result = read_result(path)
@@ -92,7 +83,7 @@ def _read_scores(path: Path) -> list[SampleScore]:
             texts = (score.name, score.sentence, score.image_name)
             kinds = all(type(n) is int for n in numbers) and all(type(text) is str for text in texts)
             if not kinds or score.index != index or not 0 <= score.intersection <= score.union < 2**53:
-                raise ValueError(f"line {index + 1} is no score")
+                raise ValueError(f"line {index + 1} is not a score")
     return scores
 
 
@@ -101,14 +92,42 @@ def write_report(
 ) -> None:
     """Write the page of a split.
 
-    Args: metrics, what goes to metrics.json; scores, of the whole split by index; thumbnails, gathered.
+    Args: `metrics`, the content of metrics.json; `scores` of the whole split, by index; `thumbnails`, gathered.
     """
     numbers, shown = facts(metrics, scores, thumbnails, other), gallery(scores, thumbnails, other)
-    room = MAX_BYTES - len(report_page.render(numbers, shown))
-    add_pictures(shown, thumbnails, room, by_interest(scores, other.scores if other else None))
-    page = report_page.render(numbers, shown)
+    room = MAX_BYTES - len(render(numbers, shown))
+    add_thumbnails(shown, thumbnails, room, by_interest(scores, other.scores if other else None))
+    page = render(numbers, shown)
     with atomic_write(path) as file:
         file.write(page)
+
+
+def render(facts: dict, gallery: dict) -> bytes:
+    """The page, UTF-8, of what `facts` and `gallery` return. Raises ValueError for NaN and infinity."""
+    template, style, *scripts = ((FOLDER / name).read_text("utf-8") for name in ("page.html", "page.css", *SCRIPTS))
+    script = f"(() => {{\n{''.join(scripts)}}})();\n"
+    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
+    policy += "; base-uri 'none'; form-action 'none'"
+    parts = {
+        "policy": policy,
+        "title": escape(f"{facts['title']}: where does it fail?"),
+        "style": style,
+        "facts": encode(facts),
+        "gallery": encode(gallery),
+        "script": script,
+    }
+    page = re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], template)
+    return page.encode()
+
+
+def encode(value: Any) -> str:
+    """`value` as JSON that can stand inside a script element: without <, > and &."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(INERT)
+
+
+def _hash(source: str) -> str:
+    """An inline style or script as a content security policy names it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
 def facts(metrics: dict, scores: Sequence[SampleScore], thumbnails: Thumbnails, other: Other | None) -> dict:
@@ -144,7 +163,7 @@ def _side(metrics: dict, scores: Sequence[SampleScore], shares: Sequence[float],
 
 
 def _listed(table: dict[str, dict]) -> list[dict]:
-    """The rows with their label inside: JavaScript does not keep the order of keys such as "3"."""
+    """The rows with their label inside, as JavaScript does not keep the order of keys such as "3"."""
     return [{"label": label, **row} for label, row in table.items()]
 
 
@@ -174,13 +193,13 @@ def by_size(scores: Sequence[SampleScore], shares: Sequence[float]) -> dict[str,
 
 
 def by_word(scores: Sequence[SampleScore], others: Sequence[SampleScore] | None = None) -> dict[str, dict]:
-    """Words that stand in enough expressions, the one with the lowest mIoU first: the numbers of `by_size`.
+    """The numbers of `by_size` by word, for words of enough expressions, the lowest mIoU first.
 
     With `others` also "before", their mIoU.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for place, score in enumerate(scores):
-        for word in {piece for piece in tokenize(score.sentence) if piece.isalnum() and len(piece) <= 40}:
+        for word in {token for token in tokenize(score.sentence) if token.isalnum() and len(token) <= 40}:
             groups[word].append(place)
     enough = max(5, len(scores) // 500)
     often = [word for word in groups if len(groups[word]) >= enough]
@@ -205,21 +224,21 @@ def changes(ours: Sequence[SampleScore], theirs: Sequence[SampleScore]) -> dict[
 
 
 def gallery(scores: Sequence[SampleScore], thumbnails: Thumbnails, other: Other | None) -> dict:
-    """The gallery's data, as yet without pictures: `names` and `images` by number, and a row for each expression.
+    """The gallery's data, without thumbnails yet: `names` and `images` by number, and a row for each expression.
 
-    A row is [sentence, name, number of the image, I, U, tokens, row by mask size, overlay, and with `other` its I, U].
+    A row: [expression, name, number of the image, I, U, tokens, row by mask size, overlay], with `other` also its I, U.
     """
     names = list(dict.fromkeys(score.image_name for score in scores))
     number = {name: i for i, name in enumerate(names)}
     rows = []
     for i, score in enumerate(scores):
-        row = [one_line(score.sentence, MAX_SENTENCE), score.name, number[score.image_name], score.intersection]
+        row = [one_line(score.sentence, MAX_LENGTH), score.name, number[score.image_name], score.intersection]
         row += [score.union, score.length, size_label(thumbnails.shots[score.index].share), ""]
         rows.append(row + [other.scores[i].intersection, other.scores[i].union] if other else row)
     return {"names": names, "images": [""] * len(names), "rows": rows}
 
 
-def add_pictures(shown: dict, thumbnails: Thumbnails, room: int, order: Iterable[int]) -> None:
+def add_thumbnails(shown: dict, thumbnails: Thumbnails, room: int, order: Iterable[int]) -> None:
     """Put overlays and images into `shown`, what `gallery` returns, as base64: in `order`, until `room` is full."""
     for i in order:
         row, shot = shown["rows"][i], thumbnails.shots[i]
@@ -228,13 +247,13 @@ def add_pictures(shown: dict, thumbnails: Thumbnails, room: int, order: Iterable
         room -= len(overlay) + (0 if shown["images"][row[2]] else len(image))
         if room < 0:
             return
-        row[_OVERLAY], shown["images"][row[2]] = overlay, image
+        row[OVERLAY], shown["images"][row[2]] = overlay, image
 
 
 def by_interest(scores: Sequence[SampleScore], others: Sequence[SampleScore] | None) -> list[int]:
-    """Places of all scores, those first that a reader looks for first: in turn the worst, median, best left over.
+    """Places of all scores, the most interesting first: the worst, the median and the best take turns.
 
-    With `others`, what lost and what gained most take turns with them.
+    With `others`, so do those that lost and gained most.
     """
     order = sorted(range(len(scores)), key=lambda i: (scores[i].iou, i))
     middle = scores[order[len(order) // 2]].iou
@@ -253,7 +272,7 @@ def _title(checkpoint: dict) -> str:
 
 
 def _record(metrics: dict) -> dict[str, str]:
-    """What the numbers can be traced by, for people. A metrics.json from elsewhere may lack any of it."""
+    """Where the numbers come from, in words. A metrics.json from elsewhere may lack any of it."""
     found = {"checkpoint": metrics["checkpoint"]["file"], "sha256": metrics["checkpoint"].get("sha256")}
     data = metrics.get("data")
     found["data"] = data.get("folder") if isinstance(data, dict) else None

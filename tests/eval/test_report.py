@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from eval.metrics import SampleScore
-from eval.report import page as report_page
 from eval.report import write as report
 from eval.report.thumbnails import MISSED, RIGHT, SIDE, WRONG, Shot, Thumbnails, thumbnail_size
 from tests.eval.test_evaluate import ROOT, complaint, run
@@ -122,7 +121,7 @@ def test_values_on_an_edge():
 
 
 def test_a_title_is_no_markup():
-    page = report_page.render({"title": "</title><b>"}, {}).decode()
+    page = report.render({"title": "</title><b>"}, {}).decode()
     assert "&lt;/title&gt;&lt;b&gt;: where" in page and "</title><b>" not in page
 
 
@@ -137,9 +136,9 @@ def test_what_expressions_may_hold(tmp_path):
     assert shown["rows"][4][0] == "\\u202egnirts desrever\\u202c \\u200f" and shown["rows"][7][0] == HOSTILE[7]
     assert facts["sides"][0]["record"]["data"] == "data/<b>unc"
     value = {"<&>": "\u2028</script>", "a": [1.5, None, "é"]}
-    assert json.loads(report_page.encode(value)) == value and not set("<>&\u2028") & set(report_page.encode(value))
+    assert json.loads(report.encode(value)) == value and not set("<>&\u2028") & set(report.encode(value))
     with pytest.raises(ValueError):
-        report_page.encode(float("nan"))
+        report.encode(float("nan"))
 
 
 def test_a_large_picture_is_made_small():
@@ -242,8 +241,8 @@ def test_another_result_that_does_not_fit(place, tmp_path, capsys, changed, says
         ("samples.jsonl", b"", "other expressions"),
         ("samples.jsonl", b"[" * 100_000, "samples.jsonl: is not a readable"),
         ("samples.jsonl", lambda lines: [*lines[:-1], lines[-1][:40]], "samples.jsonl: is not a readable"),
-        ("samples.jsonl", lambda lines: lines[::-1], "line 1 is no score"),
-        ("samples.jsonl", lambda lines: [lines[0].replace(b'"union": 20', b'"union": -1'), *lines[1:]], "line 1 is no"),
+        ("samples.jsonl", lambda lines: lines[::-1], "line 1 is not a score"),
+        ("samples.jsonl", lambda lines: [lines[0].replace(b'"union": 20', b'"union": -1'), *lines[1:]], "line 1 is"),
         ("samples.jsonl", lambda lines: [lines[0].replace(b"unc_val_0", b"x") + b"}", *lines[1:]], "is not a readable"),
         (
             "samples.jsonl",

@@ -5,7 +5,9 @@ import pickle
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
@@ -13,8 +15,7 @@ from pycocotools import mask as coco_mask
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "make_shapes.py"
 IMAGES = {"train": 40, "val": 6, "testA": 5, "testB": 5}
-SEED = 4  # some of its images are grayscale, at both levels
-REFS_FILES = [("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "google"), ("refcocog", "umd")]
+SEED = 4  # some of its images are grayscale
 RGB = {
     "red": (212, 38, 42), "orange": (244, 140, 28), "yellow": (248, 220, 50), "green": (46, 160, 67),
     "blue": (36, 96, 214), "purple": (138, 54, 178), "white": (244, 244, 240),
@@ -26,35 +27,66 @@ def make(root, *arguments, cwd=None):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
 
 
-def arguments(level="easy", seed=SEED, images=IMAGES):
+def arguments(seed=SEED, images=IMAGES):
     sizes = ["--images", images["train"], "--val_images", images["val"], "--test_images", images["testA"]]
-    return ["--level", level, "--seed", seed, *sizes, "--workers", 1]
+    return ["--seed", seed, *sizes, "--workers", 1]
+
+
+@dataclass(eq=False)
+class Thing:
+    """One annotation as somebody sees it who has the image and the mask; `colour` is None in a grayscale image."""
+
+    entry: dict
+    kind: str
+    colour: str | None
+    mask: np.ndarray
+    image: Image.Image
+
+    @property
+    def x(self) -> float:
+        return self.entry["bbox"][0] + self.entry["bbox"][2] / 2
+
+    @property
+    def y(self) -> float:
+        return self.entry["bbox"][1] + self.entry["bbox"][3] / 2
+
+    @property
+    def size(self) -> str:
+        return "big" if max(self.entry["bbox"][2:]) > 0.39 * max(self.image.size) else "small"
 
 
 @dataclass
 class Made:
-    level: str
-    root: Path
+    """The content of all files; `things` by image id, in the order of the annotations."""
+
     instances: dict
-    refs: dict
-
-    def image(self, image_id):
-        return Image.open(self.root / f"data/coco/images/train2014/COCO_train2014_{image_id:012d}.jpg")
-
-
-_MADE: dict[str, Made] = {}
+    refs: list[dict]
+    refs_pickle: bytes
+    images: dict[int, Image.Image]
+    things: dict[int, list[Thing]]
 
 
-def made_shapes(level, tmp_path_factory):
-    """The shapes of one level, made once however many test files read them."""
-    if level not in _MADE:
-        root = tmp_path_factory.mktemp(level)
-        result = make(root, *arguments(level))
+@cache
+def made_shapes() -> Made:
+    """The shapes, made once however many tests read them."""
+    with TemporaryDirectory() as folder:
+        result = make(folder, *arguments())
         assert result.returncode == 0, result.stderr
-        refer = root / "external/refer/data"
-        refs = {(d, s): pickle.loads((refer / d / f"refs({s}).p").read_bytes()) for d, s in REFS_FILES}
-        _MADE[level] = Made(level, root, json.loads((refer / "refcoco/instances.json").read_text()), refs)
-    return _MADE[level]
+        annotations = Path(folder) / "external/refer/data/refcoco"
+        instances = json.loads((annotations / "instances.json").read_text())
+        content = (annotations / "refs(unc).p").read_bytes()
+        images = {}
+        for image in instances["images"]:
+            images[image["id"]] = Image.open(Path(folder) / "data/coco/images/train2014" / image["file_name"])
+            images[image["id"]].load()
+    names = {c["id"]: c["name"] for c in instances["categories"]}
+    things: dict[int, list[Thing]] = {number: [] for number in images}
+    for entry in instances["annotations"]:
+        image = images[entry["image_id"]]
+        mask = decode(entry["segmentation"], *image.size[::-1])
+        thing = Thing(entry, names[entry["category_id"]], _colour(image, mask), mask, image)
+        things[entry["image_id"]].append(thing)
+    return Made(instances, pickle.loads(content), content, images, things)
 
 
 def decode(entry, height, width):
@@ -62,17 +94,7 @@ def decode(entry, height, width):
     return coco_mask.decode(coco_mask.merge(encoded) if isinstance(entry, list) else encoded).astype(bool)
 
 
-def masks_of(made):
-    sizes = {i["id"]: (i["height"], i["width"]) for i in made.instances["images"]}
-    return {a["id"]: decode(a["segmentation"], *sizes[a["image_id"]]) for a in made.instances["annotations"]}
-
-
-def queries(made, split):
-    return json.loads((made.root / f"data/referit/referit_query_{split}.json").read_text())
-
-
-def colour_of(made, a, mask):
-    image = made.image(a["image_id"])
+def _colour(image, mask):
     if image.mode == "L":
         return None
     middle = np.median(np.asarray(image, float)[mask], axis=0)

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import bench_build, bench_load, bench_startup, gpu, gpu_rows
+from benchmarks import bench_build, bench_load, bench_startup, gpu
 from benchmarks.photos import make_set
 from benchmarks.report import table
 from prepare.public import read_refs
@@ -25,9 +26,9 @@ def test_every_gpu_row_runs():
     args = Namespace(device="cpu", tiny=True, batches="2", images=2, repeats=1, minutes=5)
     found = []
     gpu.measure(args, lambda values: found.append(copy.deepcopy(values)))
-    assert [len(values["training"]) for values in found] == list(range(2 + len(gpu_rows.OURS)))
+    assert [len(values["training"]) for values in found] == list(range(2 + len(gpu.OURS)))
     values = found[-1]
-    assert [row["way"] for row in values["training"]] == [gpu_rows.REFERENCE.name, *gpu.NAMES]
+    assert [row["way"] for row in values["training"]] == [gpu.REFERENCE.name, *(way.name for way in gpu.OURS)]
     assert all(row["samples_per_s"] > 0 for row in values["training"])
     assert values["evaluation"][1]["logits_differ"] < 1e-5
     assert values["evaluation"][1]["pixels_differ"] == 0 < values["evaluation"][2]["pixels_differ"] < 0.1
@@ -37,27 +38,17 @@ def test_every_gpu_row_runs():
     assert text.count("| ours, bf16, --compile |") == 1
 
 
-def test_gpu_rows_for_which_there_is_no_time_say_so():
-    bench = gpu_rows.Bench(gpu_rows.torch.device("cpu"), True, 1, seconds=-1)
-    rows = list(gpu_rows.training_rows(bench, [8], 1.0, 1.0))
-    text = gpu.markdown(
-        {
-            "where": "here",
-            "tiny": False,
-            "matmul_tflops": 1.0,
-            "flops_a_sample": 1.0,
-            "evaluation": [],
-            "oiou": {"fp32": 0.0, "bf16": 0.0},
-            "training": rows,
-            "gb_a_sample": {},
-        }
-    )
-    assert text.count("not measured: time was up") == 1 + len(gpu_rows.OURS)
+def test_rows_without_time_left_say_so():
+    bench = gpu.Bench(torch.device("cpu"), True, 1, seconds=-1)
+    rows = list(gpu.training_rows(bench, [8], 1.0, 1.0))
+    numbers = {"matmul_tflops": 1.0, "flops_a_sample": 1.0, "oiou": {"fp32": 0.0, "bf16": 0.0}}
+    text = gpu.markdown({"where": "", "tiny": False, "evaluation": [], "training": rows, "gb_a_sample": {}} | numbers)
+    assert text.count("not measured: time was up") == 1 + len(gpu.OURS)
 
 
 def test_one_training_step_is_the_same_either_way():
-    bench = gpu_rows.Bench(gpu_rows.torch.device("cpu"), True, 1, seconds=60)
-    ways = [replace(gpu_rows.REFERENCE, amp=None), gpu_rows.OURS[0]]
+    bench = gpu.Bench(torch.device("cpu"), True, 1, seconds=60)
+    ways = [replace(gpu.REFERENCE, amp=None), gpu.OURS[0]]
     for module in bench.model.modules():
         if hasattr(module, "drop_prob"):
             module.drop_prob = 0.0
@@ -65,7 +56,7 @@ def test_one_training_step_is_the_same_either_way():
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-def test_the_reference_way_of_building_gives_our_arrays(photos, tmp_path):
+def test_the_authors_way_of_building_gives_our_arrays(photos, tmp_path):
     refs = read_refs(photos, "unc", "train")
     assert (len(refs), {len(ref.sentences) for ref in refs}) == (5, {3})
     bench_build.reference_seconds(photos, tmp_path / "theirs", 1)
@@ -79,7 +70,7 @@ def test_the_reference_way_of_building_gives_our_arrays(photos, tmp_path):
         bench_build.check_identical(tmp_path / "theirs", split)
 
 
-def test_the_reference_way_of_loading_gives_our_samples(photos, tmp_path):
+def test_the_authors_way_of_loading_gives_our_samples(photos, tmp_path):
     options = BuildOptions(photos, "unc", "train", (48, 48), workers=1, self_contained=True)
     folder = build(options).folder
     split = BatchSplit(folder, "train")

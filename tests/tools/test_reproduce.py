@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from tests.support.shapes import make
-from tools.data_facts import COUNTS
+from tests.support.tiny_set import make_tiny_set
+from tools.check_data import COUNTS
 
 SCRIPT = ROOT / "tools/reproduce.sh"
 TOY = (
@@ -80,10 +80,9 @@ def names(lines: list[str]) -> list[str]:
     return [" ".join([line.split()[0], *re.findall(r"(?:-t|--set) (\S+)", line)]) for line in lines]
 
 
-def test_shapes_from_annotations_to_tables(tmp_path):
-    root = tmp_path / "shapes"
-    sizes = ["--images", 4, "--val_images", 1, "--test_images", 1, "--image_size", 64, "--workers", 1]
-    assert make(root, *sizes).returncode == 0
+def test_from_annotations_to_tables(tmp_path):
+    root = make_tiny_set(tmp_path, images=2, refs=1)
+    (root / "data/vocabulary_Gref.txt").unlink()
     settings = {"ROOT": str(root), "IMG_SIZE": "64", "TRAIN_FLAGS": TOY, "EVAL_FLAGS": "--num_workers 0"}
     said = reproduce("Gref", IGNORE_CHECK="1", **settings)
     assert (root / "weights/restr_Gref/eval_Gref_val_best/metrics.json").is_file()

@@ -1,1 +1,1 @@
-"""A synthetic referring data set of coloured shapes, in the real input formats (SPEC section 3)."""
+"""A synthetic data set of coloured shapes, in the format of RefCOCO."""

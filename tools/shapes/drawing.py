@@ -114,15 +114,15 @@ def visible_masks(scene: Scene) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def paint(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """The picture of a scene: mode RGB, or L if the scene is gray. `rng` draws the ground's texture."""
+    """The image of a scene: mode RGB, or L if the scene is gray. `rng` draws the ground's texture."""
     image = _ground(scene, rng)
     for shape in scene.layers:
         rgb = np.array(shape.rgb, np.float32)
         for inset, colour in ((1.0, rgb * RIM_SHADE), (RIM, rgb)):
             where, coverage = _coverage(shape, scene.height, scene.width, inset)
             image[where] += coverage[..., None] * (colour - image[where])
-    picture = Image.fromarray(np.clip(image + 0.5, 0, 255).astype(np.uint8))
-    return picture.convert("L") if scene.gray else picture
+    result = Image.fromarray(np.clip(image + 0.5, 0, 255).astype(np.uint8))
+    return result.convert("L") if scene.gray else result
 
 
 def _ground(scene: Scene, rng: np.random.Generator) -> np.ndarray:

@@ -1,101 +1,145 @@
-"""Referring expressions: proposed at random, kept only if they mean one thing of the scene and no other."""
+"""Referring expressions: proposed at random, kept only if they mean one thing of the scene and no other.
 
+What an expression means is a Truth: for each thing True, False or None (too close to call). True holds under the
+strictest reading of the words and False under the loosest, so that nobody need guess where "right of" ends.
+"""
+
+from dataclasses import dataclass
 from random import Random
 
-from tools.shapes import meanings
-from tools.shapes.meanings import SIDES, Phrase, View, meant
+from tools.shapes.scenes import Thing
 
-MOST = {"left": "left-most", "right": "right-most", "top": "highest", "bottom": "lowest"}
+SIDES = ("left", "right", "top", "bottom")
+GAP = 0.07  # of the longer side: how far right of its anchor a thing must be
+SLACK = 0.03  # of the longer side: how far on the wrong side a thing must be not to count as "right of"
 PLACE = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
 BESIDE = {"left": "left of", "right": "right of", "top": "above", "bottom": "below"}
-
-# For each kind of expression and style, ways to say it. {a} and {the} are the phrase with its article.
-SHORT = {
-    "described": ("{phrase}", "{phrase}", "{the}"),
-    "on_side": ("{phrase} {place}", "{the} {place}"),
-    "extreme": ("{most} {phrase}", "{the_most}"),
-    "second": ("second {phrase} from the {side}", "the second {phrase} from the {side}"),
-    "beside": ("{phrase} {beside} the {anchor}", "{the} {beside} the {anchor}"),
-    "closest": ("{phrase} closest to the {anchor}", "{the} closest to the {anchor}"),
+TEMPLATES = {
+    "described": ("{phrase}", "{phrase}", "the {phrase}"),
+    "on_side": ("{phrase} {place}", "the {phrase} {place}"),
+    "beside": ("{phrase} {beside} the {anchor}", "the {phrase} {beside} the {anchor}"),
 }
-SENTENCE = {
-    "described": ("there is {a} lying on the ground", "{a} that was put on the ground", "{the} in this picture"),
-    "on_side": ("{a} that is {place} of the picture", "{the} which lies {place} of the image"),
-    "extreme": ("{the_most} in the whole picture", "of all of them it is {the_most}"),
-    "second": ("it is the second {phrase} counted from the {side}",),
-    "beside": ("{a} that is {beside} the {anchor}", "{the} lying somewhere {beside} the {anchor}"),
-    "closest": ("{the} that is closest to the {anchor}", "{a} which lies closest to the {anchor}"),
-}
-# How often each kind is proposed. Easy scenes are told apart by colour, so the place is said now and then only.
-EASY = (("described", "on_side", "beside"), (70, 20, 10))
-FULL = (("described", "on_side", "extreme", "second", "beside", "closest"), (15, 20, 10, 4, 45, 6))
-ATTRIBUTES_ONLY = (("described",), (100,))
+SHARES = {"described": 70, "on_side": 20, "beside": 10}  # percent of each kind of expression among the proposals
 ATTEMPTS = 24  # for each expression wanted
+Truth = list[bool | None]
 
 
-def expressions(
-    rng: Random, view: View, target: int, level: str, count: int, full_sentences=False, place=True
-) -> list[str]:
+@dataclass(frozen=True)
+class View:
+    """The things that an expression may mean, and the size of their image in pixels."""
+
+    things: list[Thing]
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """Attributes of a thing; None where nothing is said. `noun` is a kind, or "shape" or "one"."""
+
+    size: str | None
+    colour: str | None
+    kind: str | None
+    noun: str
+
+    def __str__(self) -> str:
+        return " ".join(word for word in (self.size, self.colour, self.noun) if word)
+
+    def fits(self, thing: Thing) -> bool:
+        """Whether nothing that is said is wrong of the thing."""
+        pairs = ((self.size, thing.size), (self.colour, thing.colour), (self.kind, thing.kind))
+        return all(said in (None, true) for said, true in pairs)
+
+
+def expressions(rng: Random, view: View, target: int, count: int) -> list[str]:
     """Up to `count` different expressions, lower-case, each of which means the thing `target` alone.
 
-    `place=False` (RefCOCO+) says attributes only. Returns [] where no attempt was unambiguous.
+    Returns [] where no attempt was unambiguous.
     """
-    all_said = _phrase(rng, view, target, level, everything=True)
-    told_by_attributes = meant(meanings.described(view, all_said)) == target
-    if not place and not told_by_attributes:
-        return []
-    weights = ATTRIBUTES_ONLY if not place else EASY if level == "easy" else FULL
-    ways, found = SENTENCE if full_sentences else SHORT, []
+    found: list[str] = []
+    everything = _phrase(rng, view.things[target], everything=True)
     for _ in range(ATTEMPTS * count):
-        phrase, kind = _phrase(rng, view, target, level), rng.choices(*weights)[0]
-        text = _propose(rng, view, target, phrase, kind, ways)
-        needed = level == "easy" or kind == "described" or sum(meanings.described(view, phrase)) > 1
-        if needed and text is not None and text not in found:
+        phrase = _phrase(rng, view.things[target])
+        text = _propose(rng, view, target, phrase, rng.choices(list(SHARES), list(SHARES.values()))[0])
+        if text is not None and text not in found:
             found.append(text)
         if len(found) == count:
             return found
-    if not found and told_by_attributes:
-        found.append(_propose(rng, view, target, all_said, "described", ways))
+    if not found and meant(described(view, everything)) == target:
+        found.append(_propose(rng, view, target, everything, "described"))
     return found
 
 
-def _phrase(rng: Random, view: View, index: int, level: str, everything=False) -> Phrase:
-    """Some of the attributes of a thing. Easy scenes always name the colour, gray ones never."""
-    thing = view.things[index]
+def _phrase(rng: Random, thing: Thing, everything: bool = False) -> Phrase:
+    """Some of the attributes of a thing, always its colour, which grayscale images lack."""
     says_size = everything or rng.random() < 0.4
-    says_colour = everything or level == "easy" or rng.random() < 0.6
     says_kind = everything or rng.random() < 0.75
-    colour = thing.colour if says_colour else None
-    kind = thing.kind if says_kind or colour is None else None  # "shape" alone might be the bar
-    return Phrase(thing.size if says_size else None, colour, kind, kind or rng.choice(("shape", "one")))
+    kind = thing.kind if says_kind or thing.colour is None else None  # "shape" alone might be the bar
+    return Phrase(thing.size if says_size else None, thing.colour, kind, kind or rng.choice(("shape", "one")))
 
 
-def _propose(rng: Random, view: View, target: int, phrase: Phrase, kind: str, ways: dict) -> str | None:
+def _propose(rng: Random, view: View, target: int, phrase: Phrase, kind: str) -> str | None:
     """An expression of the given kind about `phrase`; None if it does not mean `target` alone."""
-    start = rng.randrange(len(view.things))
-    anchor = _phrase(rng, view, start, "easy", everything=rng.random() < 0.5)
-    side = _side_from(view, start, target) if kind == "beside" else rng.choice(SIDES)
+    start = view.things[rng.randrange(len(view.things))]
+    anchor = _phrase(rng, start, everything=rng.random() < 0.5)
+    side = _side_from(start, view.things[target]) if kind == "beside" else rng.choice(SIDES)
     truth = {
-        "described": lambda: meanings.described(view, phrase),
-        "on_side": lambda: meanings.on_side(view, phrase, side),
-        "extreme": lambda: meanings.extreme(view, phrase, side),
-        "second": lambda: meanings.extreme(view, phrase, side, rank=2),
-        "beside": lambda: meanings.beside(view, phrase, side, anchor),
-        "closest": lambda: meanings.closest(view, phrase, anchor),
+        "described": lambda: described(view, phrase),
+        "on_side": lambda: on_side(view, phrase, side),
+        "beside": lambda: beside(view, phrase, side, anchor),
     }[kind]
     if meant(truth()) != target:
         return None
-    way = rng.choice(ways[kind])
-    article = "an" if str(phrase)[0] in "aeiou" else "a"
-    return way.format(
-        phrase=phrase, a=f"{article} {phrase}", the=f"the {phrase}", the_most=f"the {MOST[side]} {phrase}",
-        most=MOST[side], place=PLACE[side], side=side, beside=BESIDE[side], anchor=anchor,
-    )  # fmt: skip
+    template = rng.choice(TEMPLATES[kind])
+    return template.format(phrase=phrase, place=PLACE[side], beside=BESIDE[side], anchor=anchor)
 
 
-def _side_from(view: View, start: int, target: int) -> str:
-    """The side of thing `start` on which `target` lies: the only one worth a proposal."""
-    x, y = (getattr(view.things[target], axis) - getattr(view.things[start], axis) for axis in "xy")
+def _side_from(start: Thing, target: Thing) -> str:
+    """The side of `start` on which `target` lies: the only one worth a proposal."""
+    x, y = target.x - start.x, target.y - start.y
     if abs(x) > abs(y):
         return "right" if x > 0 else "left"
     return "bottom" if y > 0 else "top"
+
+
+def meant(truth: Truth) -> int | None:
+    """The index of the one thing that is meant; None if none is, several are, or one is too close to call."""
+    return truth.index(True) if None not in truth and truth.count(True) == 1 else None
+
+
+def described(view: View, phrase: Phrase) -> Truth:
+    """ "small red circle" """
+    return [phrase.fits(thing) for thing in view.things]
+
+
+def on_side(view: View, phrase: Phrase, side: str) -> Truth:
+    """ "circle on the left": in the outer 40% of the image; not, if clearly in the other half."""
+    extent = view.width if side in ("left", "right") else view.height
+
+    def judge(thing: Thing) -> bool | None:
+        share = _towards(thing, side) / extent % 1  # 1 at that side, 0 at the other
+        return True if share > 0.6 else False if share < 0.45 else None
+
+    return [phrase.fits(thing) and judge(thing) for thing in view.things]
+
+
+def beside(view: View, phrase: Phrase, side: str, anchor: Phrase) -> Truth:
+    """ "circle right of the big star": more to the right than up or down; not, if it is not to the right at all."""
+    base = meant(described(view, anchor))
+    if base is None:
+        return [None] * len(view.things)
+    start, longest = view.things[base], max(view.height, view.width)
+
+    def judge(thing: Thing) -> bool | None:
+        along = _towards(thing, side) - _towards(start, side)
+        across = abs(thing.y - start.y) if side in ("left", "right") else abs(thing.x - start.x)
+        if along > max(GAP * longest, across):
+            return True
+        return False if along < -SLACK * longest else None
+
+    return [thing is not start and phrase.fits(thing) and judge(thing) for thing in view.things]
+
+
+def _towards(thing: Thing, side: str) -> float:
+    """The thing's position, growing towards `side`."""
+    return {"left": -thing.x, "right": thing.x, "top": -thing.y, "bottom": thing.y}[side]

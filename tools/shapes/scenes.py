@@ -4,23 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools.shapes.drawing import COLOURS, KINDS, Scene, Shape, visible_masks
+from tools.shapes.drawing import COLOURS, Scene, Shape, visible_masks
 
-LEVELS = ("easy", "full")
-# Longest side of a shape / longer side of the image; few shapes have room to be larger.
-SIZES = {"easy": {"small": 1 / 3.2, "big": 1 / 2.1}, "full": {"small": 1 / 6, "big": 1 / 3.5}}
-SIZE_NAMES = ("small", "big")
-# Thin outlines cost a small model most of its IoU, so they are rare where scenes are to be easy.
-EASY_KINDS = {"circle": 23, "square": 23, "triangle": 23, "diamond": 19, "star": 4, "cross": 4, "ring": 4}  # percent
+SIZES = {"small": 1 / 3.2, "big": 1 / 2.1}  # longest side of a shape / longer side of the image
 SIZE_JITTER = 0.05  # far less than the gap between small and big
-# width / height and how often: landscape, portrait and square photographs; "full" as in COCO
-ASPECTS = {
-    "easy": ((4 / 3, 0.2), (3 / 4, 0.1), (1.0, 0.7)),
-    "full": ((4 / 3, 0.5), (3 / 2, 0.1), (3 / 4, 0.2), (2 / 3, 0.05), (1.0, 0.15)),
-}
+# Percent of each kind. Thin shapes cost a small model most of its IoU, so they are rare.
+KIND_SHARES = {"circle": 23, "square": 23, "triangle": 23, "diamond": 19, "star": 4, "cross": 4, "ring": 4}
+ASPECTS = {4 / 3: 0.2, 3 / 4: 0.1, 1.0: 0.7}  # width / height -> share: landscape, portrait and square images
 GRAY_SHARE = 0.03  # COCO has a few grayscale photographs
-BAR_SHARE = {"easy": 0.15, "full": 0.3}  # scenes in which a bar cuts a big shape into pieces
-MOST_BIG = {"easy": 2, "full": 3}  # more would not fit beside the small ones
+BAR_SHARE = 0.15  # scenes in which a bar cuts a big shape into parts
+MAX_BIG = 2  # more would not fit beside the small ones
 TILT = 12  # degrees: a square never turns into a diamond
 MIN_VISIBLE = 0.65  # share of a shape's pixels that nothing covers
 MIN_EXTENT = 0.85  # visible / full extent, so that a covered big shape does not pass for a small one
@@ -41,64 +34,42 @@ class Thing:
     y: float
     mask: np.ndarray
 
-    @property
-    def attributes(self) -> tuple:
-        return self.kind, self.colour, self.size
 
-
-def sample_scene(rng: np.random.Generator, level: str, image_size: int) -> tuple[Scene, list[Thing]]:
+def sample_scene(rng: np.random.Generator, image_size: int) -> tuple[Scene, list[Thing]]:
     """A random scene whose longer side is `image_size` pixels, and its visible things in painting order.
 
     At least two things have attributes (kind, colour, size) that no other thing of the scene shares.
     """
     gray = bool(rng.random() < GRAY_SHARE)
-    aspect = rng.choice([a for a, _ in ASPECTS[level]], p=[share for _, share in ASPECTS[level]])
+    aspect = rng.choice(list(ASPECTS), p=list(ASPECTS.values()))
     width, height = round(image_size * min(1, aspect)), round(image_size * min(1, 1 / aspect))
     while True:
-        described = (_easy_attributes if level == "easy" else _full_attributes)(rng, gray)
-        if _unique(described) < 2 or sum(size == "big" for _, _, size in described) > MOST_BIG[level]:
+        described = _attributes(rng, gray)
+        unique = sum(described.count(attributes) == 1 for attributes in described)
+        if unique < 2 or sum(size == "big" for _, _, size in described) > MAX_BIG:
             continue
-        shapes = _place(rng, described, SIZES[level], height, width)
+        shapes = _place(rng, described, height, width)
         if shapes is None:
             continue
-        scene = Scene(height, width, shapes, _cover(rng, shapes, BAR_SHARE[level], image_size), gray)
+        scene = Scene(height, width, shapes, _cover(rng, shapes, image_size), gray)
         things = _look(scene)
         if things is not None:
             return scene, things
 
 
-def _unique(attributes: list[tuple]) -> int:
-    return sum(attributes.count(a) == 1 for a in attributes)
-
-
-def _easy_attributes(rng: np.random.Generator, gray: bool) -> list[tuple]:
+def _attributes(rng: np.random.Generator, gray: bool) -> list[tuple]:
     """2-4 shapes of different colours; in a grayscale image of different kinds instead."""
     count = int(rng.integers(2, 5))
-    kinds = rng.choice(list(EASY_KINDS), count, replace=not gray, p=np.array(list(EASY_KINDS.values())) / 100)
+    kinds = rng.choice(list(KIND_SHARES), count, replace=not gray, p=np.array(list(KIND_SHARES.values())) / 100)
     colours = [None] * count if gray else [str(c) for c in rng.choice(list(COLOURS), count, replace=False)]
-    return [(str(kind), colour, str(rng.choice(SIZE_NAMES))) for kind, colour in zip(kinds, colours, strict=True)]
+    return [(str(kind), colour, str(rng.choice(list(SIZES)))) for kind, colour in zip(kinds, colours, strict=True)]
 
 
-def _full_attributes(rng: np.random.Generator, gray: bool) -> list[tuple]:
-    """3-7 shapes, each after the first a distractor: like an earlier one but in one attribute, or in none."""
-    count = int(rng.integers(3, 8))
-    choices = (KINDS, (None,) if gray else tuple(COLOURS), SIZE_NAMES)
-    result = [tuple(options[rng.integers(len(options))] for options in choices)]
-    while len(result) < count:
-        twin = list(result[rng.integers(len(result))])
-        changed = rng.choice(4, p=[0.3, 0.2, 0.25, 0.25])  # kind, colour, size, nothing
-        if changed < 3:
-            options = choices[changed]
-            twin[changed] = options[rng.integers(len(options))]
-        result.append(tuple(twin))
-    return result
-
-
-def _place(rng: np.random.Generator, described: list[tuple], sizes: dict, height: int, width: int) -> tuple | None:
+def _place(rng: np.random.Generator, described: list[tuple], height: int, width: int) -> tuple | None:
     """Shapes with positions inside the image, overlapping a little at most; None if they do not fit."""
     placed: list[Shape] = []
     for kind, colour, size in sorted(described, key=lambda attributes: attributes[2]):  # big ones first
-        diameter = sizes[size] * max(height, width) * (1 + SIZE_JITTER * rng.uniform(-1, 1))
+        diameter = SIZES[size] * max(height, width) * (1 + SIZE_JITTER * rng.uniform(-1, 1))
         room = 0.56 * diameter + 1  # half a tilted square
         for _ in range(40):
             x, y = rng.uniform(room, width - room), rng.uniform(room, height - room)
@@ -119,10 +90,10 @@ def _gray_rgb(rng: np.random.Generator) -> tuple:
     return (rng.uniform(190, 245),) * 3  # clear of the ground and of the bar
 
 
-def _cover(rng: np.random.Generator, shapes: tuple, share: float, image_size: int) -> Shape | None:
+def _cover(rng: np.random.Generator, shapes: tuple, image_size: int) -> Shape | None:
     """A bar across the middle of one big shape, or nothing."""
     big = [s for s in shapes if s.size == "big"]
-    if not big or rng.random() >= share:
+    if not big or rng.random() >= BAR_SHARE:
         return None
     below = big[rng.integers(len(big))]
     x, y = (centre + rng.uniform(-0.08, 0.08) * below.diameter for centre in (below.x, below.y))

@@ -1,8 +1,4 @@
-"""The real input formats of SPEC section 3: COCO segmentations, python 2 pickles, MATLAB masks."""
-
-import io
-import json
-import pickle
+"""Masks as COCO writes them: polygons, or uncompressed RLE where a mask has a hole."""
 
 import numpy as np
 
@@ -10,16 +6,18 @@ from tools.shapes.scenes import extent
 
 
 def segmentation(mask: np.ndarray) -> list[list[float]] | dict:
-    """COCO's form of a bool H W mask: polygons, one a piece, or uncompressed RLE where a piece has a hole.
+    """COCO's form of a bool H W mask: one polygon for each part, or uncompressed RLE where a part has a hole.
 
     A polygon goes along pixel edges, so that it decodes to exactly this mask; COCO's polygons cannot say "hole".
     """
     loops = _loops(mask)
-    return run_lengths(mask) if any(_area(loop) < 0 for loop in loops) else [_flat(loop) for loop in loops]
+    if any(_area(loop) < 0 for loop in loops):
+        return rle(mask)
+    return [np.ravel(loop).astype(float).tolist() for loop in loops]
 
 
-def run_lengths(mask: np.ndarray) -> dict:
-    """COCO's uncompressed RLE: lengths of the runs down the columns, the first one of zeros."""
+def rle(mask: np.ndarray) -> dict:
+    """COCO's uncompressed RLE of a bool H W mask: how many zeros, ones, zeros, ... stand down the columns."""
     pixels = np.concatenate([[0], mask.ravel(order="F"), [2]]).astype(np.int8)
     ends = np.flatnonzero(np.diff(pixels))
     return {"counts": np.diff(ends, prepend=0).tolist(), "size": list(mask.shape)}
@@ -39,33 +37,10 @@ def annotation(mask: np.ndarray, ann_id: int, image_id: int, category_id: int) -
     }
 
 
-def sentence(text: str, sent_id: int, full_sentence: bool) -> dict:
-    """One entry of a ref's `sentences`; `raw` is as a person typed it."""
-    raw = text.capitalize() + "." if full_sentence else text
-    return {"sent_id": sent_id, "raw": raw, "sent": text, "tokens": text.split()}
-
-
-def refs_pickle(refs: list[dict]) -> bytes:
-    """`refs(*).p`: pickle protocol 2, the newest that Python 2 wrote."""
-    # pickle writes a string once and then refers to it, if it is the same object. Through JSON that depends on the
-    # refs alone, not on which process made them.
-    return pickle.dumps(json.loads(json.dumps(refs)), protocol=2)
-
-
-def referit_mask(mask: np.ndarray) -> bytes:
-    """ReferIt's `.mat`: `segimg_t`, uint8 H W, 0 on the object and 1 elsewhere."""
-    from scipy.io import savemat
-
-    file = io.BytesIO()
-    savemat(file, {"segimg_t": (~mask).astype(np.uint8)}, do_compression=True)
-    header = b"MATLAB 5.0 MAT-file, Platform: posix, Created by: make_shapes"  # scipy's own holds the time of day
-    return header.ljust(116) + file.getvalue()[116:]
-
-
 def _loops(mask: np.ndarray) -> list[list[tuple[int, int]]]:
-    """Borders of a mask as closed loops of (x, y) pixel corners: clockwise around a piece, else around a hole.
+    """Borders of a mask as closed loops of (x, y) pixel corners: clockwise around a part, else around a hole.
 
-    Pixels that touch at a corner only belong to different pieces.
+    Pixels that touch only at a corner belong to different parts.
     """
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]
@@ -92,7 +67,7 @@ def _walk(following: dict, start: tuple[int, int]) -> list[tuple[int, int]]:
     while True:
         ends = following[here]
         right_turn = (here[0] - heading[1], here[1] + heading[0])
-        there = right_turn if right_turn in ends else ends[0]  # two ways at a touching corner: stay with this piece
+        there = right_turn if right_turn in ends else ends[0]  # two ways at a touching corner: stay with this part
         ends.remove(there)
         if not ends:
             del following[here]
@@ -108,7 +83,3 @@ def _area(loop: list[tuple[int, int]]) -> float:
     """Positive for clockwise on the screen (y downwards)."""
     x, y = np.array(loop, float).T
     return float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2)
-
-
-def _flat(loop: list[tuple[int, int]]) -> list[float]:
-    return [float(value) for corner in loop for value in corner]
