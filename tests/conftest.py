@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "tests/data"  # numbers and files that the tests compare with
 SHARED = ROOT.parent / "shared"
 
 needs_shared = pytest.mark.skipif(not (SHARED / "reference").is_dir(), reason="reference material is not there")
