@@ -28,3 +28,8 @@ def test_no_package_host_and_no_machine_path():
     assert re.search(PACKAGE_HOST, "https://py" + "pi.org/simple") and re.search(MACHINE_PATH, '"/wo' + 'rk/x"')
     found = {name_of(path): re.findall(f"{PACKAGE_HOST}|{MACHINE_PATH}", path.read_text()) for path in files}
     assert {name: hits for name, hits in found.items() if hits} == {}
+
+
+def test_the_table_of_promises_names_files():
+    names = re.findall(r"`([\w/]+(?:\.py|/))`", (ROOT / "tests/README.md").read_text())
+    assert len(names) > 20 and [name for name in names if not (ROOT / "tests" / name).exists()] == []
