@@ -12,8 +12,6 @@ from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from torch._utils import ExceptionWrapper
-
 from utils.errors import InputError, one_line
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -60,6 +58,8 @@ def start_loader(_worker: int = 0) -> None:
 
 def _send_error(queue: Queue, error: Exception, item: tuple) -> None:
     """Send the error in place of a batch (number, content) that could not be sent: else it is waited for for ever."""
+    from torch._utils import ExceptionWrapper  # the preparation uses this module without torch
+
     queue.put((item[0], ExceptionWrapper((type(error), error, error.__traceback__), "in a DataLoader worker")))
 
 

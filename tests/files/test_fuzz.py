@@ -12,6 +12,8 @@ from tests.support.forked import start
 from tests.support.fuzz_readers import READERS
 from tests.support.fuzz_run import fuzz
 
+pytestmark = pytest.mark.fuzz
+
 FILES = int(os.environ.get("FUZZ", "0"))  # over all readers; 0: the usual ones, the same each time
 EACH = FILES // len(READERS) or 30
 

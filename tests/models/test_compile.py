@@ -18,6 +18,8 @@ from train.options import parse_args
 from utils.device import Ranks
 from utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def without_a_cpp_compiler(monkeypatch):

@@ -19,10 +19,14 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 
-needs_browser = pytest.mark.skipif(
-    any(name != "package gradio" for name in MISSING), reason=f"not installed: {', '.join(MISSING)}"
-)
-needs_gradio = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+
+def _needs(missing: list[str]):
+    skip = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+    return lambda test: pytest.mark.browser(skip(test))
+
+
+needs_browser = _needs([name for name in MISSING if name != "package gradio"])
+needs_gradio = _needs(MISSING)
 
 
 @contextmanager

@@ -5,26 +5,23 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import build_batches
 from tests.conftest import ROOT
-from tests.support.tiny_set import make_tiny_set
+from tests.conftest import build as build_fixture  # noqa: F401 (a fixture)
+from tests.conftest import tiny as tiny_fixture  # noqa: F401 (a fixture)
 from utils.cli import run_main
 
 SIZE = "48"
 
 
-@pytest.fixture(name="tiny")
-def tiny_fixture(tmp_path):
-    return make_tiny_set(tmp_path / "set")
-
-
-@pytest.fixture(name="build")
-def build_fixture(monkeypatch, capsys):
-    """Run the script in this process; returns (exit code, standard output, standard error)."""
+@contextmanager
+def build_in_process(monkeypatch, capsys):
+    """The function behind the fixture `build`; signal handlers are put back at the end."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(root, dataset="Gref", split="train", *flags):

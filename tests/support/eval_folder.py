@@ -1,4 +1,4 @@
-"""A batch folder written by hand to SPEC section 4, and a checkpoint that fits it, for the tests of evaluation."""
+"""Prepared data that fit the toy model, written by hand as docs/PAPER.md describes the format."""
 
 import json
 from pathlib import Path
@@ -6,17 +6,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models.checkpoint import Checkpoint, save_checkpoint
-from tests.support.memory_split import SIZE, WORDS, tiny_model
-from utils.text import SPECIAL_WORDS, Vocabulary
+from tests.support.small_model import SIZE, VOCABULARY, write_checkpoint  # noqa: F401
 
-VOCABULARY = Vocabulary([*SPECIAL_WORDS, *(f"w{i}" for i in range(len(SPECIAL_WORDS), WORDS))])
 REFS = ((0, 3), (0, 1), (1, 2), (2, 1), (2, 1), (3, 2))  # (image, expressions)
 COUNT = sum(count for _, count in REFS)
 
 
 def write_folder(root: Path, split: str = "val", dataset: str = "unc", size=SIZE) -> Path:
-    """A compact batch folder of four noise images; returns it."""
+    """A compact folder of prepared data of four noise images; returns it."""
     rng = np.random.default_rng(1)
     folder = root / f"{dataset}_{size[0]}x{size[1]}_batch"
     batches, images, labels = (folder / f"{split}_{kind}" for kind in ("batch", "image", "label"))
@@ -24,18 +21,18 @@ def write_folder(root: Path, split: str = "val", dataset: str = "unc", size=SIZE
         path.mkdir(parents=True)
     sizes = [(37, 50), (60, 45), (32, 48), (25, 30)]
     for number, (height, width) in enumerate(sizes):
-        picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        picture.save(images / f"COCO_train2014_{number:012d}.jpg")
+        noise = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        noise.save(images / f"COCO_train2014_{number:012d}.jpg")
     number = 0
     for ref, (image, expressions) in enumerate(REFS):
         Image.fromarray(rng.random(sizes[image]) < 0.4).save(labels / f"{ref}.png")
         for _ in range(expressions):
-            sentence = " ".join(rng.choice(VOCABULARY.words[4:], rng.integers(1, 7)))
+            expression = " ".join(rng.choice(VOCABULARY.words[4:], rng.integers(1, 7)))
             name = f"COCO_train2014_{image:012d}"
             np.savez(
                 batches / f"{dataset}_{split}_{number}.npz",
-                text_batch=VOCABULARY.ids(sentence),
-                sent_batch=np.array([sentence]),
+                text_batch=VOCABULARY.ids(expression),
+                sent_batch=np.array([expression]),
                 im_name_batch=np.array(name),
                 image_file=np.array(f"{name}.jpg"),
                 label_file=np.array(f"{ref}.png"),
@@ -48,11 +45,3 @@ def write_folder(root: Path, split: str = "val", dataset: str = "unc", size=SIZE
     meta |= {"vocabulary": words, "self_contained": False, "splits": {split: counts}}
     (folder / "meta.json").write_text(json.dumps(meta))
     return folder
-
-
-def write_checkpoint(path: Path, step: int = 500, dataset: str = "unc", words: list[str] | None = None) -> None:
-    """A checkpoint with random weights."""
-    model = tiny_model()
-    path.parent.mkdir(exist_ok=True, parents=True)
-    data = {"dataset": dataset, "image_size": list(SIZE), "vocabulary_sha256": VOCABULARY.sha256}
-    save_checkpoint(path, Checkpoint(model.state_dict(), model.config, words or VOCABULARY.words, data, step))

@@ -1,14 +1,11 @@
-"""A split in memory, and a model of a few thousand numbers that fits it, for tests of evaluation."""
+"""A split in memory that fits the toy model, for tests of evaluation."""
 
 import numpy as np
-import torch
 
-from models import ReSTRConfig, build_restr
-from models.config import FusionConfig, LanguageConfig, VisionConfig
+from tests.support.small_model import SIZE, VOCABULARY, tiny_config, tiny_model  # noqa: F401
 from utils.errors import InputError
 
-WORDS = 30
-SIZE = (32, 48)
+WORDS = len(VOCABULARY)
 IMAGE_SIZES = [(40, 61), (57, 33), (32, 48), (20, 25), (16, 90)]  # larger, smaller, equal; wide and tall
 REFS = [(2, 1, 3), (1, 1), (2,), (1, 2), (1,)]  # expressions of each ref of each image
 
@@ -59,17 +56,3 @@ class MemorySplit:
         for i, row in enumerate(self.rows):
             groups.setdefault(row[0], []).append(i)
         return list(groups.values())
-
-
-def tiny_config(**parts) -> ReSTRConfig:
-    vision = VisionConfig("vit_tiny_patch16_224", SIZE, patch_size=8, width=24, depth=1, heads=2)
-    return ReSTRConfig(vision, LanguageConfig(WORDS, width=12, depth=1, heads=2), **{"fusion": FusionConfig(), **parts})
-
-
-def tiny_model(**parts) -> torch.nn.Module:
-    """Random weights; the decoder's logits are spread to about 0.4, far above float32's noise."""
-    torch.manual_seed(3)
-    model = build_restr(tiny_config(**parts)).eval()
-    if model.decoder is not None:
-        model.decoder.head.weight.data *= 100
-    return model

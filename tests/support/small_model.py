@@ -1,32 +1,62 @@
-"""A ReSTR of a few thousand numbers, in our words and in the reference's."""
+"""The toy model of the tests: a ReSTR of a few thousand numbers, in our words and in those of the authors' code."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
-from models.config import DecoderConfig, FusionConfig, LanguageConfig, ReSTRConfig, VisionConfig
+from models import ReSTRConfig, build_restr
+from models.checkpoint import Checkpoint, save_checkpoint
+from models.config import DecoderConfig, FusionConfig, LanguageConfig, VisionConfig
+from utils.text import SPECIAL_WORDS, Vocabulary
 
-WORDS = ["<pad>", "<go>", "<eos>", "<unk>", "left", "kite"]
+SIZE = (32, 48)
+WORDS = [*SPECIAL_WORDS, *(f"w{i}" for i in range(len(SPECIAL_WORDS), 30))]
+VOCABULARY = Vocabulary(WORDS)
 CONFIG = ReSTRConfig(
-    VisionConfig("vit_tiny_patch16_224", (32, 48), patch_size=16, width=24, depth=1, heads=3, norm_eps=1e-5),
-    LanguageConfig(len(WORDS), width=12, depth=1, heads=3),
-    FusionConfig(layers=1, heads=3),
+    VisionConfig("vit_tiny_patch16_224", SIZE, patch_size=8, width=24, depth=1, heads=2, norm_eps=1e-5),
+    LanguageConfig(len(WORDS), width=12, depth=1, heads=2),
+    FusionConfig(layers=2, heads=2),
     DecoderConfig(),
 )
-REFERENCE = {  # the same numbers in the reference's words
+REFERENCE = {  # the same numbers in the words of the authors' code
     "v_backbone": {
         "backbone": "vit_tiny_patch16_224",
-        "image_size": [32, 48],
-        "patch_size": 16,
+        "image_size": list(SIZE),
+        "patch_size": 8,
         "d_model": 24,
-        "n_heads": 3,
+        "n_heads": 2,
         "n_layers": 1,
         "drop_path_rate": 0.1,
     },
-    "l_backbone": {"d_lang": 12, "n_layers": 1, "n_heads": 3},
-    "mm_fusion": {"n_layers": 1, "n_heads": 3, "drop_path_rate": 0.1, "is_shared": False, "is_decoder": True},
+    "l_backbone": {"d_lang": 12, "n_layers": 1, "n_heads": 2},
+    "mm_fusion": {"n_layers": 2, "n_heads": 2, "drop_path_rate": 0.1, "is_shared": False, "is_decoder": True},
 }
 
 
-def outputs(model):
+def tiny_config(**parts) -> ReSTRConfig:
+    """CONFIG with other parts, such as `decoder=DecoderConfig(False)`."""
+    return replace(CONFIG, **parts)
+
+
+def tiny_model(**parts) -> torch.nn.Module:
+    """Random weights; the decoder's logits are spread to about 0.4, far above float32's noise."""
+    torch.manual_seed(3)
+    model = build_restr(tiny_config(**parts)).eval()
+    if model.decoder is not None:
+        model.decoder.head.weight.data *= 100
+    return model
+
+
+def write_checkpoint(path: Path, step: int = 500, dataset: str = "unc", words: list[str] | None = None) -> None:
+    """A checkpoint with random weights."""
+    model = tiny_model()
+    path.parent.mkdir(exist_ok=True, parents=True)
+    data = {"dataset": dataset, "image_size": list(SIZE), "vocabulary_sha256": VOCABULARY.sha256}
+    save_checkpoint(path, Checkpoint(model.state_dict(), model.config, words or WORDS, data, step))
+
+
+def outputs(model) -> torch.Tensor:
     """Pixel and patch logits of `model` for an input that is always the same, in one row."""
     generator = torch.Generator().manual_seed(1)
     image = torch.randint(0, 256, (2, 3, *model.image_size), dtype=torch.uint8, generator=generator)

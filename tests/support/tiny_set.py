@@ -1,4 +1,4 @@
-"""A tiny data set in the real input formats, for tests of batches: noise pictures, round objects, plain expressions."""
+"""A tiny data set in the real input formats, noise images, rectangular objects, plain expressions."""
 
 import json
 import pickle
@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 from PIL import Image
+
+from prepare.writer import BuildOptions, build
 
 SIZES = [(60, 80), (80, 60), (48, 48), (33, 90), (100, 30), (24, 20)]  # height, width; larger and smaller than 48
 VOCABULARY = ["<pad>", "<go>", "<eos>", "<unk>", "the", "left", "man", "in", "red", "shirt", ","]
@@ -27,6 +29,14 @@ def make_tiny_set(root: Path, images: int = 5, refs: int = 2, sentences: int = 2
     for name in ("Gref", "referit"):
         (root / f"data/vocabulary_{name}.txt").write_text("".join(f"{word}\n" for word in VOCABULARY))
     return root
+
+
+def prepared_tiny_set(root: Path) -> Path:
+    """Write the tiny set below `root` and prepare Gref's train and val at 48 x 48; returns the prepared data."""
+    make_tiny_set(root)
+    for split in ("train", "val"):
+        folder = build(BuildOptions(root, "Gref", split, (48, 48), workers=1)).folder
+    return folder
 
 
 def edit_refs(root: Path, change) -> None:

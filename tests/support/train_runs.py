@@ -6,27 +6,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import pytest
 import torch
 
-from prepare.writer import BuildOptions, build
+from tests.conftest import batches as batches_fixture  # noqa: F401 (a fixture)
 from tests.support import forked
 from tests.support.forked import errors
-from tests.support.tiny_set import make_tiny_set
 
 FLAGS = """
     --v_backbone vit_shapes_patch8 --l_backbone transformer_shapes --no_pretrained --input_size 48,48 --adamW --lr 1e-3
     --v_lr_scale 1 --batch_size 4 --num_steps 12 --save_every 4 --log_every 2 --num_workers 0 --device cpu
 """.split()
-
-
-@pytest.fixture(scope="session", name="batches")
-def batches_fixture(tmp_path_factory):
-    """A batch folder of 20 training and 20 validation expressions at 48 x 48."""
-    root = make_tiny_set(tmp_path_factory.mktemp("set"))
-    for split in ("train", "val"):
-        folder = build(BuildOptions(root, "Gref", split, (48, 48), workers=1)).folder
-    return folder
 
 
 def start(batches: Path, folder: Path, *flags: str, base: Sequence[str] = FLAGS, **limits):

@@ -109,6 +109,8 @@ def test_a_run_goes_on_with_another_number_of_processes(one, batches, tmp_path):
 SLOW_DISK = """
 import sys, time
 import train_restr, train.run
+
+pytestmark = pytest.mark.slow
 save = train.run.save_checkpoint
 train.run.save_checkpoint = lambda *what: (time.sleep(4), save(*what))
 sys.exit(train_restr.main())

@@ -6,11 +6,15 @@ import shutil
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.builder import SIZE, batches, tree
 from tests.support.forked import errors, script, start
 from tests.support.tiny_set import make_tiny_set
 from tests.support.train_runs import batches_fixture, equal, outcome, train
 from tests.support.train_runs import start as start_training
+
+pytestmark = pytest.mark.kill
 
 __all__ = ["batches_fixture"]
 

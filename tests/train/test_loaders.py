@@ -16,6 +16,8 @@ from tests.support.train_runs import FLAGS, batches_fixture, train, wait_for
 from utils import loaders
 from utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["batches_fixture"]
 
 REMEDY = "--shm-size"

@@ -11,6 +11,8 @@ import torch
 from tests.conftest import ROOT
 from tests.support.train_runs import FLAGS, batches_fixture, equal, errors, outcome, start, train, wait_for
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["batches_fixture"]
 
 LONG = ("--num_steps", "5000", "--save_every", "5000", "--log_every", "1")

@@ -1,0 +1,184 @@
+"""How many small faults, put into the code on purpose, do the tests notice? (make mutants)
+
+cosmic-ray makes the faults: a + becomes a -, a 2 a 3, a condition its opposite, a loop runs zero times. A fixed sample
+of each file's faults is tried, one at a time, against the tests that TESTS names, in copies of the working tree below a
+temporary folder. Ctrl-C ends the run early; the table then holds what was tried.
+"""
+
+import contextlib
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+ROOT = Path(__file__).resolve().parents[1]
+PER_FILE, MINUTES, AT_ONCE = 12, 25, 2  # faults of a file at most; no fault is begun after MINUTES; faults at a time
+TESTS = {  # file -> its tests, quick ones first: models/loss is tests/models/test_loss.py
+    "models/attention.py": "models/attention",
+    "models/blocks.py": "models/blocks models/decoder models/vision models/reference",
+    "models/checkpoint.py": "models/checkpoint files/bombs",
+    "models/config.py": "models/config models/reference",
+    "models/convert.py": "models/convert",
+    "models/decoder.py": "models/decoder models/reference",
+    "models/fusion.py": "models/blocks models/attention models/reference",
+    "models/inference.py": "models/attention tools/predict",
+    "models/language.py": "models/language models/reference",
+    "models/loss.py": "models/loss models/reference",
+    "models/reference.py": "models/reference models/convert",
+    "models/restr.py": "models/config models/attention models/reference models/compile",
+    "models/vision.py": "models/pretrained models/reference models/vision",
+    "models/weights.py": "models/checkpoint",
+    "train/loop.py": "train/training train/train",
+    "eval/metrics.py": "eval/metrics eval/evaluator",
+    "eval/evaluator.py": "eval/evaluator",
+    "prepare/masks.py": "prepare/segmentation",
+    "utils/text.py": "prepare/text prepare/build_vocab",
+}
+# Not tried: | (mostly in annotations), `is` in place of a comparison (often the same), operators with arguments.
+SKIPPED = re.compile("BitOr|Comparison.*[qtE]_Is|Variable")
+PRELOADED = ("torch", "timm", "scipy.io", "PIL.Image", "hypothesis")  # imported once, not for each fault
+
+
+class Mutant(NamedTuple):
+    """`code` is the text of the file `path` with a fault in line `line`; line 0: without one."""
+
+    path: str
+    line: int
+    code: str
+
+    def __str__(self) -> str:
+        texts = (ROOT / self.path).read_text(), self.code
+        return f"{self.path}:{self.line}  " + "  ->  ".join(text.splitlines()[self.line - 1].strip() for text in texts)
+
+
+def sample(path: str) -> Iterator[Mutant]:
+    """Yield up to PER_FILE mutants of a file, one a place. A line that stays keeps its rank, wherever it moves."""
+    source = (ROOT / path).read_text()
+    lines, tree = source.splitlines(), get_ast(source)
+    ranked, seen, places = [], Counter(), set()
+    for name in filter(lambda name: not SKIPPED.search(name), operator_names()):
+        operator = get_operator(name)()
+        nodes = ((node, place) for node in ast_nodes(tree) for place, _ in operator.mutation_positions(node))
+        for index, (node, place) in enumerate(nodes):
+            key = f"{lines[place[0] - 1].strip()} {name}"
+            seen[key] += 1
+            if not node.search_ancestor("fstring"):  # a message
+                ranked.append((random.Random(f"{key} {seen[key]}").random(), place, operator, index))
+    for _, place, operator, index in sorted(ranked, key=lambda entry: entry[0]):
+        if len(places) < PER_FILE and place not in places:
+            with contextlib.suppress(SyntaxError):
+                code = mutate_code(source, operator, index)
+                compile(code, path, "exec")
+                places.add(place)
+                yield Mutant(path, place[0], code)
+
+
+def copy_tree(folder: Path) -> Path:
+    names = subprocess.check_output(["git", "ls-files", "-zco", "--exclude-standard"], cwd=ROOT, text=True).split("\0")
+    for name in filter(lambda name: (ROOT / name).is_file(), names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def start(mutant: Mutant, folder: Path, seconds: float) -> int:
+    """Fork a process that runs the mutant's tests in `folder`, a copy of the tree; return its id."""
+    (folder / mutant.path).write_text(mutant.code)
+    if child := os.fork():
+        return child
+    try:
+        os.setsid()  # a group of its own, which kill() ends
+        signal.alarm(int(seconds))
+        for stream in range(3):
+            os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+        os.chdir(folder)
+        sys.path[0] = str(folder)
+        sys.modules["__main__"] = types.ModuleType("__main__")  # processes that tests spawn do not import this script
+        tests = ["tests/{}/test_{}.py".format(*name.split("/")) for name in TESTS[mutant.path].split()]
+        os._exit(pytest.main(["-xq", "-p", "no:cacheprovider", *tests]))
+    finally:
+        os._exit(1)
+
+
+def kill(child: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+
+
+def run(mutants: Iterable[Mutant], folders: list[Path], limits: dict[str, float], end: float) -> Iterator[tuple]:
+    """Yield (mutant, whether its tests passed, seconds) of each mutant that starts before `end`, as they finish."""
+    mutants, running = iter(mutants), {}
+    try:
+        while True:
+            if folders and time.monotonic() < end and (mutant := next(mutants, None)):
+                folder, begun = folders.pop(), time.monotonic()
+                original = (folder / mutant.path).read_text()
+                child = start(mutant, folder, limits.get(TESTS[mutant.path], 600))
+                running[child] = mutant, folder, original, begun
+                continue
+            if not running:
+                return
+            child, status = os.wait()
+            kill(child)  # what its tests left running
+            mutant, folder, original, begun = running.pop(child)
+            (folder / mutant.path).write_text(original)
+            folders.append(folder)
+            yield mutant, status == 0, time.monotonic() - begun
+    finally:
+        for child in running:
+            kill(child)
+
+
+def time_limits(folders: list[Path]) -> dict[str, float]:
+    """Seconds that each value of TESTS may take; ends the program if its tests fail without a fault."""
+    limits, originals = {}, {tests: Mutant(path, 0, (ROOT / path).read_text()) for path, tests in TESTS.items()}
+    for mutant, passed, seconds in run(originals.values(), folders, {}, math.inf):
+        if not passed:
+            sys.exit(f"tools/mutants.py: these tests fail without a fault: {TESTS[mutant.path]}")
+        limits[TESTS[mutant.path]] = 60 + 4 * seconds
+    return limits
+
+
+def main() -> None:
+    files = {f"models/{file.name}" for file in ROOT.glob("models/[!_]*.py")}
+    if wrong := files - TESTS.keys() | {file for file in TESTS if not (ROOT / file).is_file()}:
+        sys.exit(f"tools/mutants.py: correct {', '.join(sorted(wrong))} in TESTS")
+    begun, tried = time.monotonic(), {path: [] for path in TESTS}
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True  # a .pyc file would outlive its fault
+    for name in PRELOADED:
+        import_module(name)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place, contextlib.suppress(KeyboardInterrupt):
+        folders = [copy_tree(Path(place, str(number))) for number in range(AT_ONCE)]
+        limits = time_limits(folders)
+        in_turn = filter(
+            None, chain.from_iterable(zip_longest(*map(sample, TESTS)))
+        )  # one of each file, again and again
+        for mutant, survived, seconds in run(in_turn, folders, limits, begun + 60 * MINUTES):
+            tried[mutant.path].append(not survived)
+            print(f"{'SURVIVED' if survived else 'killed':8} {seconds:4.0f} s  {mutant}", flush=True)
+    for path, killed in [*tried.items(), ("all", [*chain(*tried.values())])]:
+        print(f"{path:24} {sum(killed):4} of {len(killed):4} killed")
+    print(f"{(time.monotonic() - begun) / 60:.0f} minutes")
+
+
+if __name__ == "__main__":
+    main()
