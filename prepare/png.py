@@ -9,8 +9,6 @@ import zlib
 import numpy as np
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
 _FILTER_UP = 2
 
 

@@ -9,8 +9,6 @@ from utils.datasets import COCO_IMAGES, DATASETS, Dataset
 from utils.errors import InputError, one_line
 
 _ANNOTATIONS_REMEDY = "get the annotations as external/README.md says"
-
-
 IMAGES_REMEDY = "get the images as data/README.md says"
 
 

@@ -15,26 +15,12 @@ from utils.errors import InputError
 from utils.files.reading import BUILD_REMEDY, MEBIBYTE, read_bytes, refusing, regular_file_size
 
 MAX_IMAGE_BYTES = 256 * MEBIBYTE
-
-
 MAX_IMAGE_SIDE = 20_000  # pixels
-
-
 MAX_IMAGE_PIXELS = 80_000_000  # 240 MB as RGB
-
-
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF", "JPEG2000", "AVIF")  # none starts a program
-
-
 _IMAGE_REMEDY = "download it again"
-
-
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
 _PNG_EXTRAS = (b"tRNS", b"eXIf")  # of the chunks that a PNG can do without, those that change what is read
-
-
 _stderr_lock = threading.Lock()
 
 
