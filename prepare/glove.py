@@ -50,7 +50,7 @@ def read_glove(path: str | os.PathLike, words: Iterable[str]) -> Glove:
 
 
 def embedding_table(words: list[str], glove: Glove, seed: int) -> np.ndarray:
-    """float32 V x D: GloVe's vectors, the others drawn with its mean and spread, row 0 (<pad>) zero. SPEC section 6."""
+    """float32 V x D: GloVe's vectors, the others drawn with its mean and spread, row 0 (<pad>) zero."""
     random = np.random.default_rng(seed)
     table = random.normal(glove.mean, glove.spread, (len(words), len(glove.mean))).astype(np.float32)
     for row, word in enumerate(words):

@@ -280,5 +280,5 @@ def own_data(name: str, refs: Path | None, instances: Path | None = None, images
         )
     data = OwnData(name, refs, instances, images)
     if data.has_lines and instances:
-        raise InputError(f"--instances goes with a refs file in RefCOCO's layout; {refs} holds the outlines itself")
+        raise InputError(f"--instances goes with a refs file in RefCOCO's layout; {refs} holds the masks itself")
     return data

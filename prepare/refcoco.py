@@ -1,4 +1,4 @@
-"""Refs in RefCOCO's layout: a file of refs, and instances.json with outlines and image sizes (SPEC section 3)."""
+"""Refs in RefCOCO's layout: a file of refs, and instances.json with masks and image sizes."""
 
 from collections.abc import Container
 from dataclasses import dataclass

@@ -29,8 +29,7 @@ def _faults(split: BatchSplit, numbers: Sequence[int]) -> set[str]:
     faults = set()
     for i in numbers:
         try:
-            split.text(i)
-            split.sample(i)
+            split.read(i)
         except InputError as error:
             faults.add(str(error))
     return faults

@@ -1,4 +1,4 @@
-"""The writer of batch folders (SPEC sections 4 and 5): work is split by image, and can stop and go on at any point.
+"""The writer of prepared data: work is split by image, and can stop and go on at any point.
 
 Every file gets its name only when whole, its content follows from the annotations alone, and expressions are numbered
 before the work is shared out: so the folder is the same, byte for byte, however often it was interrupted, over however
@@ -66,7 +66,7 @@ def plan(refs: list[Ref], source: Path, skip_empty: bool) -> list[Job]:
             if not sentence.strip():
                 if skip_empty:
                     continue
-                raise InputError(f"{source}: ref {ref.ref_id} has an empty expression; mend it or pass --skip_empty")
+                raise InputError(f"{source}: ref {ref.ref_id} has an empty expression; fix it or pass --skip_empty")
             sentences.append((number, sentence))
             number += 1
         if sentences:
@@ -153,7 +153,7 @@ class Summary:
 def build(options: BuildOptions) -> Summary:
     """Build one split, or one shard of it, or what is missing of it.
 
-    Raises InputError for whatever the user can mend, OSError for a full or read-only disk.
+    Raises InputError for whatever the user can fix, OSError for a full or read-only disk.
     """
     started = time.monotonic()
     dataset = options.own or DATASETS[options.dataset]
@@ -192,7 +192,7 @@ def _build(
     done = sum(job.expressions() for job in mine) - sum(job.expressions() for job in todo)
     try:
         empty = run_all(writer.write, todo, options.workers, Job.expressions, done, files.name("*")[:-2])
-    except InputError:  # a broken image or mask, which will be another file when it is mended
+    except InputError:  # a broken image or mask, which will be another file when it is fixed
         record_split(files, {**entry, "files_sha256": None}, None)
         raise
     if todo:

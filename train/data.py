@@ -28,11 +28,10 @@ class TrainDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict | InputError:
         try:
-            image, mask = self.split.sample(index)
+            ids, _, _, image, mask = self.split.read(index)
             if mask.shape != self.size:
                 fit = fit_inside(*mask.shape, self.size)
                 image, mask = pad(resize_image(image, fit), self.size), pad(resize_mask(mask, fit), self.size)
-            ids, _, _ = self.split.text(index)
         except InputError as error:
             return error
         return {

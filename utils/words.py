@@ -1,4 +1,4 @@
-"""The vocabulary of a batch folder, and the word embeddings that a model starts from. SPEC section 3."""
+"""The vocabulary of prepared data, and the word embeddings that a model starts from."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _REMEDY = "make it with build_vocab.py --glove FILE"
 
 
 def vocabulary_of(split: BatchSplit, file: Path | None = None) -> Vocabulary:
-    """The vocabulary that the batches were built with; from now on `split` refuses ids outside of it.
+    """The vocabulary that the data were prepared with; from now on `split` refuses ids outside of it.
 
-    Args: file, only for a folder made by the reference, which does not say; None: DATA/vocabulary_NAME.txt.
+    Args: file, only for a folder made by the authors' code, which does not say; None: DATA/vocabulary_NAME.txt.
     Raises InputError if there is none, or if `file` is not the one that the folder was built with.
     """
     if split.meta is None:
@@ -37,7 +37,7 @@ def vocabulary_of(split: BatchSplit, file: Path | None = None) -> Vocabulary:
 def _stored_vocabulary(split: BatchSplit, file: Path | None) -> Vocabulary:
     own = Vocabulary.load(split.folder / split.meta["vocabulary"]["file"])
     if own.sha256 != split.meta["vocabulary"]["sha256"]:
-        raise InputError(f"{split.folder}: vocabulary.txt is not the one in meta.json: build the batches again")
+        raise InputError(f"{split.folder}: vocabulary.txt is not the one in meta.json: prepare the data again")
     if file is not None and Vocabulary.load(file).sha256 != own.sha256:
         raise InputError(f"--vocabulary {file} is not the one that {split.folder} was built with: leave the flag out")
     return own

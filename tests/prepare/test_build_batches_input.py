@@ -157,7 +157,7 @@ def test_other_annotations_do_not_go_into_a_folder_that_was_begun(tiny, build, c
     before = tree(batches(tiny))
     change(tiny)
     code, _, error = build(tiny, "Gref", "train", "--shard", then)
-    assert code == 2 and error.count("\n") == 1 and "other expressions, outlines or images" in error
+    assert code == 2 and error.count("\n") == 1 and "other expressions, masks or images" in error
     assert tree(batches(tiny)) == before
     for kind in ("batch", "image", "label"):  # as the message asks
         shutil.rmtree(batches(tiny) / f"train_{kind}")
@@ -175,7 +175,7 @@ def test_a_build_goes_on_when_the_broken_image_is_mended(tiny, build):
     annotations = instances.read_bytes()
     other_outline(tiny)
     code, _, error = build(tiny, "Gref", "train", "--shard", "1/2")
-    assert code == 2 and "other expressions, outlines or images" in error  # annotations are compared all the same
+    assert code == 2 and "other expressions, masks or images" in error  # annotations are compared all the same
     instances.write_bytes(annotations)
     code, output, _ = build(tiny)
     assert code == 0 and "built anew" not in output

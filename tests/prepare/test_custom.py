@@ -118,7 +118,7 @@ def test_batches_of_images_with_the_same_name(folder, build, flags):
     assert build(root, "own", "val", "--refs", refs, *flags)[0] == 0
     Image.fromarray(~MASK).save(folder / "masks/1.png")
     code, _, error = build(root, "own", "val", "--refs", refs, *flags)
-    assert code == 2 and "other expressions, outlines or images" in error and tree(data.folder) == before
+    assert code == 2 and "other expressions, masks or images" in error and tree(data.folder) == before
 
 
 def test_the_layout_of_refcoco(folder, build):
@@ -169,7 +169,7 @@ def test_paths_stay_in_the_folder(folder, name):
         ({**LINES[0], "polygon": [2, 3, 6, 3, 6, 8]}, "line 2: a polygon is not a list of numbers"),
         ({**LINES[0], "polygon": [[2, 3, 600, 3, 6, 8]]}, "reaches far outside"),
         ({**LINES[0], "polygon": LINES[1]["rle"]}, 'line 2: "polygon" is a list of polygons, "rle" an object'),
-        ({**LINES[1], "rle": {"size": [12, 10], "counts": [120]}}, "line 2: the run lengths are not for the image"),
+        ({**LINES[1], "rle": {"size": [12, 10], "counts": [120]}}, "line 2: the RLE is not for the image"),
         ({**LINES[2], "split": "train", "mask": "a/1.jpg"}, "line 2: the mask is not a .png file"),
         ({**LINES[2], "split": "train", "mask": "masks/2.png"}, "masks/2.png: no such file; fix the entry"),
         ({**LINES[0], "image": "a/2.jpg"}, "a/2.jpg: no such file; fix the entry"),

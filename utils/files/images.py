@@ -5,6 +5,7 @@ import io
 import os
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 
@@ -33,9 +34,9 @@ def read_image(
 ) -> np.ndarray:
     """An image file, or its bytes, as uint8 H x W x 3, RGB in 0..255; see `to_rgb` for other kinds of pixels.
 
-    Of an animation the first picture counts. `upright` turns it as its EXIF orientation says, for photographs; COCO's
+    Of an animation the first image counts. `upright` turns it as its EXIF orientation says, for photographs; COCO's
     masks are in the coordinates of the pixels as stored. `crc32`: of the file's bytes, where it is known.
-    Raises InputError, naming `name` (default: the path), for what is no image, is damaged, has another sum, is empty
+    Raises InputError, naming `name` (default: the path), for what is not an image, is damaged, has another sum, is empty
     or beyond MAX_IMAGE_*.
     """
     with _opened_image(source, name, remedy, crc32) as image:
@@ -61,7 +62,7 @@ def to_rgb(image: Image.Image, upright: bool = False) -> np.ndarray:
 
 def read_image_size(path: str | os.PathLike, remedy: str = _IMAGE_REMEDY) -> tuple[int, int]:
     """(height, width) that the head of an image file says, without decoding it. Raises InputError as `read_image`."""
-    with refusing(path, "image", remedy):
+    with refusing(path, "image", remedy), _silent_pillow():
         regular_file_size(path, remedy)
         with open(path, "rb") as file:  # noqa: PTH123
             head = file.read(24)
@@ -120,6 +121,7 @@ def _opened_image(
         raise InputError(f"{name}: is not as it was written (CRC-32); {remedy}")
     with (
         refusing(name, "image", remedy),
+        _silent_pillow(),
         Image.open(io.BytesIO(_without_texts(data)), formats=formats) as image,
     ):
         _check_pixels(name, *image.size)
@@ -142,6 +144,14 @@ def _without_texts(data: bytes) -> bytes:
             kept.append(whole[place:end])
         place = end
     return b"".join([*kept, whole[place:]])
+
+
+@contextlib.contextmanager
+def _silent_pillow() -> Iterator[None]:
+    """Pillow warns of what is refused here anyway, and of damaged metadata, which nothing here reads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 @contextlib.contextmanager
