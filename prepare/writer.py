@@ -169,8 +169,8 @@ def build(options: BuildOptions) -> Summary:
     entry = split_entry(jobs)
     with begun_split(files, entry, sharded) as meta:
         writer.prepare(sharded)
-        sizes, left, empty = _build(writer, meta, entry, jobs, options)
-    return _summary(writer, refs, jobs, sizes, left, empty, time.monotonic() - started)
+        result = _build(writer, meta, entry, jobs, options)
+    return _summary(writer, refs, jobs, result, time.monotonic() - started)
 
 
 def _build(
@@ -205,16 +205,11 @@ def _build(
 
 
 def _summary(
-    writer: "Writer",
-    refs: list[Ref],
-    jobs: list[Job],
-    sizes: Sizes,
-    left: list[Job],
-    empty: list[list[int]],
-    seconds: float,
+    writer: "Writer", refs: list[Ref], jobs: list[Job], result: tuple[Sizes, list[Job], list[list[int]]], seconds: float
 ) -> Summary:
+    sizes, left, empty = result
     texts = [numbered for job in jobs for _, pairs in job.refs for numbered in pairs]
-    pieces = [tokenize(text) for _, text in texts]
+    tokens = [tokenize(text) for _, text in texts]
     unknown = sum(len(writer.vocabulary.unknown(text)) for _, text in texts)
     name = writer.files.name
     built = {ref.ref_id for job in jobs for ref, _ in job.refs}
@@ -227,8 +222,8 @@ def _summary(
         bytes=sum(sum(names.values()) for names in sizes.values()),
         seconds=seconds,
         missing=sum(job.expressions() for job in left),
-        wordless=[name(i) for (i, _), words in zip(texts, pieces, strict=True) if not words],
-        unknown=unknown / max(1, sum(map(len, pieces))),
+        wordless=[name(i) for (i, _), words in zip(texts, tokens, strict=True) if not words],
+        unknown=unknown / max(1, sum(map(len, tokens))),
         empty=[name(i) for i in sorted(itertools.chain(*empty))],
         nameless=[ref.ref_id for ref in refs if ref.ref_id not in built],
         left_out=(sum(ref.left_out for ref in flat), flat[0].ref_id if flat else ""),

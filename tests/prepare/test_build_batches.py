@@ -118,7 +118,7 @@ def test_both_forms_hold_the_same(tiny, tmp_path, build, dataset, split):
 
 
 def on_canvas(array: np.ndarray) -> np.ndarray:
-    """Resized by scikit-image to fit 48 x 48, and centred on zeros: SPEC section 5, in floating point."""
+    """Resized by scikit-image to fit 48 x 48, and centred on zeros, in floating point."""
     scale = min(48 / array.shape[0], 48 / array.shape[1])
     small = resize(array, [round(side * scale) for side in array.shape[:2]])
     top, left = ((48 - side) // 2 for side in small.shape[:2])

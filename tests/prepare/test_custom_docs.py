@@ -20,7 +20,7 @@ from utils.prepared import BatchSplit
 def copy(tmp_path_factory):
     """A copy of the code in which every block of the page was run, in order."""
     folder = tmp_path_factory.mktemp("clone")
-    for package in ("models", "utils", "eval"):
+    for package in ("models", "utils", "eval", "prepare", "train"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     for script in (*ROOT.glob("*.py"), ROOT / "pyproject.toml"):
         shutil.copy(script, folder)

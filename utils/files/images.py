@@ -36,8 +36,8 @@ def read_image(
 
     Of an animation the first image counts. `upright` turns it as its EXIF orientation says, for photographs; COCO's
     masks are in the coordinates of the pixels as stored. `crc32`: of the file's bytes, where it is known.
-    Raises InputError, naming `name` (default: the path), for what is not an image, is damaged, has another sum, is empty
-    or beyond MAX_IMAGE_*.
+    Raises InputError, naming `name` (default: the path), for what is not an image, is damaged, has another sum, is
+    empty or beyond MAX_IMAGE_*.
     """
     with _opened_image(source, name, remedy, crc32) as image:
         return to_rgb(image, upright)
