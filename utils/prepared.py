@@ -183,7 +183,7 @@ class Sample(NamedTuple):
     mask: np.ndarray  # bool H x W
 
 
-class BatchSplit:
+class PreparedSplit:
     """The expressions of one split of prepared data, by index, in the order of the annotations.
 
     `folder` Path, `split`, `dataset`, and `meta`: the content of meta.json, None in a folder of the authors' code.
