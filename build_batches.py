@@ -1,4 +1,4 @@
-"""Make the batches of one split from annotations and images.
+"""Prepare the data of one split from annotations and images.
 
     python build_batches.py -d unc -t train --img-size 480
     python build_batches.py -d unc -t val --img-size 480
@@ -94,7 +94,7 @@ def parse() -> tuple[BuildOptions, bool]:
     how = parser.add_argument_group("how")
     how.add_argument("--workers", type=at_least_one, default=os.cpu_count(), help="processes, this machine's cores")
     how.add_argument("--shard", type=shard, default="1/1", metavar="I/N", help="the I-th of N parts, I from 1 to N")
-    npz = "write the reference's large npz files, each with image and mask"
+    npz = "write the large npz files of the authors' code, each with image and mask"
     how.add_argument("--self_contained", action="store_true", help=npz)
     how.add_argument("--skip_empty", action="store_true", help="leave out empty expressions instead of stopping at one")
     verify = "only read all files of a split that is complete and compare them with their check sums"

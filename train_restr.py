@@ -38,7 +38,7 @@ from utils.cli import run_main
 from utils.device import Ranks, settle_memory
 from utils.errors import InputError, one_line
 from utils.loaders import EXIT_RESUME, StopSignal, check_shared_memory, explained_loaders, start_loader
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 from utils.text import PAD, TEXT_LENGTH, Vocabulary
 from utils.words import embeddings_file, read_embeddings, vocabulary_of
 
@@ -63,7 +63,7 @@ def make_deterministic() -> None:
 
 def run(args, ranks: Ranks) -> int:
     """Wire data, model, optimiser and logs together, and train."""
-    split, valset = BatchSplit(args.data_dir, args.set), BatchSplit(args.data_dir, args.valset)
+    split, valset = PreparedSplit(args.data_dir, args.set), PreparedSplit(args.data_dir, args.valset)
     vocabulary = vocabulary_of(split, args.vocabulary)
     config = model_config(args, len(vocabulary))
     if args.print_model:
@@ -96,7 +96,7 @@ def prepare(args, ranks: Ranks, folder: RunFolder, config: ReSTRConfig, vocabula
     return experiment
 
 
-def train(experiment: Experiment, split: BatchSplit, stop: StopSignal) -> int:
+def train(experiment: Experiment, split: PreparedSplit, stop: StopSignal) -> int:
     """Train to the end, or until a signal comes. Returns the exit code."""
     args, ranks, trainer, log = experiment.args, experiment.ranks, experiment.trainer, experiment.log
     folder = experiment.folder.path
@@ -132,7 +132,7 @@ def model_config(args, words: int) -> ReSTRConfig:
     )
 
 
-def check(args, split: BatchSplit, valset: BatchSplit, ranks: Ranks) -> None:
+def check(args, split: PreparedSplit, valset: PreparedSplit, ranks: Ranks) -> None:
     """Raise InputError for flags and data that do not go together."""
     if split.image_size not in (None, args.input_size):  # None: the authors' folder, images of their own sizes
         asked, built = (f"{height},{width}" for height, width in (args.input_size, split.image_size))
@@ -145,7 +145,7 @@ def check(args, split: BatchSplit, valset: BatchSplit, ranks: Ranks) -> None:
     check_room(valset, args.eval_batch_size, args.num_workers)
 
 
-def build_model(args, config: ReSTRConfig, split: BatchSplit, resuming: bool, ranks: Ranks) -> torch.nn.Module:
+def build_model(args, config: ReSTRConfig, split: PreparedSplit, resuming: bool, ranks: Ranks) -> torch.nn.Module:
     """The model with its first weights: a pre-trained ViT and GloVe, unless saved ones are to come."""
     model = build_restr(config)
     if not resuming:
@@ -208,7 +208,7 @@ def explained(compiled: bool) -> Iterator[None]:
         raise
 
 
-def loader(args, split: BatchSplit, trainer: Trainer, ranks: Ranks) -> DataLoader:
+def loader(args, split: PreparedSplit, trainer: Trainer, ranks: Ranks) -> DataLoader:
     """Micro-batches of this rank from the trainer's step on."""
     sampler = StepSampler(
         len(split), args.batch_size, args.seed, trainer.step, args.num_steps, ranks.rank, ranks.world, args.accum

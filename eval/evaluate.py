@@ -35,7 +35,7 @@ from utils.cli import ArgumentParser, check_limits, run_main, size
 from utils.device import AMP_DTYPES
 from utils.files.writing import atomic_write, made_folder, write_json
 from utils.loaders import explained_loaders
-from utils.prepared import META, BatchSplit
+from utils.prepared import META, PreparedSplit
 
 LIMITS = {"batch_size": (1, 1024), "num_workers": (0, 1024), "seed": (0, 2**63 - 1)}  # flag -> least and most
 
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     amp = options.amp_dtype if options.amp else None
     settings = EvalSettings(options.threshold, options.eval_pad, options.eval_antialias, options.batch_size, amp)
-    split = BatchSplit(options.data_dir, options.set)
+    split = PreparedSplit(options.data_dir, options.set)
     other = read_other(options.against, split) if options.against else None
     paths = [checkpoint_file(options.checkpoint)] if options.checkpoint else []
     if options.restore_refseg:
@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _evaluate(
     model: ReSTR,
-    split: BatchSplit,
+    split: PreparedSplit,
     settings: EvalSettings,
     ranks: distributed.Ranks,
     options: Namespace,
@@ -169,7 +169,7 @@ def _evaluate(
     return metrics
 
 
-def _output_folder(options: Namespace, split: BatchSplit, step: str, path: Path, several: bool) -> Path:
+def _output_folder(options: Namespace, split: PreparedSplit, step: str, path: Path, several: bool) -> Path:
     """--output_dir, or beside the checkpoint a folder whose name tells the split and what is not the default."""
     if options.output_dir:
         folder = options.output_dir / step if several else options.output_dir
@@ -202,7 +202,7 @@ def _watcher(
 
 def _judge(
     model: ReSTR,
-    split: BatchSplit,
+    split: PreparedSplit,
     settings: EvalSettings,
     ranks: distributed.Ranks,
     options: Namespace,
@@ -233,7 +233,7 @@ def _judge(
     return run(on_sample=on_sample, rotate_expressions=True), {"control": control}
 
 
-def _record(model: ReSTR, split: BatchSplit, settings: EvalSettings, device: torch.device) -> dict:
+def _record(model: ReSTR, split: PreparedSplit, settings: EvalSettings, device: torch.device) -> dict:
     """What a number has to be traced by."""
     checkpoint = {key: model.provenance[key] for key in ("file", "sha256", "step")}
     meta = split.folder / META  # the reference makes none

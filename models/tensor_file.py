@@ -1,15 +1,14 @@
 """Files of `torch.save` from strangers: tensors in dicts and lists, no code, and no more memory than the file has."""
 
-import io
 import pickle
 import re
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 
 import torch
 
 from utils.errors import InputError, one_line
+from utils.files.pickles import checked_pickle
 
 # Values that a checkpoint may carry beside its tensors, of which nothing is kept.
 _IGNORED = re.compile(
@@ -18,18 +17,12 @@ _IGNORED = re.compile(
     r"torch (\w*int\d+|b?float\d+|bool|device)|torch\._utils _rebuild_\w+|torch\.serialization _get_layout"
 )
 _STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
+    f"torch {name}Storage": getattr(torch, dtype)
+    for name, dtype in zip(
+        "Double Float Half BFloat16 Long Int Short Char Byte Bool ComplexFloat ComplexDouble".split(),
+        "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128".split(),
+        strict=True,
+    )
 }
 _SHARED = 4  # times that tensors of one file may use the same numbers, on average
 
@@ -77,37 +70,41 @@ def _checked_pickle(archive: zipfile.ZipFile, size: int) -> zipfile.ZipInfo:
     return named["data.pkl"][0]
 
 
-class Ignored:
+class _Ignored:
     """Takes the place of a value that is not kept, whatever it is made and filled with."""
 
     def __init__(self, *arguments, **named):
         pass
 
+    append = extend = __setitem__ = __init__
+
+
+class _Dict(dict):
+    """A dict without the keys whose hashes a file can choose to be equal, which name no tensor."""
+
+    __slots__ = ()
+
+    def __init__(self, *_):
+        super().__init__()
+
     def __setitem__(self, key, value):
-        pass
-
-    def append(self, value) -> None:
-        pass
-
-    extend = append
+        if type(key) is str or type(key) is int and key.bit_length() < 64:
+            super().__setitem__(key, value)
 
 
-class _TensorUnpickler(pickle._Unpickler):
-    """Python's form of the unpickler: the C form takes the memory that one opcode asks for."""
-
-    dispatch = dict(pickle._Unpickler.dispatch)
-
+class _TensorUnpickler(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo):
-        super().__init__(io.BytesIO(archive.read(member)), encoding="latin1")
+        super().__init__(checked_pickle(archive.read(member), "it", builds=False), encoding="latin1")
         self.archive, self.folder = archive, member.filename.removesuffix("data.pkl")
         self.numbers: dict[str, bytearray] = {}  # by the name of a storage
         self.room = _SHARED * sum(other.file_size for other in archive.infolist())  # bytes of tensors
         self.known = {
-            **{f"torch {name}": dtype for name, dtype in _STORAGES.items()},
-            "collections OrderedDict": OrderedDict,
-            "torch Size": tuple,
-            "torch._utils _rebuild_tensor": self._tensor,
-            "torch._utils _rebuild_tensor_v2": self._tensor,
+            **_STORAGES,
+            "data dict": _Dict,
+            "collections OrderedDict": _Dict,
+            "torch Size": lambda sizes=(): sizes,
+            "torch._utils _rebuild_tensor": self.tensor,
+            "torch._utils _rebuild_tensor_v2": self.tensor,
             "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,
         }
 
@@ -115,7 +112,7 @@ class _TensorUnpickler(pickle._Unpickler):
         named = f"{module} {name}"
         if named not in self.known and not _IGNORED.fullmatch(named):
             raise ValueError(f"it names {one_line(named, 80)}, which is not part of a checkpoint")
-        return self.known.get(named, Ignored)
+        return self.known.get(named, _Ignored)
 
     def persistent_load(self, saved: tuple) -> torch.Tensor:
         """The numbers of a storage as a tensor of one dimension."""
@@ -127,18 +124,9 @@ class _TensorUnpickler(pickle._Unpickler):
             return torch.empty(0, dtype=dtype)
         return torch.frombuffer(numbers, dtype=torch.uint8).view(dtype)[:count]
 
-    def _tensor(self, numbers: torch.Tensor, offset: int, size: tuple, stride: tuple, *_) -> torch.Tensor:
+    def tensor(self, numbers: torch.Tensor, offset: int, size: tuple, stride: tuple, *_) -> torch.Tensor:
         tensor = numbers.as_strided(size, stride, offset)  # refuses what reaches beyond the storage
         self.room -= tensor.nbytes
         if tensor.nbytes > numbers.nbytes or self.room < 0:
             raise ValueError("a tensor claims more values than it holds")
         return tensor
-
-    def _drop_state(self) -> None:
-        self.stack.pop()
-
-    def _read_bytes(self) -> None:
-        self.append(self.read(int.from_bytes(self.read(8), "little")))  # not Python's, which takes the memory first
-
-    dispatch[pickle.BYTEARRAY8[0]] = _read_bytes
-    dispatch[pickle.BUILD[0]] = _drop_state

@@ -44,7 +44,7 @@ def claim(folder: Path, wanted: dict, vocabulary: Vocabulary) -> None:
         there = read_meta(folder)
         if there is None:
             if any(folder.glob("*_batch")):
-                raise InputError(f"{folder}: holds batches of another program (no {META}); move them away")
+                raise InputError(f"{folder}: holds data of another program (no {META}); move them away")
             write_json(folder / META, wanted)
         else:
             _require_same(folder, there, wanted)
@@ -98,7 +98,7 @@ def begun_split(files: SplitFiles, entry: dict, sharded: bool) -> Iterator[dict]
 
 
 def _discard(files: SplitFiles, builds: IO, old: dict, entry: dict, sharded: bool) -> None:
-    sources = "other expressions, outlines or images than there are now"
+    sources = "other expressions, masks or images than there are now"
     if old["complete"] or sharded:
         names = ", ".join(path.name for path in files.folders)
         raise InputError(
@@ -127,7 +127,7 @@ def record_split(files: SplitFiles, entry: dict, size: int | None) -> None:
 def _there(files: SplitFiles) -> dict:
     meta = read_meta(files.folder)
     if meta is None:
-        raise InputError(f"{files.folder / META}: was removed while batches were built; run the same command again")
+        raise InputError(f"{files.folder / META}: was removed while data were prepared; run the same command again")
     return meta
 
 
@@ -148,7 +148,7 @@ def _same_sources(old: dict, new: dict) -> bool:
 
 
 def remove_stale(folder: Path, seconds: float) -> None:
-    """Remove half-written files at least `seconds` old whose process is no more."""
+    """Remove partial files at least `seconds` old whose writer has exited."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         with contextlib.suppress(FileNotFoundError):  # whole by now, or removed by another
             if time.time() - path.stat().st_mtime >= seconds and not _is_running(path.name):

@@ -14,14 +14,8 @@ from utils.errors import InputError
 from utils.files.reading import refusing, regular_file_size
 
 MAX_LINE = 100_000  # bytes; a line of 300 numbers has about 3,000
-
-
 MAX_WIDTH = 4_096
-
-
 PACKED = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip file", b"BZh": "a bzip2 file", b"\xfd7zXZ": "an xz file"}
-
-
 _REMEDY = "get glove.6B.zip from https://nlp.stanford.edu/projects/glove/ and give its glove.6B.300d.txt"
 
 
@@ -56,7 +50,7 @@ def read_glove(path: str | os.PathLike, words: Iterable[str]) -> Glove:
 
 
 def embedding_table(words: list[str], glove: Glove, seed: int) -> np.ndarray:
-    """float32 V x D: GloVe's vectors, the others drawn with its mean and spread, row 0 (<pad>) zero. SPEC section 6."""
+    """float32 V x D: GloVe's vectors, the others drawn with its mean and spread, row 0 (<pad>) zero."""
     random = np.random.default_rng(seed)
     table = random.normal(glove.mean, glove.spread, (len(words), len(glove.mean))).astype(np.float32)
     for row, word in enumerate(words):

@@ -1,7 +1,7 @@
-"""One numeric matrix out of a MATLAB file of version 5 (also "7": compressed), as ReferIt's masks are.
+"""Masks from COCO segmentations (polygons, RLE) and from MATLAB files of version 5 (also "7": compressed), ReferIt's.
 
 scipy.io.loadmat allocates what a header claims, and takes type numbers in a file as indices of a table without a look,
-so that a damaged one can end the process: so headers are checked here before it sees them.
+so that a damaged one ends the process (a segmentation fault): headers are checked here before it sees them.
 """
 
 import io
@@ -24,7 +24,7 @@ from utils.files.reading import MEBIBYTE, read_bytes, refusing
 MAX_POLYGONS = 5_000
 MAX_OUTLINE = 2_000_000  # pixels of all outlines of a ref together: drawing takes time and memory in proportion
 MAX_RUN_CHARACTERS = 1_000_000
-_REMEDY = "mend or leave out the annotation"
+_REMEDY = "fix or leave out the annotation"
 MAX_MAT_BYTES = 32 * MEBIBYTE
 MAX_MAT_VALUES = 256 * MEBIBYTE
 _HEADER = 128  # bytes: text, then version and byte order in the last four
@@ -55,7 +55,7 @@ def checked_size(height: Any, width: Any, where: str) -> tuple[int, int]:
 
 
 def checked_segmentation(segmentation: Any, size: tuple[int, int], where: str) -> list | dict:
-    """A COCO segmentation that is safe to draw at `size`: polygons, run lengths as a list of counts.
+    """A COCO segmentation that is safe to draw at `size`: polygons, RLE as a list of counts.
 
     Polygons of fewer than three points are left out where others remain: they have no area, and COCO's own code draws
     nothing for them. Raises InputError beginning with `where`.
@@ -70,7 +70,7 @@ def checked_segmentation(segmentation: Any, size: tuple[int, int], where: str) -
 
 def _checked_polygons(polygons: Any, size: tuple[int, int]) -> list:
     if not isinstance(polygons, list) or not 0 < len(polygons) <= MAX_POLYGONS:
-        raise ValueError("the segmentation is neither polygons nor run lengths")
+        raise ValueError("the segmentation is neither polygons nor RLE")
     for polygon in polygons:
         if not isinstance(polygon, list) or not all(type(value) in (int, float) for value in polygon):
             raise ValueError("a polygon is not a list of numbers")
@@ -93,29 +93,29 @@ def _checked_polygons(polygons: Any, size: tuple[int, int]) -> list:
 
 def _checked_runs(rle: dict, size: tuple[int, int]) -> list[int]:
     if rle.get("size") != list(size):
-        raise ValueError(f"the run lengths are not for the image's height and width, {size[0]} and {size[1]}")
+        raise ValueError(f"the RLE is not for the image's height and width, {size[0]} and {size[1]}")
     counts = rle.get("counts")
     if isinstance(counts, str):
         if counts.startswith(("b'", 'b"')):
-            raise ValueError("the run lengths are Python's form of bytes, b'...': write counts.decode() to the file")
+            raise ValueError("the RLE is Python's form of bytes, b'...': write counts.decode() to the file")
         counts = _unpacked_counts(counts)
     if not isinstance(counts, list) or not all(type(run) is int and run >= 0 for run in counts):
-        raise ValueError("the run lengths are not whole numbers of pixels")
+        raise ValueError("the RLE counts are not whole numbers of pixels")
     if sum(counts) != size[0] * size[1]:
-        raise ValueError("the run lengths do not add up to the image")
+        raise ValueError("the RLE counts do not add up to the image")
     return counts
 
 
 def _unpacked_counts(text: str) -> list[int]:
     """Counts of COCO's compressed form: 5 bits a character, lowest first; from the fourth on, less the last but one."""
     if len(text) > MAX_RUN_CHARACTERS:
-        raise ValueError("the compressed run lengths are too long")
+        raise ValueError("the compressed RLE is too long")
     counts: list[int] = []
     value = shift = 0
     for character in text:
         bits = ord(character) - 48
         if not 0 <= bits < 64 or shift > 30:
-            raise ValueError("the compressed run lengths are damaged")
+            raise ValueError("the compressed RLE is damaged")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:  # the number goes on
@@ -125,12 +125,12 @@ def _unpacked_counts(text: str) -> list[int]:
         counts.append(value + (counts[-2] if len(counts) > 2 else 0))
         value = shift = 0
     if shift:
-        raise ValueError("the compressed run lengths are cut off")
+        raise ValueError("the compressed RLE is cut off")
     return counts
 
 
 def draw(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
-    """What `checked_segmentation` returned, as bool H x W: the union of polygons, or the odd runs. SPEC section 3."""
+    """What `checked_segmentation` returned, as bool H x W: the union of polygons, or the odd runs."""
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
         inside = np.arange(len(counts)) % 2 == 1
@@ -141,7 +141,7 @@ def draw(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
 
 
 def read_mat_mask(path: Path) -> np.ndarray:
-    """ReferIt's mask: where `segimg_t` of the .mat file is 0, as bool H x W. Raises InputError. SPEC section 3."""
+    """ReferIt's mask: where `segimg_t` of the .mat file is 0, as bool H x W. Raises InputError."""
     mask = read_mat(path, "segimg_t", "get ReferIt's masks again (data/README.md)") == 0
     checked_size(*mask.shape, str(path))
     return mask

@@ -24,20 +24,10 @@ from utils.files.reading import MAX_JSON_CONTAINERS, MEBIBYTE, foreign_content, 
 from utils.prepared import OWN_FAMILY, is_plain_name, is_train
 
 MAX_LINES_BYTES = 512 * MEBIBYTE
-
-
 MAX_PLAIN_NAME = 100  # bytes; a longer path gives a name by its digest
-
-
 SizeOf = Callable[[Path], tuple[int, int]]  # (height, width) of an image file
-
-
 OUTLINES = ("mask", "polygon", "rle")
-
-
 REMEDY = "docs/CUSTOM_DATA.md shows how it has to look"
-
-
 _IMAGE_REMEDY = "fix the entry, or give the folder with --images DIR"
 
 
@@ -290,5 +280,5 @@ def own_data(name: str, refs: Path | None, instances: Path | None = None, images
         )
     data = OwnData(name, refs, instances, images)
     if data.has_lines and instances:
-        raise InputError(f"--instances goes with a refs file in RefCOCO's layout; {refs} holds the outlines itself")
+        raise InputError(f"--instances goes with a refs file in RefCOCO's layout; {refs} holds the masks itself")
     return data

@@ -9,8 +9,6 @@ from utils.datasets import COCO_IMAGES, DATASETS, Dataset
 from utils.errors import InputError, one_line
 
 _ANNOTATIONS_REMEDY = "get the annotations as external/README.md says"
-
-
 IMAGES_REMEDY = "get the images as data/README.md says"
 
 
@@ -24,7 +22,7 @@ def read_refs(root: Path | str, dataset: str, split: str) -> list[Ref]:
     """The refs of a split in the order of the file, every annotation checked and every image known to be there.
 
     Raises InputError, which names the file and the ref: an unknown data set or split, missing files, annotations or
-    images, broken segmentations. SPEC sections 1 to 3.
+    images, broken segmentations.
     """
     root = Path(root)
     chosen = _dataset(dataset, split)

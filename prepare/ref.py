@@ -1,4 +1,4 @@
-"""One annotated object of a data set, and the checks that every reader of annotations makes (SPEC section 3)."""
+"""One annotated object of a data set, and the checks that every reader of annotations makes."""
 
 import os
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from utils.text import MAX_EXPRESSION
 
 @dataclass(frozen=True)
 class Ref:
-    """One annotated object: an image, the expressions for it, and its outline."""
+    """One annotated object: an image, the expressions for it, and its mask."""
 
     ref_id: str  # unique in its split, and a plain file name
     image_path: Path
@@ -25,7 +25,7 @@ class Ref:
     size: tuple[int, int] | None  # height, width the annotations were made for; None: not known
     sentences: tuple[str, ...]  # may hold empty ones
     split: str
-    segmentation: list | dict | Path  # polygons, run lengths, or a .mat or .png file
+    segmentation: list | dict | Path  # polygons, RLE, or a .mat or .png file
     left_out: int = 0  # polygons of fewer than three points, which are not drawn
 
     def mask(self) -> np.ndarray:
@@ -71,7 +71,7 @@ def left_out_polygons(given: object, kept: list | dict) -> int:
 
 
 def require_distinct_names(refs: list[Ref]) -> None:
-    """Batches name pictures by `image_name`, so that "7.jpg" and "7.png" cannot both be there."""
+    """Prepared data name images by `image_name`, so that "7.jpg" and "7.png" cannot both be there."""
     paths: dict[str, Path] = {}
     for ref in refs:
         if paths.setdefault(ref.image_name, ref.image_path) != ref.image_path:

@@ -1,4 +1,4 @@
-"""Refs in RefCOCO's layout: a file of refs, and instances.json with outlines and image sizes (SPEC section 3)."""
+"""Refs in RefCOCO's layout: a file of refs, and instances.json with masks and image sizes."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -13,17 +13,9 @@ from utils.files.pickles import read_pickle
 from utils.files.reading import MEBIBYTE, read_json, safe_name
 
 MAX_INSTANCES_BYTES = 512 * MEBIBYTE  # RefCOCO's instances.json has about 120 MB
-
-
 MAX_ID = 2**53
-
-
 Entry = tuple[str, dict, tuple[str, ...]]  # ref_id, the entry with its ids as int, its expressions
-
-
 Instances = tuple[dict[int, dict], dict[int, dict]]  # annotations and images by id
-
-
 _TWICE: dict = {}  # stands for those that share an id
 
 

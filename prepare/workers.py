@@ -17,14 +17,8 @@ from utils.errors import InputError
 from utils.loaders import handle
 
 J = TypeVar("J")
-
-
 R = TypeVar("R")
-
-
 JOBS_AHEAD = 4  # a worker: enough that none waits, few enough that memory does not grow with the number of jobs
-
-
 _work: Callable | None = None  # in a worker process: what it does
 
 

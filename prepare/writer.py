@@ -1,4 +1,4 @@
-"""The writer of batch folders (SPEC sections 4 and 5): work is split by image, and can stop and go on at any point.
+"""The writer of prepared data: work is split by image, and can stop and go on at any point.
 
 Every file gets its name only when whole, its content follows from the annotations alone, and expressions are numbered
 before the work is shared out: so the folder is the same, byte for byte, however often it was interrupted, over however
@@ -66,7 +66,7 @@ def plan(refs: list[Ref], source: Path, skip_empty: bool) -> list[Job]:
             if not sentence.strip():
                 if skip_empty:
                     continue
-                raise InputError(f"{source}: ref {ref.ref_id} has an empty expression; mend it or pass --skip_empty")
+                raise InputError(f"{source}: ref {ref.ref_id} has an empty expression; fix it or pass --skip_empty")
             sentences.append((number, sentence))
             number += 1
         if sentences:
@@ -153,7 +153,7 @@ class Summary:
 def build(options: BuildOptions) -> Summary:
     """Build one split, or one shard of it, or what is missing of it.
 
-    Raises InputError for whatever the user can mend, OSError for a full or read-only disk.
+    Raises InputError for whatever the user can fix, OSError for a full or read-only disk.
     """
     started = time.monotonic()
     dataset = options.own or DATASETS[options.dataset]
@@ -169,8 +169,8 @@ def build(options: BuildOptions) -> Summary:
     entry = split_entry(jobs)
     with begun_split(files, entry, sharded) as meta:
         writer.prepare(sharded)
-        sizes, left, empty = _build(writer, meta, entry, jobs, options)
-    return _summary(writer, refs, jobs, sizes, left, empty, time.monotonic() - started)
+        result = _build(writer, meta, entry, jobs, options)
+    return _summary(writer, refs, jobs, result, time.monotonic() - started)
 
 
 def _build(
@@ -192,7 +192,7 @@ def _build(
     done = sum(job.expressions() for job in mine) - sum(job.expressions() for job in todo)
     try:
         empty = run_all(writer.write, todo, options.workers, Job.expressions, done, files.name("*")[:-2])
-    except InputError:  # a broken image or mask, which will be another file when it is mended
+    except InputError:  # a broken image or mask, which will be another file when it is fixed
         record_split(files, {**entry, "files_sha256": None}, None)
         raise
     if todo:
@@ -205,16 +205,11 @@ def _build(
 
 
 def _summary(
-    writer: "Writer",
-    refs: list[Ref],
-    jobs: list[Job],
-    sizes: Sizes,
-    left: list[Job],
-    empty: list[list[int]],
-    seconds: float,
+    writer: "Writer", refs: list[Ref], jobs: list[Job], result: tuple[Sizes, list[Job], list[list[int]]], seconds: float
 ) -> Summary:
+    sizes, left, empty = result
     texts = [numbered for job in jobs for _, pairs in job.refs for numbered in pairs]
-    pieces = [tokenize(text) for _, text in texts]
+    tokens = [tokenize(text) for _, text in texts]
     unknown = sum(len(writer.vocabulary.unknown(text)) for _, text in texts)
     name = writer.files.name
     built = {ref.ref_id for job in jobs for ref, _ in job.refs}
@@ -227,8 +222,8 @@ def _summary(
         bytes=sum(sum(names.values()) for names in sizes.values()),
         seconds=seconds,
         missing=sum(job.expressions() for job in left),
-        wordless=[name(i) for (i, _), words in zip(texts, pieces, strict=True) if not words],
-        unknown=unknown / max(1, sum(map(len, pieces))),
+        wordless=[name(i) for (i, _), words in zip(texts, tokens, strict=True) if not words],
+        unknown=unknown / max(1, sum(map(len, tokens))),
         empty=[name(i) for i in sorted(itertools.chain(*empty))],
         nameless=[ref.ref_id for ref in refs if ref.ref_id not in built],
         left_out=(sum(ref.left_out for ref in flat), flat[0].ref_id if flat else ""),

@@ -17,7 +17,7 @@ from tests.conftest import DATA
 from tests.support import forked
 from tests.support.small_model import outputs
 from tests.support.train_runs import records
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 
 V1 = DATA / "v1"
 FACTS = json.loads((V1 / "facts.json").read_text())
@@ -35,7 +35,7 @@ def sha256(array: np.ndarray) -> str:
 @pytest.mark.parametrize("name", FACTS)
 def test_prepared_data(name):
     folder, split_name = name.split("/")
-    split = BatchSplit(V1 / folder, split_name)
+    split = PreparedSplit(V1 / folder, split_name)
     assert len(split) == len(FACTS[name])
     for i, (ids, expression, image_name, image, shape, mask, pixels) in enumerate(FACTS[name]):
         now = split.text(i)

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset, default_collate
 
 from utils.errors import InputError
 from utils.geometry import fit_inside, pad, resize_image, resize_mask
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 
 
 class TrainDataset(Dataset):
@@ -20,7 +20,7 @@ class TrainDataset(Dataset):
     of their own sizes: they are put on the canvas here, as the build does it for train splits.
     """
 
-    def __init__(self, split: BatchSplit, size: tuple[int, int] | None = None):
+    def __init__(self, split: PreparedSplit, size: tuple[int, int] | None = None):
         self.split, self.size = split, size or split.image_size
 
     def __len__(self) -> int:
@@ -28,11 +28,10 @@ class TrainDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict | InputError:
         try:
-            image, mask = self.split.sample(index)
+            ids, _, _, image, mask = self.split.read(index)
             if mask.shape != self.size:
                 fit = fit_inside(*mask.shape, self.size)
                 image, mask = pad(resize_image(image, fit), self.size), pad(resize_mask(mask, fit), self.size)
-            ids, _, _ = self.split.text(index)
         except InputError as error:
             return error
         return {

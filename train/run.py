@@ -227,7 +227,7 @@ class Experiment:
 
 
 def data_of(args: Namespace, splits: dict, vocabulary: Vocabulary) -> dict:
-    """What a run is trained and validated on: plain values. `splits`: BatchSplit by name."""
+    """What a run is trained and validated on: plain values. `splits`: PreparedSplit by name."""
     first = splits[args.set]
     return {
         "dataset": first.dataset,

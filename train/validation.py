@@ -9,7 +9,7 @@ from eval.evaluator import EvalSettings, check_complete, evaluate, gather_scores
 from eval.metrics import summarise
 from eval.visualise import strip, write_prediction
 from utils.device import Ranks
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 
 PICTURES = 8  # validation samples that are drawn, evenly spaced over the split
 
@@ -21,7 +21,7 @@ class Validation:
     """
 
     def __init__(
-        self, split: BatchSplit, settings: EvalSettings, ranks: Ranks, log, pictures: Path | None, workers: int
+        self, split: PreparedSplit, settings: EvalSettings, ranks: Ranks, log, pictures: Path | None, workers: int
     ):
         self.split, self.settings, self.ranks, self.log = split, settings, ranks, log
         self.pictures, self.workers = pictures, workers

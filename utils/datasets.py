@@ -4,11 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COCO_IMAGES = Path("data/coco/images/train2014")
-
-
 REFER_DATA = Path("external/refer/data")
-
-
 REFERIT = Path("data/referit")
 
 
@@ -58,8 +54,6 @@ DATASETS["referit"] = Dataset(
 
 
 ALIASES = {dataset.alias: name for name, dataset in DATASETS.items() if dataset.alias}
-
-
 NAMES = "unc (or refcoco), unc+ (refcoco+), Gref (refcocog; the paper's google split), Gref_umd (refcocog_umd), referit"
 
 

@@ -1,7 +1,7 @@
 """Resize-and-pad and resize-and-crop: one rounding rule, in NumPy for preparation and in torch for evaluation.
 
 Sizes are always (height, width). The NumPy half gives, bit for bit, what `skimage.transform.resize` with its defaults
-gives (SPEC section 5), several times faster; `utils/resample.py` says how. The torch half is SPEC section 10.
+gives, several times faster; `utils/resample.py` says how. The torch half is the evaluation protocol (docs/PAPER.md).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def pad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_and_pad(image: Tensor, size: tuple[int, int], antialias: bool = False, fill: float | Tensor = 0.0) -> Tensor:
-    """An evaluation image onto the network's canvas: float B x C x h x w -> B x C x H x W (SPEC section 10).
+    """An evaluation image onto the network's canvas: float B x C x h x w -> B x C x H x W.
 
     Bilinear with half-pixel centres; `antialias`: through a filter, as Pillow does, where it shrinks. `fill` is the
     canvas's colour after normalisation: 0.0, which is mid-grey for mean 0.5, or a tensor of C values.
@@ -82,7 +82,7 @@ def resize_and_pad(image: Tensor, size: tuple[int, int], antialias: bool = False
 def resize_and_crop(logits: Tensor, height: int, width: int) -> Tensor:
     """Network logits back to an image's own resolution: float N x C x H x W -> N x C x `height` x `width`.
 
-    The inverse of `resize_and_pad` (SPEC section 10): resized by max(height/H, width/W), then the centre is cut out.
+    The inverse of `resize_and_pad`: resized by max(height/H, width/W), then the centre is cut out.
     """
     from torch.nn import functional
 

@@ -1,6 +1,6 @@
-"""The reader of batch folders: ours, compact or self-contained, and the reference's (SPEC section 4).
+"""The layout and the reader of prepared data: ours, compact or self-contained, and the authors' code's.
 
-Images that belong to a train split come on the canvas, others at their original resolution, as the reference has them.
+Images that belong to a train split come on the canvas, others at their original resolution, as in the authors' code.
 Training needs neither a listing nor an index of the folder: sample i is read from the files that carry its number.
 """
 
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,12 +29,12 @@ MAX_EXPRESSIONS = 10_000_000  # a file that claims more would take the memory fo
 MAX_CANVAS_SIDE = 8_192  # pixels; no model takes more (models.config.LARGEST, whose import takes PyTorch)
 META, VOCABULARY, LOCK = "meta.json", "vocabulary.txt", ".lock"
 TEXT_KEYS = ("text_batch", "sent_batch", "im_name_batch")
-OWN_FAMILY = "custom"  # the folder of data/ that batches of users' own data go to
+OWN_FAMILY = "custom"  # the folder of data/ for prepared data of users' own
 SIZES = "bytes"  # of meta.json: of all files of each complete split; not in folders of version 1.0
 FILE_KEYS = ("image_file", "label_file")  # beside the texts, in the compact form
 SUMS_KEY = "crc32"  # beside these: of the image file and of the mask file, uint32 [2]; not in folders of version 1.0
-ARRAY_KEYS = ("im_batch", "mask_batch")  # beside the texts, in the reference's form
-META_REMEDY = "move the folder away and build the batches again with build_batches.py"
+ARRAY_KEYS = ("im_batch", "mask_batch")  # beside the texts, in the self-contained form
+META_REMEDY = "move the folder away and prepare the data again with build_batches.py"
 
 
 def is_plain_name(name: Any) -> bool:
@@ -43,7 +43,7 @@ def is_plain_name(name: Any) -> bool:
 
 
 def is_train(split: str) -> bool:
-    """Splits named so are resized when batches are made; the others keep the original resolution (SPEC section 5)."""
+    """Splits named so are resized when the data are prepared; the others keep the original resolution."""
     return "train" in split
 
 
@@ -53,7 +53,7 @@ def size_name(size: tuple[int, int]) -> str:
 
 
 def folder_path(root: Path, dataset: str, size: tuple[int, int]) -> Path:
-    """Where build_batches.py puts the batches of a data set: data/mscoco/unc_480_batch below `root`."""
+    """Where build_batches.py puts the prepared data of a data set: data/mscoco/unc_480_batch below `root`."""
     family = DATASETS[dataset].family if dataset in DATASETS else OWN_FAMILY
     return Path(root) / "data" / family / f"{dataset}_{size_name(size)}_batch"
 
@@ -99,19 +99,19 @@ class SplitFiles:
 
 
 def read_meta(folder: Path | str) -> dict | None:
-    """The checked content of a batch folder's meta.json; None for a folder without, which the reference made.
+    """The checked content of meta.json in a folder of prepared data; None if the authors' code made the folder.
 
     Raises InputError for a missing folder, and for a file that is damaged or of another version.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of batches; make it with build_batches.py")
+        raise InputError(f"{folder}: no such folder of prepared data; make it with build_batches.py")
     path = folder / META
     if not path.exists():
         return None
-    meta = read_json(path, "description of a batch folder", META_REMEDY)
+    meta = read_json(path, "description of prepared data", META_REMEDY)
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise InputError(f"{path}: does not describe a batch folder; {META_REMEDY}")
+        raise InputError(f"{path}: does not describe prepared data; {META_REMEDY}")
     if meta.get("version") != VERSION:
         version = one_line(meta.get("version"), 20)
         raise InputError(f"{path}: is of version {version}, this program reads {VERSION}; {META_REMEDY}")
@@ -126,7 +126,7 @@ def _is_count(value: Any, most: int = MAX_EXPRESSIONS) -> bool:
 
 
 def _fault(meta: dict) -> str | None:
-    """The first entry that is not as it must be."""
+    """The first invalid entry."""
     size, vocabulary, splits = meta.get("image_size"), meta.get("vocabulary"), meta.get("splits")
     if not is_plain_name(meta.get("dataset")):
         return "dataset"
@@ -165,7 +165,7 @@ def reference_dataset(folder: Path, split: str) -> tuple[str, int]:
     """(data set, number of expressions) of a split in a folder without meta.json. Raises InputError."""
     batches = folder / f"{safe_name(split, 'split')}_batch"
     if not batches.is_dir():
-        raise InputError(f"{batches}: no such folder of batches; make it with build_batches.py")
+        raise InputError(f"{batches}: no such folder of prepared data; make it with build_batches.py")
     names = {path.stem for path in batches.glob(f"*_{split}_*.npz")}
     dataset = min(names, default="").rpartition(f"_{split}_")[0]
     if not names or any(f"{dataset}_{split}_{i}" not in names for i in range(len(names))):
@@ -173,12 +173,22 @@ def reference_dataset(folder: Path, split: str) -> tuple[str, int]:
     return safe_name(dataset, f"{batches}: a file in it"), len(names)
 
 
-class BatchSplit:
-    """The expressions of one split of a batch folder, by index, in the order of the annotations.
+class Sample(NamedTuple):
+    """One expression with its image and mask, on the canvas for train splits, else at the original resolution."""
 
-    `folder` Path, `split`, `dataset`, and `meta`: the content of meta.json, None for a folder made by the reference.
+    ids: np.ndarray  # int64 [20]
+    expression: str
+    image_name: str
+    image: np.ndarray  # uint8 H x W x 3, RGB in 0..255
+    mask: np.ndarray  # bool H x W
+
+
+class PreparedSplit:
+    """The expressions of one split of prepared data, by index, in the order of the annotations.
+
+    `folder` Path, `split`, `dataset`, and `meta`: the content of meta.json, None in a folder of the authors' code.
     `words`: ids are below it; None where a folder does not tell, until `vocabulary_of` does.
-    Raises InputError: no such folder or split, one whose build has not come to its end, or more or fewer expressions.
+    Raises InputError: no such folder or split, one whose build has not finished, or more or fewer expressions.
     """
 
     def __init__(self, folder: Path | str, split: str):
@@ -195,7 +205,6 @@ class BatchSplit:
             self.words = self.meta["vocabulary"]["size"]
             self._check_count()
         self._groups: list[list[int]] | None = None
-        self._last: tuple[int, dict] = (-1, {})  # the compact entry read last: it is asked for text, image and mask
 
     def _complete_split(self) -> dict:
         entry = self.meta["splits"].get(self.split)
@@ -211,7 +220,7 @@ class BatchSplit:
         raise InputError(f"{self.folder}: its split {self.split} {state} (whole: {others}); run: {command}")
 
     def _check_count(self) -> None:
-        """Two looks: the last expression is there and none comes after it. Training must not wait for a listing."""
+        """Whether the last expression exists and none comes after it; a listing would take training too long."""
         last, beyond = self._files.npz(len(self) - 1), self._files.npz(len(self))
         if not last.exists() or beyond.exists():
             fault = f"{beyond}: is there" if last.exists() else f"{last}: is not there"
@@ -223,7 +232,7 @@ class BatchSplit:
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """(height, width) of the canvas that train splits are on; None if a split of the reference does not tell."""
+        """(height, width) of the canvas that train splits are on; None if a split of the authors' code hides it."""
         if self.meta is not None:
             return tuple(self.meta["image_size"])
         return self.image(0).shape[:2] if is_train(self.split) else None
@@ -232,37 +241,36 @@ class BatchSplit:
         """The name of expression i: "unc_val_17"."""
         return self._files.name(i)
 
+    def read(self, i: int) -> Sample:
+        """All of expression i; its npz is opened once. Raises InputError: a missing or damaged file, unequal sizes."""
+        entry = self._entry(i, *ARRAY_KEYS)
+        image, mask = self._image(i, entry), self._mask(i, entry)
+        if image.shape[:2] != mask.shape:
+            raise self.broken(i, f"the image is {_shown(image)} but the mask {_shown(mask)} (height x width)")
+        return Sample(*self._text(i, entry), self._placed(image, i), self._placed(mask, i))
+
+    def sample(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """(image, mask) of expression i. Raises InputError as `read` does."""
+        return self.read(i)[3:]
+
     def text(self, i: int) -> tuple[np.ndarray, str, str]:
-        """(ids int64 [20], sentence, image name) of expression i. Raises InputError for a missing or damaged file."""
-        entry = self._entry(i)
-        ids, sentences = entry["text_batch"], entry["sent_batch"]
-        whole = ids.shape == (TEXT_LENGTH,) and ids.dtype.kind in "iu" and ids.min() >= 0
-        if not whole or (self.words is not None and ids.max() >= self.words):
-            raise self.broken(i, f"text_batch is not {TEXT_LENGTH} ids of words of the vocabulary")
-        if sentences.shape != (1,) or sentences.dtype.kind != "U":
-            raise self.broken(i, "sent_batch is not one sentence")
-        return ids.astype(np.int64), str(sentences[0]), self._string(i, entry, "im_name_batch")
+        """(ids int64 [20], expression, image name) of expression i. Raises InputError for a missing or damaged file."""
+        return self._text(i, self._entry(i))
 
     def image(self, i: int) -> np.ndarray:
         """uint8 H x W x 3, RGB in 0..255: on the canvas for train splits, else at the original resolution."""
-        return self._placed(self._raw_image(i), i)
+        return self._placed(self._image(i, self._entry(i, ARRAY_KEYS[0])), i)
 
     def mask(self, i: int) -> np.ndarray:
         """bool H x W, as large as the image."""
-        return self._placed(self._raw_mask(i), i)
-
-    def sample(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """(image, mask) of expression i. Raises InputError also where their sizes disagree."""
-        image, mask = self._raw_image(i), self._raw_mask(i)
-        if image.shape[:2] != mask.shape:
-            raise self.broken(i, f"the image is {_shown(image)} but the mask {_shown(mask)} (height x width)")
-        return self._placed(image, i), self._placed(mask, i)
+        return self._placed(self._mask(i, self._entry(i, ARRAY_KEYS[1])), i)
 
     def ref(self, i: int) -> str:
-        """What the expressions for one object of one image have in common: a key, of no meaning beyond that."""
+        """A key that the expressions for one object of one image share."""
+        entry = self._entry(i, ARRAY_KEYS[1])
         if not self._self_contained:
-            return self._string(i, self._entry(i), "label_file")
-        return f"{self.text(i)[2]} {hashlib.sha256(self._raw_mask(i)).hexdigest()}"
+            return self._string(i, entry, "label_file")
+        return f"{self._text(i, entry)[2]} {hashlib.sha256(self._mask(i, entry)).hexdigest()}"
 
     def image_groups(self) -> list[list[int]]:
         """Indices of the expressions of each image, in order of first appearance. Reads every npz file, once."""
@@ -273,43 +281,52 @@ class BatchSplit:
             self._groups = list(groups.values())
         return self._groups
 
-    def _entry(self, i: int) -> dict[str, np.ndarray]:
-        """What the npz of expression i holds, but for pictures."""
+    def _entry(self, i: int, *arrays: str) -> dict[str, np.ndarray]:
+        """Texts and file names in the npz of expression i; of a self-contained one `arrays` in place of names."""
         if not 0 <= i < len(self):
             raise IndexError(f"{self.folder}: {self.split} has {len(self)} expressions, not {i}")
-        if self._last[0] != i:
-            keys = TEXT_KEYS if self._self_contained else TEXT_KEYS + FILE_KEYS
-            self._last = i, read_npz(self._files.npz(i), keys, optional_keys=(SUMS_KEY,))
-        return self._last[1]
+        keys = TEXT_KEYS + (arrays if self._self_contained else FILE_KEYS)
+        return read_npz(self._files.npz(i), keys, optional_keys=(SUMS_KEY,))
+
+    def _text(self, i: int, entry: dict[str, np.ndarray]) -> tuple[np.ndarray, str, str]:
+        ids, expression = entry["text_batch"], entry["sent_batch"]
+        whole = ids.shape == (TEXT_LENGTH,) and ids.dtype.kind in "iu" and ids.min() >= 0
+        if not whole or (self.words is not None and ids.max() >= self.words):
+            raise self.broken(i, f"text_batch is not {TEXT_LENGTH} ids of words of the vocabulary")
+        if expression.shape != (1,) or expression.dtype.kind != "U":
+            raise self.broken(i, "sent_batch is not one expression")
+        return ids.astype(np.int64), str(expression[0]), self._string(i, entry, "im_name_batch")
 
     def _string(self, i: int, entry: dict[str, np.ndarray], key: str) -> str:
         if entry[key].size != 1 or entry[key].dtype.kind != "U":
             raise self.broken(i, f"{key} is not a name")
         return safe_name(entry[key].item(), f"{self._files.npz(i)}: {key}")
 
-    def _raw_image(self, i: int) -> np.ndarray:
-        if self._self_contained:
-            image = read_npz(self._files.npz(i), ARRAY_KEYS[:1])["im_batch"]
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise self.broken(i, "im_batch is not an image")
-            return image
-        path = self._files.images / self._string(i, self._entry(i), "image_file")
-        return read_image(path, remedy=BUILD_REMEDY, crc32=self._sums(i)[0])
+    def _image(self, i: int, entry: dict[str, np.ndarray]) -> np.ndarray:
+        """As it is stored."""
+        if not self._self_contained:
+            path = self._files.images / self._string(i, entry, "image_file")
+            return read_image(path, remedy=BUILD_REMEDY, crc32=self._sums(i, entry)[0])
+        image = entry[ARRAY_KEYS[0]]
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise self.broken(i, f"{ARRAY_KEYS[0]} is not an image")
+        return image
 
-    def _raw_mask(self, i: int) -> np.ndarray:
-        if self._self_contained:
-            mask = read_npz(self._files.npz(i), ARRAY_KEYS[1:])["mask_batch"]
-            if mask.dtype != bool or mask.ndim != 2:
-                raise self.broken(i, "mask_batch is not a mask")
-            return mask
-        path = self._files.labels / self._string(i, self._entry(i), "label_file")
-        return read_mask_png(path, crc32=self._sums(i)[1])
+    def _mask(self, i: int, entry: dict[str, np.ndarray]) -> np.ndarray:
+        """As it is stored."""
+        if not self._self_contained:
+            path = self._files.labels / self._string(i, entry, "label_file")
+            return read_mask_png(path, crc32=self._sums(i, entry)[1])
+        mask = entry[ARRAY_KEYS[1]]
+        if mask.dtype != bool or mask.ndim != 2:
+            raise self.broken(i, f"{ARRAY_KEYS[1]} is not a mask")
+        return mask
 
-    def _sums(self, i: int) -> list[int | None]:
-        """CRC-32 of the image and of the mask file; of folders of version 1.0, which say none, [None, None]."""
-        sums = self._entry(i).get(SUMS_KEY)
-        if sums is None:
+    def _sums(self, i: int, entry: dict[str, np.ndarray]) -> list[int | None]:
+        """CRC-32 of the image and of the mask file; [None, None] in folders of version 1.0, which have none."""
+        if SUMS_KEY not in entry:
             return [None, None]
+        sums = entry[SUMS_KEY]
         if sums.shape != (2,) or sums.dtype.kind != "u":
             raise self.broken(i, f"{SUMS_KEY} is not two sums")
         return sums.tolist()

@@ -1,10 +1,10 @@
-"""`skimage.transform.resize` at its defaults, bit for bit, at a fraction of its cost (SPEC section 5).
+"""`skimage.transform.resize` at its defaults, bit for bit, at a fraction of its cost.
 
 With its defaults that function is a Gaussian filter (when shrinking) and a linear interpolation along each axis: a
 product with one sparse non-negative matrix an axis, with a few "taps" a row.
 
 Images. The products are done in float32 by BLAS. Their error has a bound, so every value farther than that from a tie
-of the rounding is rounded as the original is. The others (0.4% of a photograph, 8% at 640 -> 480) are computed again in
+of the rounding is rounded as the original is. The others (0.4% of a photograph, 8% at 640 -> 480) are recomputed in
 float64 from their neighbourhoods, by the original's operations in its order; if they are many, skimage does the image.
 
 Masks. `resized > 0` holds where a set pixel lies under a tap: the products count set pixels, which is exact. Taps so

@@ -1,4 +1,4 @@
-"""Expressions to ids (SPEC section 5): the reference's splitting, look-up, cutting and padding at the front."""
+"""Expressions to ids: split, looked up, cut and padded at the front as in the authors' code (docs/PAPER.md)."""
 
 import hashlib
 import os
@@ -25,17 +25,17 @@ _SEPARATORS = re.compile(r"(\W+)")
 _VOCABULARY_REMEDY = "make one with build_vocab.py (one word a line, UTF-8, first <pad> <go> <eos> <unk>)"
 
 
-def tokenize(sentence: str) -> list[str]:
-    """Lower-case pieces of an expression: words, and the separators between them as they stand (", " with its space).
+def tokenize(expression: str) -> list[str]:
+    """Lower-case tokens of an expression: words, and the separators between them as they stand (", " with its space).
 
-    A last piece that is exactly "." is dropped. Empty for an expression that is blank or a lone ".".
-    Raises InputError for an expression of more than MAX_EXPRESSION characters. SPEC section 5.
+    A last token that is exactly "." is dropped. Empty for an expression that is blank or a lone ".".
+    Raises InputError for an expression of more than MAX_EXPRESSION characters.
     """
-    if len(sentence) > MAX_EXPRESSION:
-        shown = one_line(sentence, 40)
-        raise InputError(f"an expression has {len(sentence):,} characters, more than {MAX_EXPRESSION:,}: {shown!r}")
-    pieces = [piece.lower() for piece in _SEPARATORS.split(sentence.strip()) if piece.strip()]
-    return pieces[:-1] if pieces[-1:] == ["."] else pieces
+    if len(expression) > MAX_EXPRESSION:
+        shown = one_line(expression, 40)
+        raise InputError(f"an expression has {len(expression):,} characters, more than {MAX_EXPRESSION:,}: {shown!r}")
+    tokens = [token.lower() for token in _SEPARATORS.split(expression.strip()) if token.strip()]
+    return tokens[:-1] if tokens[-1:] == ["."] else tokens
 
 
 class Vocabulary:
@@ -78,21 +78,21 @@ class Vocabulary:
         """Hex SHA-256 of the words joined by line feeds, in UTF-8."""
         return hashlib.sha256("\n".join(self.words).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def ids(self, sentence: str, where: str = "expression") -> np.ndarray:
-        """The first TEXT_LENGTH pieces as ids, int64 [20], padded with 0 at the front. SPEC section 5.
+    def ids(self, expression: str, where: str = "expression") -> np.ndarray:
+        """The first TEXT_LENGTH tokens as ids, int64 [20], padded with 0 at the front.
 
         Raises InputError, which begins with `where`, for an empty expression. A lone "." gives 20 pads and a warning.
         """
-        if not sentence.strip():
+        if not expression.strip():
             raise InputError(f"{where}: the expression is empty; describe the object in a word or more")
-        pieces = tokenize(sentence)[:TEXT_LENGTH]
-        if not pieces:
+        tokens = tokenize(expression)[:TEXT_LENGTH]
+        if not tokens:
             warnings.warn(f"{where}: the expression is a lone '.', which has no words", stacklevel=2)
         ids = np.full(TEXT_LENGTH, PAD, np.int64)
-        for position, piece in enumerate(pieces, TEXT_LENGTH - len(pieces)):
-            ids[position] = self._ids.get(piece, UNKNOWN)
+        for position, token in enumerate(tokens, TEXT_LENGTH - len(tokens)):
+            ids[position] = self._ids.get(token, UNKNOWN)
         return ids
 
-    def unknown(self, sentence: str) -> list[str]:
-        """The pieces of the expression that the vocabulary lacks, in order of appearance."""
-        return [piece for piece in tokenize(sentence) if piece not in self._ids]
+    def unknown(self, expression: str) -> list[str]:
+        """The tokens of the expression that the vocabulary lacks, in order of appearance."""
+        return [token for token in tokenize(expression) if token not in self._ids]

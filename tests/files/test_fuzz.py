@@ -1,4 +1,4 @@
-"""Mutated files of every kind: a value or one line, within ten seconds and a GiB. `make fuzz` reads many more.
+"""Mutated files of every kind: a value or one line, within ten seconds and 4 GiB. `make fuzz` reads many more.
 
 Each reader runs in a process of its own, so that a crash, a hang or greed for memory is seen and named.
 """

@@ -109,7 +109,7 @@ def test_npz_round_trip(tmp_path):
             np.testing.assert_array_equal(read[key], array)
             assert read[key].shape == array.shape and read[key].dtype == array.dtype.newbyteorder("=")
     np.save(tmp_path / "a.npy", arrays["image"])
-    np.testing.assert_array_equal(read_npy(tmp_path / "a.npy", "mend it"), arrays["image"])
+    np.testing.assert_array_equal(read_npy(tmp_path / "a.npy", "fix it"), arrays["image"])
     assert "holds no mask_batch" in refused(read_npz, tmp_path / "a.npz", ("ids", "mask_batch"))
 
 
@@ -137,7 +137,7 @@ def test_pickled_objects_in_npz_are_never_loaded(tmp_path):
 )
 def test_broken_arrays_are_refused(tmp_path, member):
     refused(read_npz, write(tmp_path / "a.npz", npz_with(member)), ("a",))
-    refused(read_npy, write(tmp_path / "a.npy", member), "mend it")
+    refused(read_npy, write(tmp_path / "a.npy", member), "fix it")
 
 
 def test_a_zip_bomb_is_refused_unread(tmp_path):

@@ -17,7 +17,7 @@ from tests.support.builder import build_fixture, tree  # noqa: F401
 from tests.support.hostile import refused
 from utils.cli import run_main
 from utils.errors import InputError
-from utils.prepared import BatchSplit, read_meta
+from utils.prepared import PreparedSplit, read_meta
 from utils.text import SPECIAL_WORDS, Vocabulary
 from utils.words import embeddings_file, vocabulary_of
 
@@ -102,13 +102,13 @@ def test_batches_of_images_with_the_same_name(folder, build, flags):
     for split in ("train", "val"):
         code, _, error = build(root, "own", split, "--refs", refs, *flags)
         assert (code, error) == (0, "")
-    data = BatchSplit(root / "data/custom/own_48_batch", "val")
+    data = PreparedSplit(root / "data/custom/own_48_batch", "val")
     assert [data.text(i)[2] for i in range(3)] == ["a__1", "b__1", "two"]
     reds = [int(np.median(data.image(i)[..., 0])) for i in range(3)]
     assert np.allclose(reds, [0, 80, 160], atol=3)
     assert all((data.mask(i) == MASK).all() for i in range(3))
     assert embeddings_file(data) == (root / "data/own_emb.npy").resolve() and len(vocabulary_of(data)) == 6
-    train = BatchSplit(root / "data/custom/own_48_batch", "train")
+    train = PreparedSplit(root / "data/custom/own_48_batch", "train")
     assert len(train) == 3 and train.image(2).shape == (48, 48, 3) and train.image_groups() == [[0, 1], [2]]
     before = tree(data.folder)
     save(folder, [*LINES, {**LINES[0], "text": "new"}])
@@ -118,7 +118,7 @@ def test_batches_of_images_with_the_same_name(folder, build, flags):
     assert build(root, "own", "val", "--refs", refs, *flags)[0] == 0
     Image.fromarray(~MASK).save(folder / "masks/1.png")
     code, _, error = build(root, "own", "val", "--refs", refs, *flags)
-    assert code == 2 and "other expressions, outlines or images" in error and tree(data.folder) == before
+    assert code == 2 and "other expressions, masks or images" in error and tree(data.folder) == before
 
 
 def test_the_layout_of_refcoco(folder, build):
@@ -132,7 +132,7 @@ def test_the_layout_of_refcoco(folder, build):
     words.write_text("\n".join(SPECIAL_WORDS))
     code, output, error = build(folder.parent, "own", "train", *flags, "--vocabulary", str(words))
     assert (code, error) == (0, "") and "1 refs, 1 expressions, 1 images" in output
-    data = BatchSplit(folder.parent / "data/custom/own_48_batch", "train")
+    data = PreparedSplit(folder.parent / "data/custom/own_48_batch", "train")
     assert embeddings_file(data).name == "Gref_emb.npy"
     with Image.open(folder / "a/1.jpg") as image:
         image.resize((24, 20)).save(folder / "a/1.jpg")
@@ -169,7 +169,7 @@ def test_paths_stay_in_the_folder(folder, name):
         ({**LINES[0], "polygon": [2, 3, 6, 3, 6, 8]}, "line 2: a polygon is not a list of numbers"),
         ({**LINES[0], "polygon": [[2, 3, 600, 3, 6, 8]]}, "reaches far outside"),
         ({**LINES[0], "polygon": LINES[1]["rle"]}, 'line 2: "polygon" is a list of polygons, "rle" an object'),
-        ({**LINES[1], "rle": {"size": [12, 10], "counts": [120]}}, "line 2: the run lengths are not for the image"),
+        ({**LINES[1], "rle": {"size": [12, 10], "counts": [120]}}, "line 2: the RLE is not for the image"),
         ({**LINES[2], "split": "train", "mask": "a/1.jpg"}, "line 2: the mask is not a .png file"),
         ({**LINES[2], "split": "train", "mask": "masks/2.png"}, "masks/2.png: no such file; fix the entry"),
         ({**LINES[0], "image": "a/2.jpg"}, "a/2.jpg: no such file; fix the entry"),

@@ -178,7 +178,7 @@ def test_resize_and_pad_antialiased_is_pillows():
 
 @pytest.mark.parametrize(("height", "width"), [(20, 33), (48, 31), (9, 7), (16, 24), (1, 40)])
 def test_resize_and_crop_is_plain_bilinear(height, width):
-    """SPEC section 10: scale max(H/S, W/S), sides rounded, the centre cut out, offsets rounded down."""
+    """As in the evaluation protocol: scale max(H/S, W/S), sides rounded, the centre cut out, offsets rounded down."""
     size = (16, 24)
     logits = torch.randn((2, 1, *size), generator=torch.Generator().manual_seed(2))
     found = resize_and_crop(logits, height, width)

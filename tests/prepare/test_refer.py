@@ -212,7 +212,7 @@ def test_broken_refs(root, path, new, said):
         (["annotations", 0, "segmentation"], ..., "ref 7"),
         (["annotations", 0, "segmentation"], [[1, 2, 3, 4]], "ref 7 of refs(unc).p: a polygon has 4 numbers"),
         (["annotations", 0, "segmentation"], [[1, 2, 3, 4, 5, 1e9]], "ref 7"),
-        (["annotations", 2, "segmentation", "counts"], [3, 2, 16], "ref 9 of refs(unc).p: the run lengths do not add"),
+        (["annotations", 2, "segmentation", "counts"], [3, 2, 16], "ref 9 of refs(unc).p: the RLE counts do not add"),
     ],
 )  # fmt: skip
 def test_broken_instances(root, path, new, said):

@@ -1,4 +1,4 @@
-"""Masks from polygons, run lengths and .mat files, against slow plain forms, and what is refused of them."""
+"""Masks from polygons, RLE and .mat files, against slow plain forms, and what is refused of them."""
 
 import io
 import struct

@@ -15,20 +15,20 @@ from tests.support.fuzz_readers import READERS, Case
 from tests.support.mutate import mutated_bytes, mutated_value
 from utils.errors import InputError
 
-SECONDS, GIBIBYTE = 10, 2**30
+SECONDS, MEMORY = 10, 4 * 2**30
 ROUNDS = 4  # of many files hypothesis makes some twice
 
 
 def fuzz(name: str, folder: Path, examples: int, fresh: bool) -> None:
     """Read about `examples` mutated files; the counts go to FOLDER/counts.json.
 
-    Fails by an exception, by ending the process at a file that takes SECONDS, or on one that takes a GiB. The same
+    Fails by an exception, by ending the process at a file that takes SECONDS, or on one that takes 4 GiB. The same
     files each time, unless `fresh`.
     """
     folder.mkdir()
     case = READERS[name](folder)
     pages = int(Path("/proc/self/statm").read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_DATA, (pages + GIBIBYTE,) * 2)
+    resource.setrlimit(resource.RLIMIT_DATA, (pages + MEMORY,) * 2)
     for whole in case.wholes:
         case.path.write_bytes(whole)
         case.read()

@@ -12,8 +12,6 @@ from utils.errors import InputError
 from utils.files.reading import BUILD_REMEDY, MEBIBYTE, _check_size, read_bytes, refusing, regular_file_size
 
 MAX_NPZ_BYTES = 512 * MEBIBYTE  # of one array too, unpacked
-
-
 MAX_PACKING = 10  # of weights, which hardly pack at all
 
 

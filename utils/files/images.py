@@ -5,6 +5,7 @@ import io
 import os
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 
@@ -15,26 +16,12 @@ from utils.errors import InputError
 from utils.files.reading import BUILD_REMEDY, MEBIBYTE, read_bytes, refusing, regular_file_size
 
 MAX_IMAGE_BYTES = 256 * MEBIBYTE
-
-
 MAX_IMAGE_SIDE = 20_000  # pixels
-
-
 MAX_IMAGE_PIXELS = 80_000_000  # 240 MB as RGB
-
-
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF", "JPEG2000", "AVIF")  # none starts a program
-
-
 _IMAGE_REMEDY = "download it again"
-
-
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
 _PNG_EXTRAS = (b"tRNS", b"eXIf")  # of the chunks that a PNG can do without, those that change what is read
-
-
 _stderr_lock = threading.Lock()
 
 
@@ -47,10 +34,10 @@ def read_image(
 ) -> np.ndarray:
     """An image file, or its bytes, as uint8 H x W x 3, RGB in 0..255; see `to_rgb` for other kinds of pixels.
 
-    Of an animation the first picture counts. `upright` turns it as its EXIF orientation says, for photographs; COCO's
+    Of an animation the first image counts. `upright` turns it as its EXIF orientation says, for photographs; COCO's
     masks are in the coordinates of the pixels as stored. `crc32`: of the file's bytes, where it is known.
-    Raises InputError, naming `name` (default: the path), for what is no image, is damaged, has another sum, is empty
-    or beyond MAX_IMAGE_*.
+    Raises InputError, naming `name` (default: the path), for what is not an image, is damaged, has another sum, is
+    empty or beyond MAX_IMAGE_*.
     """
     with _opened_image(source, name, remedy, crc32) as image:
         return to_rgb(image, upright)
@@ -75,7 +62,7 @@ def to_rgb(image: Image.Image, upright: bool = False) -> np.ndarray:
 
 def read_image_size(path: str | os.PathLike, remedy: str = _IMAGE_REMEDY) -> tuple[int, int]:
     """(height, width) that the head of an image file says, without decoding it. Raises InputError as `read_image`."""
-    with refusing(path, "image", remedy):
+    with refusing(path, "image", remedy), _silent_pillow():
         regular_file_size(path, remedy)
         with open(path, "rb") as file:  # noqa: PTH123
             head = file.read(24)
@@ -134,6 +121,7 @@ def _opened_image(
         raise InputError(f"{name}: is not as it was written (CRC-32); {remedy}")
     with (
         refusing(name, "image", remedy),
+        _silent_pillow(),
         Image.open(io.BytesIO(_without_texts(data)), formats=formats) as image,
     ):
         _check_pixels(name, *image.size)
@@ -156,6 +144,14 @@ def _without_texts(data: bytes) -> bytes:
             kept.append(whole[place:end])
         place = end
     return b"".join([*kept, whole[place:]])
+
+
+@contextlib.contextmanager
+def _silent_pillow() -> Iterator[None]:
+    """Pillow warns of what is refused here anyway, and of damaged metadata, which nothing here reads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 @contextlib.contextmanager

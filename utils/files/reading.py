@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import stat
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,22 +16,10 @@ from typing import Any
 from utils.errors import InputError, one_line
 
 MEBIBYTE = 2**20
-
-
 MAX_JSON_BYTES = 64 * MEBIBYTE
-
-
 MAX_JSON_CONTAINERS = 8_000_000  # instances.json of RefCOCO: 197 thousand annotations, about 1 million lists and dicts
-
-
 MAX_NAME_BYTES = 200  # leaves room for what is added to it; file systems stop at 255
-
-
 BUILD_REMEDY = "delete it and run build_batches.py again with the same flags"
-
-
-# Pillow warns of what is refused here anyway, and of damaged metadata, which nothing here reads.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 _FOREIGN = (  # first bytes of what a download, or a tool, saves under another name
