@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full, or lose their reader (utils/streams.py), and how scripts then end."""
+"""Standard streams that are closed, full, or lose their reader (utils/cli.py), and how scripts then end."""
 
 import os
 import pty
@@ -11,7 +11,8 @@ from tests.conftest import ROOT
 
 PROGRAM = """
 import sys
-from utils.errors import InputError, run_main
+from utils.cli import run_main
+from utils.errors import InputError
 def main():
     with open({path!r}, "w") as file:
         for number in range(3000):
