@@ -1,4 +1,4 @@
-"""The authors' tensor names and configuration <-> ours. SPEC section 7."""
+"""The authors' tensor names and configuration <-> ours."""
 
 import re
 
@@ -105,7 +105,7 @@ def to_reference(model: ReSTR) -> dict[str, torch.Tensor]:
     The order of the names is ours. Raises InputError for a fusion variant that the reference's model does not have.
     """
     if model.config.fusion.variant != "indirect":
-        raise InputError(f"the reference's model has no place for --fusion {model.config.fusion.variant}")
+        raise InputError(f"the reference's model has no place for the fusion variant {model.config.fusion.variant}")
     steps = len(model.decoder.up) if model.decoder is not None else 0
     state = {_reference_name(name, steps): value for name, value in model.state_dict().items()}
     width = model.vision.width
