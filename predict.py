@@ -5,8 +5,8 @@
 
 Every text is looked for in every image, which is encoded once. Each pair gives NAME_K_mask.png (0 or 255),
 NAME_K_overlay.png and NAME_K_patches.png (the coarse map, a patch of the model a square): NAME is the image's, K the
-number of the text. A photograph whose EXIF data say how it is to be turned is turned first, so that the pictures stand
-as a viewer shows it; COCO's annotations and evaluate.py know only pixels as stored.
+number of the text. A photograph with an EXIF orientation is turned upright first, as a viewer shows it; COCO's
+annotations and evaluate.py know only pixels as stored.
 """
 
 import math
@@ -21,8 +21,8 @@ from PIL import Image
 from eval.visualise import ORANGE, overlay, patch_picture
 from models import load_restr
 from models.inference import THRESHOLD, Segmentation, segment
-from utils import device as distributed
 from utils.cli import ArgumentParser, run_main
+from utils.device import choose_device
 from utils.errors import InputError, one_line
 from utils.files.images import read_image
 from utils.files.reading import MAX_NAME_BYTES
@@ -42,7 +42,9 @@ def parse_args(arguments: list[str] | None = None) -> Namespace:
     model.add_argument("--checkpoint", type=Path, metavar="FILE", required=True, help="what train_restr.py wrote")
     model.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     result = parser.add_argument_group("results")
-    result.add_argument("--out", type=Path, metavar="DIR", default=Path("predictions"), help="folder, made if need be")
+    result.add_argument(
+        "--out", type=Path, metavar="DIR", default=Path("predictions"), help="folder, created if needed"
+    )
     logit = "logit from which a pixel belongs to the object"
     result.add_argument("--threshold", type=finite, default=THRESHOLD, help=logit)
     return parser.parse_args(arguments)
@@ -67,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         first = args.image[names.index(name)]
         if first is not path:
             raise InputError(f"--image {path}: its results would have the same name as those of {first}; use two --out")
-    model = load_restr(args.checkpoint, distributed.start(args.device).device)
+    model = load_restr(args.checkpoint, choose_device(args.device))
     args.out.mkdir(parents=True, exist_ok=True)
     for path, name in zip(args.image, names, strict=True):
         image = read_image(path, remedy="give an image file", upright=True)
@@ -85,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def plain_name(path: Path) -> str:
-    """The image's name without its suffix, as results can carry it: what files or terminals take ill becomes "_"."""
+    """The image's name without its suffix, as results can carry it: what files or terminals do not take becomes "_"."""
     kept = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in path.stem)
     return kept.encode()[: MAX_NAME_BYTES - SUFFIX_BYTES].decode(errors="ignore").lstrip(".~-").strip() or "image"
 
@@ -103,16 +105,16 @@ def remarks(result: Segmentation) -> str:
 
 
 def write(stem: Path, image: np.ndarray, result: Segmentation, canvas: tuple[int, int]) -> None:
-    """The three pictures of a result; their names begin with `stem`."""
+    """The three images of a result; their names begin with `stem`."""
     save(stem, "mask", result.mask.astype(np.uint8) * 255)
     save(stem, "overlay", overlay(image, result.mask, ORANGE))
     save(stem, "patches", patch_picture(image, result.patches, canvas))
 
 
-def save(stem: Path, what: str, picture: np.ndarray) -> None:
-    """Write a picture, uint8 H x W or H x W x 3, under its name when it is whole."""
+def save(stem: Path, what: str, pixels: np.ndarray) -> None:
+    """Write an image, uint8 H x W or H x W x 3, whole or not at all."""
     with atomic_write(stem.with_name(f"{stem.name}_{what}.png")) as file:
-        Image.fromarray(picture).save(file, "PNG")
+        Image.fromarray(pixels).save(file, "PNG")
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from eval.evaluator import EvalSettings, check_room
 from models import ReSTRConfig, build_restr
 from models.config import LANGUAGE_BACKBONES, DecoderConfig, FusionConfig
 from models.loss import LossConfig, restr_loss
+from models.pretrained import load_pretrained
 from models.vision import vision_config
-from tools.model_size import describe, describe_memory
+from tools.model_size import describe
 from train.data import TrainDataset, collate
 from train.logs import NoLog, RunLog
 from train.loop import Stopped, Trainer, TrainOptions, fit
@@ -68,7 +69,7 @@ def run(args, ranks: Ranks) -> int:
     config = model_config(args, len(vocabulary))
     if args.print_model:
         if ranks.is_main:
-            print(describe(config), describe_memory(config), sep="\n\n")
+            print(describe(config))
         return 0
     check(args, split, valset, ranks)
     stop = StopSignal(ranks.is_main)
@@ -160,7 +161,10 @@ def build_model(args, config: ReSTRConfig, split: PreparedSplit, resuming: bool,
             table[PAD] = 0  # also where a table of others is not: the padding row gets no gradient, so it would stay
             model.language.embedding.weight.data.copy_(torch.from_numpy(table))
         if not args.no_pretrained:
-            model.vision.load_pretrained(args.v_weights)
+            try:
+                load_pretrained(model.vision, args.v_weights)
+            except InputError as error:
+                raise InputError(f"{error} (--v_weights FILE, or --no_pretrained)") from None
     model.set_grad_checkpointing(args.grad_checkpoint)
     return model
 

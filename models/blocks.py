@@ -9,21 +9,30 @@ from timm.models.vision_transformer import Block
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-LayerNorm = partial(nn.LayerNorm, eps=1e-5)  # SPEC section 6: every LayerNorm
+LayerNorm = partial(nn.LayerNorm, eps=1e-5)  # every LayerNorm; paper: not stated, the authors' code
 
 
 def recomputed(function: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> torch.Tensor:
-    """function(*arguments), of whose inner results none is kept for the backward pass: it makes them again."""
+    """Activation checkpointing of `function(*arguments)`: intermediates are recomputed in the backward pass."""
     if not torch.is_grad_enabled():
         return function(*arguments)
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 class LeanMlp(Mlp):
-    """timm's MLP that keeps one of its two wide tensors for the backward pass, a quarter of a block's activations less.
+    """timm's MLP that stores one of its two wide tensors for the backward pass, a quarter of a block's memory less.
 
-    The activation function is evaluated again from what enters it; of the product after it nothing is repeated.
+    Only the activation function is recomputed, not a matrix product.
     """
+
+    @classmethod
+    def of(cls, mlp: Mlp) -> "LeanMlp":
+        """The lean form of `mlp`, made of the same layers."""
+        with torch.device("meta"):  # takes no random numbers and no memory
+            lean = cls(1)
+        for name, layer in mlp.named_children():
+            lean.add_module(name, layer)
+        return lean
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.drop2(recomputed(self._second, self.fc1(x)))
@@ -33,7 +42,7 @@ class LeanMlp(Mlp):
 
 
 class SampleDropPath(DropPath):
-    """timm's stochastic depth; a trainer may set its draws, so that they do not depend on how a batch is cut up.
+    """timm's stochastic depth; a trainer may set its draws, so that they do not depend on how a batch is divided.
 
     `draws`: uniform numbers of 0..1, float [samples of the batch]; None: drawn here.
     """
@@ -45,6 +54,15 @@ class SampleDropPath(DropPath):
             return super().forward(x)
         keep = 1 - self.drop_prob
         return x * ((self.draws < keep).to(x.dtype) / keep).view(-1, *[1] * (x.ndim - 1))
+
+
+def replace_layers(model: nn.Module) -> None:
+    """Replace each of timm's Mlp and DropPath in `model` by ours; numbers and names in the state dict stay."""
+    for name, layer in list(model.named_modules()):
+        if type(layer) is Mlp:  # not a gated one, which some ViTs have
+            model.set_submodule(name, LeanMlp.of(layer))
+        elif type(layer) is DropPath:
+            model.set_submodule(name, SampleDropPath(layer.drop_prob, layer.scale_by_keep))
 
 
 class PostNormBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""Self-describing checkpoints. SPEC section 7."""
+"""Self-describing checkpoints, and those of the authors' code."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ class Checkpoint:
 
     weights: dict[str, torch.Tensor]
     config: ReSTRConfig
-    vocabulary: list[str] | None  # None: not known (a raw reference file)
+    vocabulary: list[str] | None  # None: not known (a file of the authors' code)
     data: dict = field(default_factory=dict)  # "dataset", "image_size", "vocabulary_sha256", ...
     step: int = 0
     metrics: dict = field(default_factory=dict)
@@ -74,9 +74,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Checkpoint:
-    """Read a checkpoint of ours or of the reference; code in the file is never run.
+    """Read a checkpoint of ours or of the authors' code; code in the file is never run.
 
-    Args, both for a raw reference file, which does not say what it is: reference, the reference's configuration dict;
+    Args, both for a file of the authors' code, which does not describe itself: reference, their configuration dict;
     assumed, without it, what differs from the default size (keywords of `reference_config`: image_size, shared).
     Raises InputError if the file is missing, damaged or neither of the two.
     """
@@ -92,7 +92,7 @@ def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Che
         if name not in values or not isinstance(values[name], kind):
             raise InputError(f"{path}: '{name}' is missing or of a wrong kind: the checkpoint is damaged")
     if not 0 <= values["step"] <= MAX_STEP:
-        raise InputError(f"{path}: its 'step' is no number of steps: the checkpoint is damaged")
+        raise InputError(f"{path}: its 'step' is not a number of steps: the checkpoint is damaged")
     try:
         config = ReSTRConfig.from_dict(values["config"])
     except InputError as error:
@@ -100,15 +100,8 @@ def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Che
     words, size = values["vocabulary"], config.language.vocabulary_size
     if words is not None and (len(words) != size or not all(isinstance(word, str) for word in words)):
         raise InputError(f"{path}: its vocabulary is not the {size} words of its model: the checkpoint is damaged")
-    return Checkpoint(
-        values["model"],
-        config,
-        words,
-        values["data"],
-        values["step"],
-        values["metrics"],
-        values["training"],
-    )
+    rest = (values[name] for name in ("data", "step", "metrics", "training"))
+    return Checkpoint(values["model"], config, words, *rest)
 
 
 def load_restr(path: Path | str, device: str = "cpu", reference: dict | None = None, **assumed) -> ReSTR:
@@ -147,16 +140,16 @@ def _read_reference(path: Path, values: dict, config: dict | None, assumed: dict
     try:
         model = from_reference(state, config or reference_config(state, **assumed))
     except InputError as error:
-        remedy = "give evaluate.py --is_shared if its encoders share weights, or python -m models.convert its --config"
+        remedy = "say is_shared if its encoders share weights, or give python -m models.convert its configuration"
         raise InputError(f"{path}: {error}{'' if config else f'; {remedy}'}") from None
     return Checkpoint(model.state_dict(), model.config, vocabulary=None, data={"image_size": list(model.image_size)})
 
 
 def _reference_state(path: Path, values: dict) -> dict[str, torch.Tensor]:
-    """The reference state dict in a loaded file: bare, or under "model" or "state_dict". Raises InputError."""
+    """The authors' state dict in a loaded file: bare, or under "model" or "state_dict". Raises InputError."""
     for state in (values, values.get("model"), values.get("state_dict")):
         if isinstance(state, dict):
             state = {str(name).removeprefix("module."): value for name, value in state.items()}
             if any(name.startswith("encoder_l.") for name in state):
                 return state
-    raise InputError(f"{path}: neither a checkpoint of this code nor one of the reference")
+    raise InputError(f"{path}: neither a checkpoint of this code nor one of the authors' code")

@@ -1,11 +1,10 @@
-"""The numbers of a ReSTR: paper section 4.1, SPEC section 6. Every default is the paper's."""
+"""The numbers of a ReSTR. Every default is the paper's: `ReSTRConfig()` is its model."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
+from models.fusion import VARIANTS
 from utils.errors import InputError, one_line
-
-FUSION_VARIANTS = ("indirect", "independent", "vanilla")  # paper, table 4
 
 # The largest value of each number, far above any use: a configuration may come from a stranger's file. Whole numbers
 # start at 1, fractions at 0.
@@ -21,20 +20,20 @@ LARGEST = {
     "drop_path": 0.9,
     "norm_eps": 0.1,
 }
-FLAGS = {"layers": "--tr_n_layers", "image_size": "--input_size"}
+MAY_BE_NONE = ("patch_size", "width", "depth", "heads", "norm_eps")  # of the vision encoder; "heads" of fusion too
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """A plain ViT of timm. `None` means what timm's model of that name has."""
+    """A plain ViT of timm. `None`: what timm's model of that name has."""
 
-    backbone: str = "vit_base_patch16_384"  # timm's name
-    image_size: tuple[int, int] = (480, 480)  # (height, width) in pixels
-    patch_size: int | None = None
-    width: int | None = None  # channels
-    depth: int | None = None  # blocks
-    heads: int | None = None
-    norm_eps: float | None = None
+    backbone: str = "vit_base_patch16_384"  # timm's name. paper: section 4.1, ViT-B/16
+    image_size: tuple[int, int] = (480, 480)  # (height, width) in pixels. paper: section 4.1
+    patch_size: int | None = 16  # pixels. paper: section 4.1
+    width: int | None = 768  # channels. paper: section 4.1
+    depth: int | None = 12  # blocks. paper: section 4.1
+    heads: int | None = 12  # paper: section 4.1
+    norm_eps: float | None = 1e-5  # of each LayerNorm; the authors' code (timm: 1e-6)
     drop_path: float = 0.1  # stochastic depth of the last block, rising linearly from 0
 
 
@@ -43,9 +42,9 @@ class LanguageConfig:
     """The post-norm transformer over word embeddings."""
 
     vocabulary_size: int = 12112  # words of vocabulary_Gref.txt
-    width: int = 300  # GloVe's
-    depth: int = 6
-    heads: int = 12
+    width: int = 300  # GloVe's. paper: section 4.1
+    depth: int = 6  # blocks. paper: section 4.1
+    heads: int = 12  # paper: section 4.1
     mlp_ratio: float = 4.0
 
 
@@ -54,8 +53,8 @@ class FusionConfig:
     """The visual-linguistic and the linguistic-seed encoder."""
 
     variant: str = "indirect"
-    layers: int = 2  # blocks of each encoder
-    heads: int | None = None  # None: as many as the vision encoder
+    layers: int = 2  # blocks of each encoder. paper: section 4.1
+    heads: int | None = None  # None: as many as the vision encoder. paper: section 4.1, 12
     shared: bool = False  # one block applied `layers` times
     mlp_ratio: float = 4.0
     drop_path: float = 0.1
@@ -81,12 +80,12 @@ class ReSTRConfig:
         for part in (self.vision, self.language, self.fusion, self.decoder):
             for item in fields(part):
                 value = getattr(part, item.name)
-                if not (value is None and item.default is None) and not _is_valid(item.name, value):
-                    raise InputError(
-                        f"{FLAGS.get(item.name, item.name)} {one_line(repr(value), 60)} is out of range or no such kind"
-                    )
-        if self.fusion.variant not in FUSION_VARIANTS:
-            known = ", ".join(FUSION_VARIANTS)
+                optional = item.name in MAY_BE_NONE and part is not self.language
+                if not (value is None and optional) and not _is_valid(item.name, value):
+                    name = item.name.replace("_", " ")
+                    raise InputError(f"{name} {one_line(repr(value), 60)} is out of range or of a wrong kind")
+        if self.fusion.variant not in VARIANTS:
+            known = ", ".join(VARIANTS)
             raise InputError(f"unknown fusion {one_line(repr(self.fusion.variant), 60)}: choose from {known}")
 
     def to_dict(self) -> dict:
@@ -102,11 +101,20 @@ class ReSTRConfig:
             for name, kind in kinds.items():
                 _same_names(values[name], [item.name for item in fields(kind)])
             vision = {**values["vision"], "image_size": tuple(values["vision"]["image_size"])}
-            return cls(**{name: kind(**{**values, "vision": vision}[name]) for name, kind in kinds.items()})
+            config = cls(**{name: kind(**{**values, "vision": vision}[name]) for name, kind in kinds.items()})
+            return replace(config, vision=_with_numbers(config.vision))
         except (KeyError, TypeError) as error:
             raise InputError(
                 f"not a ReSTR configuration ({one_line(error, 80)}): was it written by another version?"
             ) from None
+
+
+def _with_numbers(vision: VisionConfig) -> VisionConfig:
+    """`vision` with the numbers that version 1.0 stored as None for the paper's backbone, so that the two are equal."""
+    if vision.backbone.partition(".")[0] != VisionConfig.backbone:
+        return vision
+    names = ("patch_size", "width", "depth", "heads")
+    return replace(vision, **{name: getattr(VisionConfig, name) for name in names if getattr(vision, name) is None})
 
 
 def _is_valid(name: str, value: object) -> bool:
@@ -129,13 +137,13 @@ def _same_names(values: dict, names: Iterable[str]) -> None:
         raise KeyError(min(map(str, differing)))
 
 
-# --v_backbone: these names, or any plain ViT of timm. The reference's ViT has LayerNorm's default eps, timm's has 1e-6.
+# Vision encoders by name; any plain ViT of timm is one too.
 VISION_BACKBONES = {
-    "vit_base_patch16_384": VisionConfig(norm_eps=1e-5),
-    "vit_shapes_patch8": VisionConfig("vit_tiny_patch16_224", patch_size=8, width=96, depth=4, heads=4),
+    "vit_base_patch16_384": VisionConfig(),
+    "vit_shapes_patch8": VisionConfig("vit_tiny_patch16_224", patch_size=8, width=96, depth=4, heads=4, norm_eps=None),
 }
 
-# --l_backbone
+# Language encoders by name.
 LANGUAGE_BACKBONES = {
     "transformer_glove": LanguageConfig(),
     "transformer_shapes": LanguageConfig(width=48, depth=2, heads=4),

@@ -1,8 +1,8 @@
-"""Make a self-describing checkpoint of one that the authors' code wrote.
+"""Convert a checkpoint of the authors' code to a self-describing one.
 
     python -m models.convert REF.pth --config CONFIG.json --vocabulary FILE --out weights/X/unc_25000.pth
 
-CONFIG.json holds the reference's `v_backbone`, `l_backbone` and `mm_fusion` dicts; without it the default size at
+CONFIG.json holds the authors' `v_backbone`, `l_backbone` and `mm_fusion` dicts; without it the default size at
 480 x 480 is taken.
 """
 
@@ -20,7 +20,7 @@ def parse_args():
     """The command line."""
     parser = ArgumentParser(prog="python -m models.convert", description=__doc__)
     parser.add_argument("reference", type=Path, metavar="REF.pth", help="checkpoint written by the authors' code")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="its configuration, JSON (default: reference's)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="its configuration, JSON (default: the paper's)")
     words = "vocabulary that it was trained with, such as data/vocabulary_Gref.txt"
     parser.add_argument("--vocabulary", type=Path, metavar="FILE", required=True, help=words)
     name = "file to write, named DATASET_STEP.pth so that evaluate.py finds it"
@@ -38,7 +38,7 @@ def main() -> None:
     if named and int(named[2]) > MAX_STEP:
         raise InputError(f"--out {args.out}: a step is at most {MAX_STEP:,}; give another name")
     vocabulary = Vocabulary.load(args.vocabulary)
-    config = read_json(args.config, "the reference's configuration") if args.config else None
+    config = read_json(args.config, "the authors' configuration") if args.config else None
     checkpoint = read_checkpoint(args.reference, config)
     if checkpoint.vocabulary is not None:
         raise InputError(f"{args.reference} is a self-describing checkpoint already")

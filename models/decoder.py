@@ -1,4 +1,4 @@
-"""The coarse-to-fine decoder: paper section 3.3, SPEC section 6."""
+"""The coarse-to-fine decoder: paper section 3.3."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from models.blocks import recomputed
 
-GROUP = 16  # channels that exist at the size of the image at a time
+GROUP = 16  # channels that exist at the image's size at a time
 
 
 class CoarseToFineDecoder(nn.Module):

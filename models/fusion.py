@@ -1,11 +1,15 @@
-"""Multimodal fusion: paper section 3.2, SPEC section 6."""
+"""Multimodal fusion: paper section 3.2."""
+
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from models.blocks import LayerNorm, PreNormEncoder, init_weights
-from models.config import FusionConfig
+
+if TYPE_CHECKING:
+    from models.config import FusionConfig
 
 
 class MultimodalFusion(nn.Module):
@@ -15,23 +19,16 @@ class MultimodalFusion(nn.Module):
     Returns v: B x N x d, normalised and projected, as it enters the encoders (the decoder's skip connection);
     p: B x N x d, the projected patch features; and y_p: B x N, the patch logits <p, classifier>, unscaled.
 
-    Variants of the paper's ablation: `indirect`, the class seed meets vision only through the words that have seen it;
-    `independent`, it meets the words alone; `vanilla`, one encoder over everything.
+    The variants are those of the paper's ablation (table 4): see VARIANTS.
     """
 
-    def __init__(self, config: FusionConfig, width: int, heads: int):
+    def __init__(self, config: "FusionConfig", width: int, heads: int):
         super().__init__()
         self.variant = config.variant
         self.proj_v = nn.Linear(width, width)
         self.proj_l = nn.Linear(width, width)
-        encoder = (
-            width,
-            config.heads or heads,
-            config.mlp_ratio,
-            config.layers,
-            config.shared,
-            config.drop_path,
-        )
+        heads = config.heads or heads
+        encoder = (width, heads, config.mlp_ratio, config.layers, config.shared, config.drop_path)
         self.visual_linguistic = PreNormEncoder(*encoder)
         if self.variant != "vanilla":
             self.linguistic_seed = PreNormEncoder(*encoder)
@@ -49,22 +46,35 @@ class MultimodalFusion(nn.Module):
         v = self.proj_v(F.normalize(v, dim=-1))
         l = self.proj_l(F.normalize(l, dim=-1)).masked_fill((ids == 0).unsqueeze(-1), 0)
         seed = self.class_seed.expand(v.shape[0], -1, -1)  # B 1 d
-        patches, classifier = getattr(self, f"_{self.variant}")(v, l, seed)
+        patches, classifier = VARIANTS[self.variant](self, v, l, seed)
         p = patches @ self.proj_patch  # B 900 768
         classifier = classifier @ self.proj_classifier  # B 768
         return v, p, (p @ classifier.unsqueeze(-1)).squeeze(-1)  # B 900
 
-    def _indirect(self, v, l, seed):
-        n = v.shape[1]
-        tokens = self.visual_linguistic(torch.cat([v, l], 1))  # B 920 768
-        seeded = self.linguistic_seed(torch.cat([tokens[:, n:], seed], 1))  # B 21 768
-        return tokens[:, :n], self.norm(seeded[:, -1])
 
-    def _independent(self, v, l, seed):
-        tokens = self.visual_linguistic(torch.cat([v, l], 1))
-        seeded = self.linguistic_seed(torch.cat([l, seed], 1))
-        return self.norm_v(tokens[:, : v.shape[1]]), self.norm(seeded[:, -1])
+# A variant takes the fusion module, v B x N x d, l B x 20 x d and the class seed B x 1 x d, and returns the patch
+# features B x N x d and the classifier B x d, both before their projections.
 
-    def _vanilla(self, v, l, seed):
-        tokens = self.norm(self.visual_linguistic(torch.cat([v, l, seed], 1)))  # B 921 768
-        return tokens[:, : v.shape[1]], tokens[:, -1]
+
+def indirect(fusion: MultimodalFusion, v: torch.Tensor, l: torch.Tensor, seed: torch.Tensor):
+    """The class seed meets vision only through the words that have seen it: the paper's model."""
+    n = v.shape[1]
+    tokens = fusion.visual_linguistic(torch.cat([v, l], 1))  # B 920 768
+    seeded = fusion.linguistic_seed(torch.cat([tokens[:, n:], seed], 1))  # B 21 768
+    return tokens[:, :n], fusion.norm(seeded[:, -1])
+
+
+def independent(fusion: MultimodalFusion, v: torch.Tensor, l: torch.Tensor, seed: torch.Tensor):
+    """The class seed meets the words alone."""
+    tokens = fusion.visual_linguistic(torch.cat([v, l], 1))
+    seeded = fusion.linguistic_seed(torch.cat([l, seed], 1))
+    return fusion.norm_v(tokens[:, : v.shape[1]]), fusion.norm(seeded[:, -1])
+
+
+def vanilla(fusion: MultimodalFusion, v: torch.Tensor, l: torch.Tensor, seed: torch.Tensor):
+    """One encoder over everything."""
+    tokens = fusion.norm(fusion.visual_linguistic(torch.cat([v, l, seed], 1)))  # B 921 768
+    return tokens[:, : v.shape[1]], tokens[:, -1]
+
+
+VARIANTS = {"indirect": indirect, "independent": independent, "vanilla": vanilla}

@@ -1,4 +1,4 @@
-"""From an image's pixels to a mask at the image's own size: SPEC section 10. The evaluator and predict.py use it."""
+"""From an image's pixels to a mask at the image's own size; for the evaluator, predict.py and the page."""
 
 from typing import NamedTuple
 
@@ -12,16 +12,16 @@ from utils.files.images import read_image, to_rgb
 from utils.geometry import resize_and_crop, resize_and_pad
 from utils.text import TEXT_LENGTH, Vocabulary, tokenize
 
-THRESHOLD = 1e-9  # logit from which a pixel belongs to the object; the reference's
+THRESHOLD = 1e-9  # logit from which a pixel belongs to the object; the authors' code's
 
 
 class Segmentation(NamedTuple):
     """What `segment` finds for one expression in an H x W image.
 
     mask: bool H x W. logits: float32 H x W. patches: float32 rows x columns, the patch logits over the padded canvas.
-    words: the pieces of the expression that the model read, and the attention in 0..1 that the class seed paid each
-    (see `models.attention`; the rest of 1 went to padding and the seed itself). unknown: pieces that the vocabulary
-    lacks. unread: pieces beyond the first 20.
+    words: the tokens of the expression that the model read, and the attention in 0..1 that the class seed paid each
+    (see `models.attention`; the rest of 1 went to padding and the seed itself). unknown: tokens that the vocabulary
+    lacks. unread: tokens beyond the first 20.
     """
 
     mask: np.ndarray
@@ -40,7 +40,7 @@ class Segmentation(NamedTuple):
 def to_canvas(model: nn.Module, image: Tensor, pad: str = "grey", antialias: bool = False) -> Tensor:
     """H x W x 3 uint8 to the model's input, 1 x 3 x S x S: normalised first, then resized and padded.
 
-    pad: "grey" fills with zeros after normalisation (the reference), "black" with normalised black (as in training).
+    pad: "grey" fills with zeros after normalisation (authors' code), "black" with normalised black (as in training).
     """
     image = model.normalise(image.permute(2, 0, 1)[None])  # 1 3 H W
     fill = 0.0
@@ -59,28 +59,45 @@ def canvas_logits(model: nn.Module, v: Tensor, ids: Tensor) -> tuple[Tensor, Ten
     return pixel.float(), patch.float()
 
 
+class EncodedImage(NamedTuple):
+    """What `encode` keeps of an image: v, float 1 x N x d, and its own (height, width) in pixels."""
+
+    v: Tensor
+    size: tuple[int, int]
+
+
+@torch.inference_mode()
+def encode(model: nn.Module, image) -> EncodedImage:
+    """Encode an image once for many calls of `segment`.
+
+    Args: image, a file's path, a PIL image or a uint8 H x W x 3 array, RGB. A file or a PIL image with an EXIF
+    orientation (as phones write it) is turned upright first; an array is taken as it is.
+    Raises InputError for an unreadable image.
+    """
+    pixels = _pixels(image)
+    device = next(model.parameters()).device
+    return EncodedImage(model.encode_image(to_canvas(model, torch.from_numpy(pixels).to(device))), pixels.shape[:2])
+
+
 @torch.inference_mode()
 def segment(model: nn.Module, image, texts: list[str], threshold: float = THRESHOLD) -> list[Segmentation]:
     """Segment each of `texts` in one image, which is encoded once.
 
-    Args: image, a file's path, a PIL image or a uint8 H x W x 3 array, RGB; threshold, the logit
-    from which a pixel belongs to the object. A file or a PIL image that says how it is to be turned (EXIF, as phones
-    write it) is turned first, and the mask belongs to the upright image; an array is taken as it is.
-    Raises InputError for an unreadable image, an empty expression, a model that does not know its vocabulary, and
-    logits that are not finite.
+    Args: image, an EncodedImage or what `encode` takes; threshold, the logit from which a pixel belongs to the object.
+    The mask belongs to the upright image.
+    Raises InputError as `encode`, and for an empty expression, a model that does not know its vocabulary, and logits
+    that are not finite.
     """
     if model.vocabulary is None:
         raise InputError("the model does not know its vocabulary: convert the checkpoint with python -m models.convert")
     vocabulary = Vocabulary(model.vocabulary)
     ids = torch.from_numpy(np.stack([vocabulary.ids(text) for text in texts]))
-    pixels = _pixels(image)
-    device = next(model.parameters()).device
-    v = model.encode_image(to_canvas(model, torch.from_numpy(pixels).to(device)))
+    v, size = image if isinstance(image, EncodedImage) else encode(model, image)
     found = []
-    for text, row in zip(texts, ids.to(device), strict=True):  # one at a time: the logits of 480 x 480 pixels are large
+    for text, row in zip(texts, ids.to(v.device), strict=True):  # one by one: the logits of 480 x 480 pixels are large
         with seed_attention(model) as attention:
             pixel, patch = canvas_logits(model, v, row[None])
-        logits = resize_and_crop(pixel, *pixels.shape[:2])[0, 0].cpu().numpy()
+        logits = resize_and_crop(pixel, *size)[0, 0].cpu().numpy()
         if not np.isfinite(logits).all():  # no pixel would reach the threshold, as if nothing were there
             name = (model.provenance or {}).get("file", "the model")
             raise InputError(f"{name}: its logits are not finite: its training has diverged; take an earlier one")

@@ -1,4 +1,4 @@
-"""The language encoder: paper section 3.1, SPEC section 6."""
+"""The language encoder: paper section 3.1."""
 
 import torch
 from torch import nn

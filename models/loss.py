@@ -1,4 +1,4 @@
-"""The training loss: paper section 3.4, SPEC sections 8 and 9."""
+"""The training loss: paper section 3.4."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class LossConfig:
     """`alpha_loc` weighs the patch term; None leaves it out (as without a decoder).
 
     A patch's label is 1 where the "share" of its pixels that are in the mask exceeds `patch_thres`; with "any" where
-    their number does, as in the reference: any pixel will do.
+    their number does, as in the authors' code: any pixel will do.
     """
 
     alpha_loc: float | None = 0.1  # paper: lambda

@@ -1,4 +1,4 @@
-"""The authors' tensor names and configuration <-> ours. SPEC section 7."""
+"""The authors' tensor names and configuration <-> ours."""
 
 import re
 
@@ -9,11 +9,11 @@ from models.restr import ReSTR
 from models.weights import model_with
 from utils.errors import InputError, one_line
 
-# An ImageNet classifier that the reference keeps and never uses.
+# An ImageNet classifier that the authors' code keeps and never uses.
 HEAD = ("encoder_v.head.weight", "encoder_v.head.bias")
 HEAD_CLASSES = 1000
 
-# (pattern of a reference name, our name); a decoder step is decoder.N.up.1, the last layer decoder.N
+# (pattern of an authors' name, our name); a decoder step is decoder.N.up.1, the last layer decoder.N
 _NAMES = (
     (r"encoder_v\.", "vision.backbone."),
     (r"encoder_l\.proj_lang\.", "language.proj."),
@@ -30,16 +30,16 @@ _NAMES = (
 
 
 def our_name(reference_name: str) -> str:
-    """Our name of a reference tensor. Raises InputError for a name that a reference checkpoint does not have."""
+    """Our name of a tensor of the authors' code. Raises InputError for a name that their checkpoints do not have."""
     for pattern, name in _NAMES:
         new, count = re.subn("^" + pattern, name, reference_name)
         if count:
             return new
-    raise InputError(f"{one_line(repr(reference_name), 80)} is not a tensor of a reference ReSTR checkpoint")
+    raise InputError(f"{one_line(repr(reference_name), 80)} is not a tensor of the authors' ReSTR")
 
 
 def reference_config(names, image_size=(480, 480), layers: int = 2, shared: bool = False) -> dict:
-    """The reference's configuration at its default size; whether there is a decoder is read from the tensor `names`."""
+    """The authors' configuration at its default size; whether there is a decoder is read from the tensor `names`."""
     vision = {"backbone": "vit_base_patch16_384", "image_size": list(image_size), "patch_size": 16}
     return {
         "v_backbone": {**vision, "d_model": 768, "n_heads": 12, "n_layers": 12, "drop_path_rate": 0.1},
@@ -55,7 +55,7 @@ def reference_config(names, image_size=(480, 480), layers: int = 2, shared: bool
 
 
 def config_from_reference(config: dict, vocabulary_size: int) -> ReSTRConfig:
-    """Our configuration from the reference's dict of `v_backbone`, `l_backbone` and `mm_fusion`.
+    """Our configuration from the authors' dict of `v_backbone`, `l_backbone` and `mm_fusion`.
 
     Raises InputError if a key is missing.
     """
@@ -79,33 +79,35 @@ def config_from_reference(config: dict, vocabulary_size: int) -> ReSTRConfig:
             DecoderConfig(m["is_decoder"]),
         )
     except (KeyError, TypeError) as error:
-        raise InputError(f"not a reference configuration: {error} is missing or of a wrong kind") from None
+        raise InputError(f"not a configuration of the authors' code: {error} is missing or of a wrong kind") from None
 
 
 def from_reference(state_dict: dict[str, torch.Tensor], config: dict) -> ReSTR:
-    """Our model, in eval mode, with the weights of a reference `state_dict` and the reference's own `config` dict.
+    """Our model, in eval mode, with the weights of the authors' `state_dict` and their own `config` dict.
 
     Raises InputError if a tensor is missing, left over (but for the unused ViT head) or of another shape.
     """
     state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}  # saved under DataParallel
     embedding = state_dict.get("encoder_l.embedding.weight")
     if getattr(embedding, "ndim", 0) != 2:
-        raise InputError("not a reference ReSTR checkpoint: encoder_l.embedding.weight is missing or no matrix")
+        raise InputError(
+            "not a ReSTR of the authors' code: encoder_l.embedding.weight is missing or not a matrix"
+        )
     ours = {our_name(name): value for name, value in state_dict.items() if name not in HEAD}
     config = config_from_reference(config, len(embedding))
     try:
         return model_with(config, ours)
     except InputError as error:
-        raise InputError(f"the reference checkpoint does not fit its configuration: {error}") from None
+        raise InputError(f"the authors' checkpoint does not fit its configuration: {error}") from None
 
 
 def to_reference(model: ReSTR) -> dict[str, torch.Tensor]:
-    """A reference state dict with the weights of `model` (fusion `indirect` only); the unused ViT head is zero.
+    """The authors' state dict with the weights of `model` (fusion `indirect` only); the unused ViT head is zero.
 
-    The order of the names is ours. Raises InputError for a fusion variant that the reference's model does not have.
+    The order of the names is ours. Raises InputError for a fusion variant that the authors' model does not have.
     """
     if model.config.fusion.variant != "indirect":
-        raise InputError(f"the reference's model has no place for --fusion {model.config.fusion.variant}")
+        raise InputError(f"the authors' model has no place for the fusion variant {model.config.fusion.variant}")
     steps = len(model.decoder.up) if model.decoder is not None else 0
     state = {_reference_name(name, steps): value for name, value in model.state_dict().items()}
     width = model.vision.width

@@ -1,17 +1,17 @@
-"""ReSTR assembled: paper section 3, SPEC section 6."""
+"""ReSTR assembled: paper section 3."""
 
 import numpy as np
 import torch
-from timm.layers import DropPath
 from torch import nn
 
-from models.blocks import SampleDropPath
+from models.blocks import replace_layers
 from models.config import ReSTRConfig
 from models.decoder import CoarseToFineDecoder
 from models.fusion import MultimodalFusion
-from models.inference import THRESHOLD, segment
+from models.inference import THRESHOLD, EncodedImage, encode, segment
 from models.language import LanguageEncoder
 from models.vision import VisionEncoder
+from utils.errors import InputError
 
 
 class ReSTR(nn.Module):
@@ -33,9 +33,8 @@ class ReSTR(nn.Module):
         self.decoder = None
         if config.decoder.enabled:
             self.decoder = CoarseToFineDecoder(width, self.patch_size, self.grid, self.image_size)
-        for module in self.modules():
-            if type(module) is DropPath:
-                module.__class__ = SampleDropPath
+        replace_layers(self)
+        self.encoded: EncodedImage | None = None  # set by set_image
 
     def normalise(self, image: torch.Tensor) -> torch.Tensor:
         """uint8 B x 3 x H x W (any H, W), 0..255, to the float32 that `encode_image` takes."""
@@ -74,10 +73,25 @@ class ReSTR(nn.Module):
     def segment(self, image, text: str, threshold: float = THRESHOLD) -> np.ndarray:
         """The mask, bool H x W, of what `text` means in an image: a file's path, a PIL image, or uint8 H x W x 3, RGB.
 
-        For models from `load_restr`, which know their vocabulary; see `models.inference.segment` for several
-        expressions, probabilities and errors.
+        For models from `load_restr`, which know their vocabulary; see `models.inference.segment` for logits,
+        attention and errors.
         """
         return segment(self, image, [text], threshold)[0].mask
+
+    def set_image(self, image) -> None:
+        """Encode an image (as in `segment`) once, for any number of `predict`. Call it again after new weights."""
+        self.encoded = encode(self, image)
+
+    def predict(self, text: str | list[str], threshold: float = THRESHOLD) -> np.ndarray | list[np.ndarray]:
+        """The mask, bool H x W, of what `text` means in the image of `set_image`; for a list, a list of masks.
+
+        Raises InputError without an image, and as `models.inference.segment` does.
+        """
+        if self.encoded is None:
+            raise InputError("no image yet: call set_image(image) first")
+        texts = [text] if isinstance(text, str) else text
+        masks = [result.mask for result in segment(self, self.encoded, texts, threshold)]
+        return masks[0] if isinstance(text, str) else masks
 
     def parameter_groups(self, lr: float, vision_lr_scale: float) -> list[dict]:
         """Optimiser groups: the vision encoder at `vision_lr_scale` times `lr` (paper: 0.1), the rest at `lr`."""
@@ -95,5 +109,5 @@ class ReSTR(nn.Module):
 
 
 def build_restr(config: ReSTRConfig) -> ReSTR:
-    """A ReSTR with random weights (SPEC section 6, initialisation); `model.vision.load_pretrained` fills its ViT."""
+    """A ReSTR with random weights; `models.pretrained.load_pretrained` fills its vision encoder."""
     return ReSTR(config)

@@ -43,8 +43,8 @@ IMAGE_NOTE = (
 def parser() -> ArgumentParser:
     """The command line."""
     result = ArgumentParser(prog="export_onnx.py", description=__doc__)
-    result.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of this code or the reference's")
-    where = "the ONNX file to write; its folder is made if need be"
+    result.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of this code or the authors'")
+    where = "the ONNX file to write; its folder is created if needed"
     result.add_argument("--out", type=Path, metavar="FILE", required=True, help=where)
     opsets = range(OPSETS[0], OPSETS[1] + 1)
     result.add_argument("--opset", type=int, choices=opsets, default=OPSETS[0], help="version of ONNX's operators")

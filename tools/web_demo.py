@@ -3,7 +3,7 @@
     pip install -r requirements-demo.txt
     python tools/web_demo.py --checkpoint weights/EXP/best.pth --examples photos
 
-It answers only to 127.0.0.1, asks nothing of any other machine, and reports nothing to anybody. Pictures of more than
+It answers only to 127.0.0.1, asks nothing of any other machine, and reports nothing to anybody. Images of more than
 1280 pixels a side are scaled down first; predict.py takes them as they are.
 """
 
@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from argparse import Namespace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,17 +26,17 @@ from PIL import Image
 
 from eval.visualise import ORANGE, heat, overlay, patch_picture, probability
 from models import ReSTR, load_restr
-from models.inference import THRESHOLD, Segmentation, segment
+from models.inference import THRESHOLD, EncodedImage, Segmentation, encode, segment
 from tools import web_page
-from utils import device as distributed
 from utils.cli import ArgumentParser, run_main
+from utils.device import choose_device
 from utils.errors import InputError, one_line
 from utils.files.images import read_image
 
 MAX_SIDE = 1280  # pixels; what a screen shows, and what keeps an answer quick
 EXAMPLES = 12
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-SESSIONS = 16  # whose last picture is kept for the threshold, about 10 MB each
+SESSIONS = 16  # whose last image is kept for the threshold, about 10 MB each
 QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_OFFLINE": "1",
@@ -71,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise InputError("gradio is not installed: pip install -r requirements-demo.txt")
     examples = example_images(args.examples) if args.examples else []
-    model = load_restr(args.checkpoint, distributed.start(args.device).device)
+    model = load_restr(args.checkpoint, choose_device(args.device))
     page = web_page.build(subtitle(model), examples, lambda image, text, share: answer(model, image, text, share), cut)
     with web_page.served(page, args.port, SESSIONS):
         print(f"http://127.0.0.1:{args.port}  (Ctrl+C ends it)", flush=True)
@@ -98,6 +99,13 @@ def subtitle(model: ReSTR) -> str:
     return one_line(" · ".join([*filter(None, parts), f"{height} × {width} pixels"]))
 
 
+@lru_cache(SESSIONS)
+def open_image(model: ReSTR, path: str, changed: int) -> tuple[np.ndarray, EncodedImage]:
+    """An image, uint8 H x W x 3, and its encoding, done once for many expressions; `changed`: time of the file."""
+    image = fit_screen(read_image(path, "this file", "give a photograph or another image", upright=True))
+    return image, encode(model, image)
+
+
 def answer(model: ReSTR, path: str | None, text: str, share: float) -> tuple:
     """What the page shows for an image and an expression: (Found, overlay, soft map, patch map, words, remarks).
 
@@ -108,11 +116,11 @@ def answer(model: ReSTR, path: str | None, text: str, share: float) -> tuple:
             raise InputError("Give an image first: drop one on the left, or pick an example.")
         if not text.strip():
             raise InputError("The expression is empty: describe the object in a word or more.")
-        image = fit_screen(read_image(path, "this file", "give a photograph or another picture", upright=True))
         started = time.perf_counter()
+        image, encoded = open_image(model, path, Path(path).stat().st_mtime_ns)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a text without words, which `remarks` says
-            result = segment(model, image, [text])[0]
+            result = segment(model, encoded, [text])[0]
         seconds = time.perf_counter() - started
     except InputError as error:
         return None, None, None, None, "", web_page.complaint(str(error))

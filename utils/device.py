@@ -96,8 +96,12 @@ def _end(error: BaseException) -> NoReturn:
     os._exit(code)
 
 
-def start(device: str | None = None, local_rank: int = 0) -> Ranks:
-    """As `group`, for a process that is alone or does not leave."""
+def choose_device(device: str | None = None, local: int | None = None) -> torch.device:
+    """The device of that name ("cpu", "cuda", "cuda:1"; None: CUDA where there is one), without any process group.
+
+    `local`, the number of a process on this machine, decides among CUDA devices where it is given. float32 means
+    float32 from here on: by default PyTorch convolves in TF32. Raises InputError for a device that is not there.
+    """
     torch.backends.cudnn.allow_tf32 = False
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -105,16 +109,22 @@ def start(device: str | None = None, local_rank: int = 0) -> Ranks:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise InputError(f"--device {name}: use cpu, cuda or cuda:N")
     chosen = torch.device(name)
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", chosen.index or 0 if local is None else local)
+        if chosen.index >= torch.cuda.device_count():
+            raise InputError(f"{chosen}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
+        torch.cuda.set_device(chosen)
+    return chosen
+
+
+def start(device: str | None = None, local_rank: int = 0) -> Ranks:
+    """As `group`, for a process that is alone or does not leave."""
     environment = {**ENVIRONMENT, "LOCAL_RANK": local_rank}
     try:
         world, rank, local = (int(os.environ.get(key, default)) for key, default in environment.items())
     except ValueError:
         raise InputError(f"{', '.join(ENVIRONMENT)} are not all numbers: start with torchrun, or unset them") from None
-    if chosen.type == "cuda":
-        chosen = torch.device("cuda", local if world > 1 else chosen.index or 0)
-        if chosen.index >= torch.cuda.device_count():
-            raise InputError(f"{chosen}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
-        torch.cuda.set_device(chosen)
+    chosen = choose_device(device, local if world > 1 else None)
     if rank > 0:
         warnings.simplefilter("ignore")  # the first process shows them
     if world > 1:

@@ -283,7 +283,7 @@ def test_a_raw_reference_file_of_the_default_size(tmp_path, case):
     torch.save({name: torch.zeros(value.shape) for name, value in names.items()}, tmp_path / "raw.pth")
     flags = {"v_backbone": None, "l_backbone": None, "input_size": None, "is_shared": False, "no_decoder": False}
     if case == "shared":
-        with pytest.raises(InputError, match="--is_shared"):
+        with pytest.raises(InputError, match="is_shared"):
             load_model(tmp_path / "raw.pth", "cpu", flags)
     model = load_model(tmp_path / "raw.pth", "cpu", flags | {"is_shared": case == "shared"})
     assert model.config.fusion.shared == (case == "shared") and model.config.fusion.layers == 2

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from models import checkpoint as checkpoint_module
-from models import from_reference, load_restr, to_reference, weights
+from models import load_restr, to_reference, weights
 from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from models.config import ReSTRConfig
 from models.restr import build_restr
-from tests.conftest import SHARED, needs_shared
+from tests.conftest import ROOT
+from tests.support.curve_batches import batch
 from tests.support.hostile import attacks, refused, write
 from tests.support.small_model import CONFIG, REFERENCE, WORDS, outputs
 
@@ -247,12 +248,10 @@ def test_broken_reference_files(tmp_path, model, allocations):
     assert set(allocations) == {"meta"}
 
 
-@needs_shared
-def test_the_stored_reference_checkpoint(tmp_path):
-    tiny = torch.load(SHARED / "reference/tiny_default.pt", weights_only=True)
-    path = store(tmp_path / "unc_25000.pth", tiny["state_dict"])
-    theirs = from_reference(tiny["state_dict"], tiny["config"])
-    assert torch.equal(outputs(load_restr(path, reference=tiny["config"])), outputs(theirs))
-    pixel, patch = load_restr(path, reference=tiny["config"])(tiny["image"], tiny["text"])
-    torch.testing.assert_close(pixel, tiny["pixel_pred"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(patch, tiny["patch_pred"], rtol=0, atol=1e-5)
+def test_a_stored_checkpoint_of_the_authors_code(tmp_path):
+    stored = torch.load(ROOT / "tests/data/micro_default.pt", weights_only=True)
+    path = store(tmp_path / "unc_25000.pth", stored["state_dict"])
+    model = load_restr(path, reference=stored["config"])
+    image, _, ids = map(torch.from_numpy, batch(0, size=64, words=24))
+    for ours, theirs in zip(model(image, ids), (stored["pixel_pred"], stored["patch_pred"]), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)

@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from models.config import ReSTRConfig
+from models.vision import vision_config
 from tests.support.hostile import refused
 from tests.support.small_model import CONFIG
 
@@ -62,3 +63,12 @@ def test_a_config_with_other_parts_is_refused():
             assert name in refused(ReSTRConfig.from_dict, broken)
     for broken in ({**whole, "extra": {}}, {**whole, "fusion": None}, {**whole, "fusion": ["layers"]}, [], None, 3):
         refused(ReSTRConfig.from_dict, broken)
+
+
+def test_a_config_of_version_1_0_gives_the_same_model():
+    old = ReSTRConfig().to_dict()
+    old["vision"] |= dict.fromkeys(["patch_size", "width", "depth", "heads"])  # None: timm's
+    assert ReSTRConfig.from_dict(old) == ReSTRConfig()
+    assert ReSTRConfig().vision == vision_config("vit_base_patch16_384", (480, 480))
+    old["vision"]["norm_eps"] = None
+    assert ReSTRConfig.from_dict(old).vision.norm_eps is None

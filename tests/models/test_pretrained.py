@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from models import vision
+from models import pretrained
 from models.config import VisionConfig
+from models.pretrained import load_pretrained
 from models.vision import VisionEncoder, vision_config
 from tests.support.hostile import attacks, refused, write
 
@@ -81,7 +82,7 @@ KINDS = ["bare", "model", "state_dict", "safetensors", "npz"]
 
 def loaded(file, size=(64, 64), **changes):
     encoder = VisionEncoder(config(size, **changes))
-    encoder.load_pretrained(file)
+    load_pretrained(encoder, file)
     return encoder.backbone.state_dict()
 
 
@@ -116,7 +117,7 @@ def test_other_families_at_another_size(tmp_path, name):
     state = {key: torch.randn_like(value) for key, value in first.backbone.state_dict().items()}
     torch.save(state, tmp_path / "vit.pth")
     other = VisionEncoder(vision_config(name, (2 * patch, 8 * patch), **options))
-    other.load_pretrained(tmp_path / "vit.pth")
+    load_pretrained(other, tmp_path / "vit.pth")
     ours = other.backbone.state_dict()
     differing = [key for key, value in state.items() if not torch.equal(value, ours[key])]
     assert differing == ["pos_embed"] and ours["pos_embed"].shape == state["pos_embed"].shape
@@ -146,7 +147,7 @@ def test_a_missing_tensor_is_named(tmp_path, name):
 def test_a_refused_file_leaves_the_model_as_it_was(tmp_path):
     encoder = VisionEncoder(config())
     before = {name: value.clone() for name, value in encoder.backbone.state_dict().items()}
-    refused(encoder.load_pretrained, save(tmp_path, "npz", source(depth=1)))
+    refused(load_pretrained, encoder, save(tmp_path, "npz", source(depth=1)))
     assert all(torch.equal(value, before[name]) for name, value in encoder.backbone.state_dict().items())
 
 
@@ -191,7 +192,7 @@ def test_damaged_foreign_and_hostile_files(tmp_path, recwarn):
     for name, content in hostile_files(tmp_path):
         file = write(tmp_path / name, content)
         message = refused(loaded, file)
-        assert str(file) in message and "--v_weights" in message
+        assert str(file) in message and "check the file" in message
         assert not (tmp_path / "ran").exists(), name
     shown = [warning for warning in recwarn if warning.category is not ResourceWarning]
     assert shown == []  # they would be lines beside the one
@@ -213,7 +214,7 @@ class TestHub:
             return str(tmp_path / "vit.safetensors")
 
         monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
-        monkeypatch.setattr(vision, "try_to_load_from_cache", download)
+        monkeypatch.setattr(pretrained, "try_to_load_from_cache", download)
 
     def test_weights_of_the_hub(self, tmp_path):
         state = source(14)  # the published model is for 224 pixels
@@ -234,12 +235,12 @@ class TestHub:
         def retry(*_, **__):
             raise AssertionError("timm's client would retry for a minute")
 
-        monkeypatch.setattr(vision, "try_to_load_from_cache", lambda *_: None)
-        monkeypatch.setattr(vision, "get_hf_file_metadata", unreachable)
+        monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda *_: None)
+        monkeypatch.setattr(pretrained, "get_hf_file_metadata", unreachable)
         monkeypatch.setattr("timm.models._hub.hf_hub_download", retry)
         message = refused(loaded, None)
-        assert "not known" in message and "--v_weights" in message and "--no_pretrained" in message
+        assert "not known" in message and "give a file" in message and "random weights" in message
 
     def test_a_model_without_published_weights(self):
         encoder = VisionEncoder(vision_config("vit_small_patch16_36x1_224", (32, 32), depth=1))
-        assert "--no_pretrained" in refused(encoder.load_pretrained, None)
+        assert "random weights" in refused(load_pretrained, encoder, None)

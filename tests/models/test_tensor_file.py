@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models import load_restr, to_reference
+from models.pretrained import load_pretrained
 from models.tensor_file import load_tensors
 from models.vision import VisionEncoder
 from tests.models.test_checkpoint import model  # noqa: F401 (a fixture)
@@ -40,7 +41,7 @@ def test_weights_are_read_whatever_lies_beside_them(tmp_path, model, protocol): 
     state = source()
     torch.save({"model": state, **BESIDE}, tmp_path / "vit.pth", pickle_protocol=protocol)
     encoder = VisionEncoder(config())
-    encoder.load_pretrained(tmp_path / "vit.pth")
+    load_pretrained(encoder, tmp_path / "vit.pth")
     assert all(torch.equal(value, state[name]) for name, value in encoder.backbone.state_dict().items())
 
 

@@ -81,7 +81,7 @@ def test_other_networks_are_refused(name):
 
 @pytest.mark.parametrize("name", ["no_such_vit", "hf-hub:someone/model", "local-dir:folder", "../vit", "", "a\nb"])
 def test_names_that_timm_does_not_have_are_refused(name):
-    assert "--v_backbone" in refused(VisionEncoder, VisionConfig(name, (32, 32)))
+    assert "unknown to timm" in refused(VisionEncoder, VisionConfig(name, (32, 32)))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_names_that_timm_does_not_have_are_refused(name):
 )
 def test_a_size_that_is_no_multiple_of_the_patch_is_refused(name, size):
     message = refused(VisionEncoder, vision_config(name, size, depth=1))
-    assert "not divisible" in message and f"{size[0]},{size[1]}" in message
+    assert "not divisible" in message and f"{size[0]} x {size[1]}" in message
 
 
 def test_more_patches_than_any_memory_attends_to_are_refused():

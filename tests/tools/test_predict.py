@@ -229,6 +229,27 @@ def test_from_another_folder(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("predict.py: error: x.pth: no such checkpoint")
 
 
+def test_a_leftover_world_size_does_not_wait_for_others(checkpoint, tmp_path, monkeypatch):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    picture(tmp_path / "a.png")
+    run("--checkpoint", checkpoint, "--image", tmp_path / "a.png", "--text", "w4", "--out", tmp_path / "out")
+    assert (tmp_path / "out/a_1_mask.png").exists() and not torch.distributed.is_initialized()
+
+
+def test_an_image_is_encoded_once_for_many_expressions(checkpoint, monkeypatch):
+    model = load_restr(checkpoint)
+    with pytest.raises(InputError, match="set_image"):
+        model.predict("w4")
+    image = np.random.default_rng(0).integers(0, 256, (40, 57, 3), dtype=np.uint8)
+    expected = [model.segment(image, text) for text in ("w4", "w5 w6")]
+    assert not np.array_equal(*expected)
+    model.set_image(image)
+    monkeypatch.setattr(model, "encode_image", None)
+    assert np.array_equal(model.predict("w4"), expected[0])
+    assert all(map(np.array_equal, model.predict(["w4", "w5 w6"]), expected))
+
+
 def test_arrays_that_are_no_images(model):
     for array in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(InputError, match="uint8 H x W x 3"):

@@ -68,6 +68,20 @@ def test_the_threshold_needs_no_model(place, model, monkeypatch):
     assert web_demo.cut(None, 0.5) == (None, "")
 
 
+def test_an_image_is_encoded_once_until_its_file_changes(model, tmp_path, monkeypatch):
+    encoded, encode_image = [], model.encode_image
+    monkeypatch.setattr(model, "encode_image", lambda image: encoded.append(1) or encode_image(image))
+    path = tmp_path / "a.png"
+    Image.new("RGB", (40, 30), "teal").save(path)
+    for text in ("w4", "w5", "w4 w6"):
+        web_demo.answer(model, str(path), text, 0.5)
+    assert len(encoded) == 1
+    Image.new("RGB", (40, 30), "red").save(path)
+    os.utime(path, ns=(1, 1))
+    found = web_demo.answer(model, str(path), "w4", 0.5)[0]
+    assert len(encoded) == 2 and found.image[0, 0].tolist() == [255, 0, 0]
+
+
 def test_the_rest_of_the_picture_is_darkened():
     image, mask = np.full((9, 9, 3), ORANGE, np.uint8), np.zeros((9, 9), bool)
     mask[2:7, 2:7] = True
