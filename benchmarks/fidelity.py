@@ -11,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from benchmarks.curve_batches import batch
 from models import build_restr, from_reference, to_reference
 from models.loss import LossConfig, patch_labels, restr_loss
 from models.reference import HEAD, config_from_reference, our_name, reference_config
-from tests.support.curve_batches import batch
 from train.schedule import Schedule
 from utils.cli import ArgumentParser, run_main
 from utils.text import SPECIAL_WORDS, Vocabulary

@@ -8,13 +8,13 @@ import pickle
 import pytest
 import torch
 
+from benchmarks.curve_batches import batch
 from models import checkpoint as checkpoint_module
 from models import load_restr, to_reference, weights
 from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from models.config import ReSTRConfig
 from models.restr import build_restr
 from tests.conftest import ROOT
-from tests.support.curve_batches import batch
 from tests.support.hostile import attacks, refused, write
 from tests.support.small_model import CONFIG, REFERENCE, WORDS, outputs
 

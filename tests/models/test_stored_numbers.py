@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from benchmarks.curve_batches import batch
 from models import from_reference
 from models.loss import LossConfig, patch_labels, restr_loss
 from models.reference import HEAD, our_name
 from tests.conftest import ROOT
-from tests.support.curve_batches import batch
 from train.loop import Trainer, TrainOptions
 from train.schedule import Schedule
 from utils.device import Ranks

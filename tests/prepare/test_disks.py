@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from prepare import folder as batch_folder
 from prepare import writer as build_module
 from tests.support.builder import batches, build_fixture, tiny_fixture, tree  # noqa: F401
 from train.run import RunFolder
-from prepare import folder as batch_folder
 from utils.errors import InputError
 from utils.files import writing as file_system
 from utils.files.writing import atomic_write, lock_file
