@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         first = args.image[names.index(name)]
         if first is not path:
             raise InputError(f"--image {path}: its results would have the same name as those of {first}; use two --out")
-    model = load_restr(args.checkpoint, distributed.start(args.device).device)
+    model = load_restr(args.checkpoint, distributed.choose_device(args.device))
     args.out.mkdir(parents=True, exist_ok=True)
     for path, name in zip(args.image, names, strict=True):
         image = read_image(path, remedy="give an image file", upright=True)

@@ -18,8 +18,8 @@ from models.reference import reference_config, to_reference
 from models.restr import build_restr
 from models.vision import vision_config
 from tools.model_size import count_flops
-from train.loop import Trainer, TrainOptions
-from train.schedule import Schedule
+from train.loop import Trainer
+from train.options import Recipe
 from utils.device import Ranks, autocast
 from utils.errors import one_line
 from utils.text import TEXT_LENGTH
@@ -31,7 +31,7 @@ PART = 8  # expressions at a time, as in evaluate.py
 
 @dataclass(frozen=True)
 class Way:
-    """One way to train; `amp` as in TrainOptions. Those compiled are timed at two batch sizes: each compiles anew."""
+    """One way to train; `amp` as in Trainer. Those compiled are timed at two batch sizes: each compiles anew."""
 
     name: str
     reference: bool = False
@@ -126,9 +126,9 @@ class Bench:
             model,
             optimizer,
             lambda *batch: restr_loss(*batch, LossConfig()),
-            Schedule(),
-            TrainOptions(400_000, size, amp=way.amp),
+            Recipe(batch_size=size),
             Ranks(self.device),
+            way.amp,
         )
         batch = {"image": images, "ids": ids, "mask": masks, "name": [""] * size}
         return lambda: trainer.train_step([batch])["loss"]

@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise InputError("gradio is not installed: pip install -r requirements-demo.txt")
     examples = example_images(args.examples) if args.examples else []
-    model = load_restr(args.checkpoint, distributed.start(args.device).device)
+    model = load_restr(args.checkpoint, distributed.choose_device(args.device))
     page = web_page.build(subtitle(model), examples, lambda image, text, share: answer(model, image, text, share), cut)
     with web_page.served(page, args.port, SESSIONS):
         print(f"http://127.0.0.1:{args.port}  (Ctrl+C ends it)", flush=True)

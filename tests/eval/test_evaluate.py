@@ -1,4 +1,4 @@
-"""eval/evaluate.py from its command line, on a batch folder written by hand to SPEC section 4."""
+"""eval/evaluate.py from its command line, on prepared data written by hand."""
 
 import json
 import os
@@ -179,8 +179,8 @@ def test_two_processes_give_the_same_files(place, batches, tmp_path):
         (["--v_backbone", "vit_base_patch16_384"], "--v_backbone vit_base_patch16_384"),
         (["--l_backbone", "transformer_glove"], "--l_backbone transformer_glove .it has 1 blocks of width 12"),
         (["--l_backbone", "bert"], "--l_backbone bert: choose from"),
-        (["--batch_size", "0"], "--batch_size 0"),
-        (["--eval_pad", "white"], "--eval_pad|--eval-pad"),
+        (["--batch_size", "0"], "--batch_size: 0"),
+        (["--eval_pad", "white"], "--eval_pad"),
         (["--iters", "500"], "--iters"),
         (["--restore_refseg", "."], "either --restore_refseg"),
         (["--device", "toaster"], "--device toaster"),

@@ -5,6 +5,7 @@ import torch
 
 from models import ReSTRConfig, build_restr
 from models.config import FusionConfig, LanguageConfig, VisionConfig
+from utils.errors import InputError
 
 WORDS = 30
 SIZE = (32, 48)
@@ -46,6 +47,12 @@ class MemorySplit:
 
     def mask(self, i):
         return self.masks[self.rows[i][1]]
+
+    def sample(self, i):
+        return self.image(i), self.mask(i)
+
+    def broken(self, i, fault):
+        return InputError(f"{self.name(i)}: {fault}")
 
     def image_groups(self):
         groups = {}

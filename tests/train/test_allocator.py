@@ -1,4 +1,4 @@
-"""utils/allocator.py: freed tensors go back to the system, even from below others."""
+"""settle_memory: freed tensors go back to the system, even from below others."""
 
 import platform
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 HOLE = """
 import sys
 import torch
-from utils.allocator import settle_memory
+from utils.device import settle_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

@@ -50,14 +50,15 @@ def test_an_error_in_one_process_ends_all(batches, tmp_path):
     """The one that failed says why; the other, which waits for it in vain, says nothing."""
     program = tmp_path / "broken.py"
     program.write_text(
-        "import os, train_restr, utils.training\n"
-        "from utils.errors import InputError, run_main\n"
-        "step = utils.training.Trainer.train_step\n"
+        "import train_restr, train.loop\n"
+        "from utils.cli import run_main\n"
+        "from utils.errors import InputError\n"
+        "step = train.loop.Trainer.train_step\n"
         "def train_step(self, batches):\n"
         "    if self.ranks.rank == 1 and self.step == 2:\n"
         "        raise InputError('the second process cannot go on')\n"
         "    return step(self, batches)\n"
-        "utils.training.Trainer.train_step = train_step\n"
+        "train.loop.Trainer.train_step = train_step\n"
         "run_main(train_restr.main)\n"
     )
     words = [program if word == ROOT / "train_restr.py" else word for word in command(batches, tmp_path / "run", *LONG)]
@@ -101,7 +102,7 @@ def test_a_lost_connection_saves_and_the_resumed_run_ends_the_same(batches, tmp_
 def test_nohup_stays_nohup():
     program = (
         "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "from utils.signals import StopSignal; from utils.workers import stop_in_order\n"
+        "from utils.loaders import StopSignal; from prepare.workers import stop_in_order\n"
         "stop = StopSignal(); stop_in_order(); os.kill(os.getpid(), signal.SIGHUP); assert not stop.requested\n"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
@@ -118,6 +119,6 @@ def test_a_failed_start_leaves_nothing(batches, tmp_path):
 
 
 def test_out_of_memory_is_one_line():
-    program = "from utils.errors import run_main\nimport torch\nrun_main(lambda: torch.empty(2**60))"
+    program = "from utils.cli import run_main\nimport torch\nrun_main(lambda: torch.empty(2**60))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "out of memory" in done.stderr

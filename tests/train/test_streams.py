@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full, or lose their reader (utils/streams.py), and how scripts then end."""
+"""Standard streams that are closed, full, or lose their reader (utils/cli.py), and how scripts then end."""
 
 import os
 import pty
@@ -11,7 +11,8 @@ from tests.conftest import ROOT
 
 PROGRAM = """
 import sys
-from utils.errors import InputError, run_main
+from utils.cli import run_main
+from utils.errors import InputError
 def main():
     with open({path!r}, "w") as file:
         for number in range(3000):
@@ -41,7 +42,7 @@ def test_work_goes_on_to_its_end(tmp_path, redirect):
 
 
 def test_a_full_disk_under_standard_output_is_an_error():
-    program = "from utils.errors import run_main\nrun_main(lambda: print('a table'))"
+    program = "from utils.cli import run_main\nrun_main(lambda: print('a table'))"
     done = shell(program, ">/dev/full")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "standard output: No space left on device" in done.stderr
