@@ -71,7 +71,7 @@ class RunLog:
                     self.board.add_scalar(f"{kind}/{name}", value, step)
 
     def picture(self, name: str, step: int, image) -> None:
-        """A picture for TensorBoard: uint8 H x W x 3."""
+        """An image for TensorBoard: uint8 H x W x 3."""
         with naming(self.board.log_dir):
             self.board.add_image(name, image, step, dataformats="HWC")
 

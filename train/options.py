@@ -139,7 +139,7 @@ class RunOptions:
     keep: int = option(0, "numbered checkpoints to keep; 0: all", limits=COUNT_OR_0, harmless=FILES)
     log_every: int = option(100, "steps between log lines", limits=COUNT)
     wandb: bool = option(False, "copy TensorBoard's content to Weights & Biases (pip install wandb)", harmless=FILES)
-    is_vis: bool = option(False, "pictures of some samples at each validation", harmless=FILES)
+    is_vis: bool = option(False, "images of some samples at each validation", harmless=FILES)
 
 
 @dataclass

@@ -179,7 +179,7 @@ class Run:
         self.save()
 
     def _evaluate(self) -> dict:
-        """Metrics of the validation split, logged with pictures of a fixed set of samples; the same on each rank."""
+        """Metrics of the validation split, logged with images of a fixed set of samples; the same on each rank."""
         step, settings = self.trainer.step, self.options.validation
         folder = self.folder.path / "vis" / str(step)
 
