@@ -61,7 +61,7 @@ def step_of(model: ReSTR, path: Path) -> str:
 
 
 def load_model(path: Path, device: str, flags: dict) -> ReSTR:
-    """The model of a checkpoint, ours or a raw file of the authors' code, after a check against the model-shape flags given.
+    """The model of a checkpoint, ours or of the authors' code, after a check against the model-shape flags given.
 
     `flags`: v_backbone, l_backbone, input_size (None: not given), is_shared and no_decoder (False: not given). A
     checkpoint of ours knows what it is; the authors' has the default size except for input_size and is_shared.

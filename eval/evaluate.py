@@ -54,11 +54,9 @@ class Data:
 class Model:
     """Which checkpoints are evaluated; all but the first three are checked against what each one says of itself."""
 
-    restore_refseg: Path | None = option(None, "folder of checkpoints", metavar="DIR")
+    restore_refseg: Path | None = option(None, "folder of checkpoints")
     iters: int | None = option(None, "steps of DIR; 0: each 5000th (default: best.pth)", nargs="+")
-    checkpoint: Path | None = option(
-        None, "a file, or the folder of its best.pth; not with --restore_refseg", metavar="FILE"
-    )
+    checkpoint: Path | None = option(None, "a file, or the folder of its best.pth; not with --restore_refseg")
     v_backbone: str | None = option(None, "checked against the checkpoint, as the next four are")
     l_backbone: str | None = option(None, "see --v_backbone")
     mm_fusion: str | None = option(None, "see --v_backbone", choices=["decoder_transformer"])
@@ -82,9 +80,7 @@ class Output:
     )
     report: bool = option(False, "write report.html, which shows where the model fails: tables, charts, images")
     against: Path | None = option(
-        None,
-        "metrics.json of another checkpoint on this split, samples.jsonl beside it, which the report compares with",
-        metavar="FILE",
+        None, "metrics.json of another checkpoint on this split, with samples.jsonl, for the report to compare with"
     )
     num_workers: int = option(2, "processes that decode images; 0: none", limits=(0, 1024))
     seed: int = option(1, "seed of torch; evaluation itself draws no random numbers", limits=(0, 2**63 - 1))

@@ -134,14 +134,13 @@ class EvalSettings:
     antialias: bool = option(False, "shrink images through an anti-aliasing filter", flag="eval_antialias")
     threshold: float = option(THRESHOLD, "logit from which a pixel belongs to the object")
     batch_size: int = option(
-        8, "images, and expressions, at a time", limits=(1, 1024), harmless="memory and speed only"
+        8, "images, and expressions, at a time", limits=(1, 1024), harmless="only speed and memory"
     )
     amp: str | None = None
 
     def __post_init__(self):
         if self.pad not in PADS or self.batch_size < 1 or not math.isfinite(self.threshold):
-            wanted = f"threshold must be finite, pad {' or '.join(PADS)}, batch_size at least 1"
-            raise InputError(f"{self}: {wanted}")
+            raise InputError(f"{self}: threshold must be finite, pad {' or '.join(PADS)}, batch_size at least 1")
 
     def changes(self) -> dict:
         """The settings that decide the numbers and are not the default."""
@@ -159,11 +158,7 @@ class Prediction(NamedTuple):
 
 
 def evaluate(
-    model: nn.Module,
-    split: BatchSplit,
-    settings: EvalSettings | None = None,
-    ranks: Ranks | None = None,
-    **more,
+    model: nn.Module, split: BatchSplit, settings: EvalSettings | None = None, ranks: Ranks | None = None, **more
 ) -> list[SampleScore]:
     """Judge each expression of `split` exactly once; the scores by index, the same on each process.
 

@@ -1,4 +1,4 @@
-"""oIoU, mIoU and Prec@X from intersections and unions in pixels, and the table by expression length. Paper section 4.1."""
+"""oIoU, mIoU and Prec@X from intersections and unions in pixels, and the table by expression length."""
 
 import math
 from collections.abc import Sequence

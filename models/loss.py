@@ -17,9 +17,7 @@ class LossConfig:
     """
 
     alpha_loc: float | None = option(0.1, "weight of the patch loss", limits=POSITIVE)  # paper: section 3.4, lambda
-    patch_label: str = option(
-        "any", "what of a patch's mask pixels decides: the count or the share", choices=["any", "share"]
-    )
+    patch_label: str = option("any", "count or share of mask pixels decides a patch", choices=["any", "share"])
     patch_thres: float = option(0.8, "value that the count or share must exceed", limits=POSITIVE)
 
 

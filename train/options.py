@@ -24,6 +24,8 @@ START = "read at step 0 only"
 PLACE = "which run, not how"
 FILES = "more or fewer files beside the same weights and log"
 SPEED = "memory and speed only"
+SKIPPED = "when to give up; a skipped step changes no weight"
+CORES = min(8, os.cpu_count() or 1)
 ROUNDING = "the same step except for rounding"
 VALIDATION = {"threshold": None, "batch_size": "eval_batch_size"}  # the flags of EvalSettings in train_restr.py
 
@@ -32,53 +34,28 @@ VALIDATION = {"threshold": None, "batch_size": "eval_batch_size"}  # the flags o
 class DataOptions:
     """What is trained and validated on."""
 
-    data_dir: Path = option(..., "folder written by build_batches.py", metavar="DIR", harmless=CONTENT)
+    data_dir: Path = option(..., "folder written by build_batches.py", harmless=CONTENT)
     set: str = option("train", "split to train on", harmless=CONTENT)
     valset: str = option("val", "split to validate on", harmless=CONTENT)
     input_size: tuple = option((480, 480), "height,width in pixels", type=size, metavar="H,W", harmless=CONFIG)
-    vocabulary: Path | None = option(
-        None, "for the authors' prepared data (default: DATA/vocabulary_NAME.txt)", metavar="FILE", harmless=CONTENT
-    )
-    embeddings: Path | None = option(
-        None, "word embeddings (default: DATA/NAME_emb.npy beside the vocabulary)", metavar="FILE", harmless=START
-    )
-    num_workers: int = option(
-        min(8, os.cpu_count() or 1), "processes that load samples; 0: none", limits=(0, 1024), harmless=SPEED
-    )
+    vocabulary: Path | None = option(None, "word list (default: DATA/vocabulary_NAME.txt)", harmless=CONTENT)
+    embeddings: Path | None = option(None, "word embeddings (default: DATA/NAME_emb.npy)", harmless=START)
+    num_workers: int = option(CORES, "processes that load samples; 0: none", limits=(0, 1024), harmless=SPEED)
 
 
 @dataclass
 class ModelOptions:
     """The shape of the model and its first weights."""
 
-    v_backbone: str = option(
-        VisionConfig.backbone,
-        "a plain ViT of timm, or vit_shapes_patch8 (small, for the demo)",
-        metavar="NAME",
-        harmless=CONFIG,
-    )
-    l_backbone: str = option(
-        "transformer_glove",
-        "language encoder; transformer_shapes is small, for the demo",
-        choices=[*LANGUAGE_BACKBONES],
-        harmless=CONFIG,
-    )
+    v_backbone: str = option(VisionConfig.backbone, "plain ViT of timm, or vit_shapes_patch8 (demo)", harmless=CONFIG)
+    l_backbone: str = option("transformer_glove", "language encoder", choices=[*LANGUAGE_BACKBONES], harmless=CONFIG)
     mm_fusion: str = option("decoder_transformer", "the only one", choices=["decoder_transformer"], harmless=CONFIG)
-    fusion: str = option(
-        FusionConfig.variant, "fusion encoder; the others are ablations", choices=[*FUSION_VARIANTS], harmless=CONFIG
-    )
+    fusion: str = option(FusionConfig.variant, "fusion encoder", choices=[*FUSION_VARIANTS], harmless=CONFIG)
     tr_n_layers: int = option(FusionConfig.layers, "blocks of each fusion encoder", limits=(1, 1000), harmless=CONFIG)
-    drop_path: float = option(
-        FusionConfig.drop_path,
-        "how often training skips the last block of vision and fusion encoders, 0 to 0.9; earlier ones less",
-        limits=(0, 0.9),
-        harmless=CONFIG,
-    )
+    drop_path: float = option(FusionConfig.drop_path, "share of dropped last blocks", limits=(0, 0.9), harmless=CONFIG)
     is_shared: bool = option(False, "one block applied --tr_n_layers times in each fusion encoder", harmless=CONFIG)
     no_decoder: bool = option(False, "patch logits only, without the patch loss", harmless=CONFIG)
-    v_weights: Path | None = option(
-        None, "ViT weights: .npz, .pth or .safetensors (default: downloaded by timm)", metavar="FILE", harmless=START
-    )
+    v_weights: Path | None = option(None, "ViT weights (default: downloaded by timm)", harmless=START)
     no_pretrained: bool = option(False, "random ViT weights; embeddings may be missing", harmless=START)
     random_embeddings: bool = option(False, "random word embeddings", harmless=START)
     print_model: bool = option(False, "print parameters, FLOPs and memory of a step, and stop", harmless=PLACE)
@@ -111,9 +88,7 @@ class Recipe:
     momentum: float = option(0.9, "momentum of SGD", limits=(0, 1))
     grad_clip: float = option(0.0, "largest gradient norm; 0: no clipping", limits=POSITIVE)
     seed: int = option(1, "seed of weights, sample order and dropped blocks", limits=(0, 2**63 - 1))
-    max_bad_steps: int = option(
-        10, "non-finite steps in a row after which to stop", limits=COUNT, harmless="bad steps change no weight"
-    )
+    max_bad_steps: int = option(10, "non-finite steps in a row before the run stops", limits=COUNT, harmless=SKIPPED)
 
     def __post_init__(self):
         if self.warm_iter is None:
@@ -130,11 +105,9 @@ class RunOptions:
     """The folder of the run, and what is written there."""
 
     exp_name: str | None = option(None, "name of the run (default: restr_DATASET)", metavar="EXP", harmless=PLACE)
-    weights_dir: Path = option(Path("weights"), "parent folder of the run's folder", metavar="DIR", harmless=PLACE)
+    weights_dir: Path = option(Path("weights"), "parent folder of the run's folder", harmless=PLACE)
     resume: bool = option(False, "continue from last.pth", harmless=PLACE)
-    allow_changes: bool = option(
-        False, "with --resume, accept training flags that differ from the saved run's", harmless=PLACE
-    )
+    allow_changes: bool = option(False, "with --resume, accept flags that differ from the saved run", harmless=PLACE)
     save_every: int = option(5000, "steps between validations and checkpoints", limits=COUNT)
     keep: int = option(0, "numbered checkpoints to keep; 0: all", limits=COUNT_OR_0, harmless=FILES)
     log_every: int = option(100, "steps between log lines", limits=COUNT)

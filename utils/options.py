@@ -5,11 +5,12 @@ import types
 import typing
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 COUNT, COUNT_OR_0, POSITIVE = (1, 10**9), (0, 10**9), (0, 1e6)  # limits that many options share
-METAVARS = {int: "N", float: "X"}
+METAVARS = {int: "N", float: "X", Path: "PATH"}
 
 
 def option(default: Any, help: str, *, limits: tuple = (), harmless: str = "", flag: str = "", **argparse) -> Any:

@@ -196,11 +196,7 @@ def test_rotated_expressions_are_judged_against_the_next_ref_of_the_image():
     assert [s.iou for s in evaluate(oracle, split, progress=False)] == [1.0] * 6
     seen = {}
     rotated = evaluate(
-        oracle,
-        split,
-        rotate_expressions=True,
-        on_sample=lambda p: seen.update({p.score.index: p.mask}),
-        progress=False,
+        oracle, split, rotate_expressions=True, on_sample=lambda p: seen.update({p.score.index: p.mask}), progress=False
     )
     assert [s.iou for s in rotated] == [0, 0, 0, 1, 0, 1]  # the second image has one ref only
     assert count_rotated(split) == 4
