@@ -164,7 +164,7 @@ def fit(trainer: Trainer, batches: Iterable[dict | InputError], run, stop: StopS
             values = trainer.train_step([_checked(next(batches)) for _ in range(recipe.accum)])
             done += 1
             rate = done * recipe.batch_size / (time.monotonic() - started)
-            shown = f"loss {values['loss']:.4f}, lr {_rate(trainer):.2e}, {rate:.1f} samples/s"
+            shown = f"loss {values['loss']:.4f}, lr {trainer.optimizer.param_groups[0]['lr']:.2e}, {rate:.1f} samples/s"
             bar.set_postfix_str(shown, refresh=False)
             bar.update()
             logged, due = trainer.step % run.options.run.log_every == 0, run.due()
@@ -183,16 +183,12 @@ def _checked(batch: dict | InputError) -> dict:
     return batch
 
 
-def _rate(trainer: Trainer) -> float:
-    return trainer.optimizer.param_groups[0]["lr"]
-
-
 def _log_window(trainer: Trainer, log, rate: float) -> None:
     """Log the means of the steps since the last log line, and the speed."""
     count = trainer.window.pop("count", 0)
     if count:
         means = {name: value / count for name, value in trainer.window.items()}
-        log.record("train", trainer.step, {**means, "lr": _rate(trainer)})
+        log.record("train", trainer.step, {**means, "lr": trainer.optimizer.param_groups[0]["lr"]})
     on_gpu = trainer.ranks.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     log.scalars("speed", trainer.step, {"samples_per_s": rate, "memory_gb": peak / 1e9})

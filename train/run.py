@@ -193,9 +193,8 @@ class Run:
         number = len(self.valset)
         shown = set(np.linspace(0, number - 1, min(PICTURES, number)).astype(int).tolist())
         workers = self.options.data.num_workers
-        scores = evaluate(
-            self.model, self.valset, settings, self.ranks, num_workers=workers, on_sample=show, shown=shown
-        )
+        watch = {"on_sample": show, "shown": shown}
+        scores = evaluate(self.model, self.valset, settings, self.ranks, num_workers=workers, **watch)
         metrics = summarise(scores, self.valset.dataset)
         prec = {f"Prec@{x}": value for x, value in metrics["prec"].items()}
         self.log.record("val", step, {"oIoU": metrics["oIoU"], "mIoU": metrics["mIoU"], **prec})

@@ -92,9 +92,11 @@ def explained_loaders() -> Iterator[None]:
         yield
     except BaseException as error:
         # At exit multiprocessing would end them by the SIGTERM that they ignore, and wait for ever.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch raises an exception where a loader is killed
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises when a loader is killed
         for child in active_children():
             child.kill()
+            child.join()
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
         _explain(error)
         raise
 

@@ -173,7 +173,7 @@ def test_two_processes_give_the_same_files(place, batches, tmp_path):
     [
         (["--set", "testA"], "testA"),
         (["--input-size", "64,64"], "--input-size 64,64.*takes 32,48"),
-        (["--input-size", "large"], "--input-size"),
+        (["--input-size", "large"], "--input_size"),
         (["--no_decoder"], "--no_decoder .it has a decoder"),
         (["--is_shared"], "--is_shared"),
         (["--v_backbone", "vit_base_patch16_384"], "--v_backbone vit_base_patch16_384"),
