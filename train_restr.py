@@ -34,7 +34,7 @@ from utils.cli import run_main
 from utils.device import Ranks, settle_memory
 from utils.errors import InputError, one_line
 from utils.loaders import EXIT_RESUME, StopSignal, check_shared_memory, explained_loaders, loading
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 from utils.text import PAD, TEXT_LENGTH
 from utils.words import embeddings_file, read_embeddings, vocabulary_of
 
@@ -59,7 +59,7 @@ def main() -> int:
 def train(options: Options, ranks: Ranks) -> int:
     """Wire data, model, optimiser and run together, and train. Returns the exit code."""
     data, run_options = options.data, options.run
-    split, valset = BatchSplit(data.data_dir, data.set), BatchSplit(data.data_dir, data.valset)
+    split, valset = PreparedSplit(data.data_dir, data.set), PreparedSplit(data.data_dir, data.valset)
     vocabulary = vocabulary_of(split, data.vocabulary)
     config = options.model.config(data.input_size, len(vocabulary))
     if options.model.print_model:
@@ -93,7 +93,7 @@ def train(options: Options, ranks: Ranks) -> int:
         return 0
 
 
-def check(options: Options, split: BatchSplit, valset: BatchSplit, ranks: Ranks) -> None:
+def check(options: Options, split: PreparedSplit, valset: PreparedSplit, ranks: Ranks) -> None:
     """Raise InputError for flags and data that do not go together."""
     data, recipe = options.data, options.recipe
     if split.image_size not in (None, data.input_size):  # None: the authors' folder, images of their own sizes
@@ -110,7 +110,7 @@ def check(options: Options, split: BatchSplit, valset: BatchSplit, ranks: Ranks)
 
 
 def build_model(
-    options: Options, config: ReSTRConfig, split: BatchSplit, resuming: bool, ranks: Ranks
+    options: Options, config: ReSTRConfig, split: PreparedSplit, resuming: bool, ranks: Ranks
 ) -> torch.nn.Module:
     """The model with its first weights: a pre-trained ViT and GloVe, unless saved ones are to come."""
     model, flags = build_restr(config), options.model
@@ -149,7 +149,7 @@ def build_trainer(options: Options, model: torch.nn.Module, ranks: Ranks) -> Tra
     return Trainer(model, optimizer, lambda *batch: restr_loss(*batch, loss), recipe, ranks, options.machine.amp_dtype)
 
 
-def loader(options: Options, split: BatchSplit, step: int, ranks: Ranks) -> DataLoader:
+def loader(options: Options, split: PreparedSplit, step: int, ranks: Ranks) -> DataLoader:
     """Micro-batches of this rank from the step on."""
     recipe = options.recipe
     steps = (step, recipe.num_steps)

@@ -31,7 +31,7 @@ from benchmarks.report import table, where
 from prepare.public import read_refs
 from utils.cli import ArgumentParser, run_main
 from utils.errors import InputError, one_line
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 from utils.text import Vocabulary
 
 SIZE = 480
@@ -97,7 +97,7 @@ def our_seconds(root: Path, workers: int) -> tuple[float, float]:
     return seconds, peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def check_identical(theirs: Path, ours: BatchSplit) -> None:
+def check_identical(theirs: Path, ours: PreparedSplit) -> None:
     """Raise InputError unless all arrays of all expressions are the same to the last bit."""
     for i in range(len(ours)):
         image, mask = ours.sample(i)
@@ -122,7 +122,7 @@ def compare(args, scratch: Path) -> list[tuple]:
         times["same"].append(reference_seconds(root, root / "same", args.workers) / len(refs))
         times["ours"].append(our_seconds(root, args.workers)[0] / len(refs))
     folder = root / f"data/mscoco/unc_{SIZE}_batch"
-    split = BatchSplit(folder, "train")
+    split = PreparedSplit(folder, "train")
     check_identical(root / "one", split)
     check_identical(root / "same", split)
     one, same, ours = (median(times[name]) for name in times)

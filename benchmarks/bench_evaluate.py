@@ -28,13 +28,13 @@ from utils.cli import ArgumentParser, run_main
 from utils.device import Ranks
 from utils.errors import InputError
 from utils.geometry import resize_and_crop
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 
 CLOSE = 1e-5  # share of a sample's pixels that may differ
 
 
 @torch.inference_mode()
-def reference_scores(reference, model, split: BatchSplit, device: torch.device) -> list[tuple[int, int]]:
+def reference_scores(reference, model, split: PreparedSplit, device: torch.device) -> list[tuple[int, int]]:
     """I and U of each expression, one at a time; `model` only tells how images are normalised."""
     scores = []
     for index in range(len(split)):
@@ -65,7 +65,7 @@ def main() -> None:
     reference, model = build("reference", device)[0], build("ours", device)[0]
     with tempfile.TemporaryDirectory() as scratch:
         root = make_set(Path(scratch), args.images, split="val")
-        split = BatchSplit(build_batches(BuildOptions(root, "unc", "val", (480, 480), workers=1)).folder, "val")
+        split = PreparedSplit(build_batches(BuildOptions(root, "unc", "val", (480, 480), workers=1)).folder, "val")
         work = {
             "reference": lambda: reference_scores(reference, model, split, device),
             "ours": lambda: evaluate(model, split, ranks=Ranks(device), progress=False),

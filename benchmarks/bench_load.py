@@ -29,7 +29,7 @@ from benchmarks.report import table, where
 from prepare.writer import BuildOptions, build
 from train.data import TrainDataset, collate
 from utils.cli import ArgumentParser, run_main
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 
 NEEDED = 600  # samples a second on 16 cores
 CORES = 16
@@ -59,7 +59,7 @@ def milliseconds(reads: dict, count: int, repeats: int) -> dict[str, float]:
     return {name: median(values[1:]) for name, values in times.items()}
 
 
-def throughput(split: BatchSplit, workers: int, repeats: int, samples: int = 800) -> float:
+def throughput(split: PreparedSplit, workers: int, repeats: int, samples: int = 800) -> float:
     """Samples a second that a loader delivers in batches of 8 once its workers run."""
     rates = []
     for _ in range(repeats):
@@ -89,10 +89,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = make_set(Path(scratch) / "set", args.count, args.images)
         options = BuildOptions(root, "unc", "train", (480, 480), workers=os.cpu_count() or 1)
-        split = BatchSplit(build(options).folder, "train")
+        split = PreparedSplit(build(options).folder, "train")
         large = make_set(Path(scratch) / "large", args.count, args.images)
         folder = build(replace(options, root=large, self_contained=True)).folder
-        samples, whole = TrainDataset(split), TrainDataset(BatchSplit(folder, "train"))
+        samples, whole = TrainDataset(split), TrainDataset(PreparedSplit(folder, "train"))
         reads = {
             "the reference's way (self-contained npz, plain loop)": lambda i: reference_sample(folder, i),
             "ours": samples.__getitem__,

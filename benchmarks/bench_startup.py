@@ -51,10 +51,10 @@ def run_way(way: str, folder: Path) -> None:
     import train_restr  # noqa: F401
     from train.data import TrainDataset, collate
     from train.sampler import StepSampler
-    from utils.prepared import BatchSplit
+    from utils.prepared import PreparedSplit
 
     before, started = peak_mb(), time.perf_counter()
-    split = BatchSplit(folder, "train")
+    split = PreparedSplit(folder, "train")
     samples = TrainDataset(split)
     for step, indices in enumerate(StepSampler(len(split), 8, seed=1, start=0, stop=len(split) // 8)):
         if step % READ_EVERY == 0:

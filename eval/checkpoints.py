@@ -9,7 +9,7 @@ from models import load_restr
 from models.config import LANGUAGE_BACKBONES, VISION_BACKBONES, VisionConfig
 from models.restr import ReSTR
 from utils.errors import InputError
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 from utils.text import Vocabulary
 
 EVERY = 5000  # the steps that `--iters 0` means: the authors' --save_every
@@ -88,7 +88,9 @@ def load_model(path: Path, device: str, flags: dict) -> ReSTR:
     return model
 
 
-def check_fit(model: ReSTR, path: Path, split: BatchSplit, size: tuple[int, int] | None, other_dataset: bool) -> None:
+def check_fit(
+    model: ReSTR, path: Path, split: PreparedSplit, size: tuple[int, int] | None, other_dataset: bool
+) -> None:
     """Raise InputError unless image size, vocabulary and data set of the checkpoint are those of the prepared data.
 
     `size` is --input-size where given. `other_dataset` allows another data set, never another vocabulary. A folder made
@@ -116,7 +118,7 @@ def check_fit(model: ReSTR, path: Path, split: BatchSplit, size: tuple[int, int]
         )
 
 
-def _check_vocabulary(model: ReSTR, path: Path, split: BatchSplit) -> None:
+def _check_vocabulary(model: ReSTR, path: Path, split: PreparedSplit) -> None:
     theirs = split.meta["vocabulary"]
     if model.vocabulary is None:  # the authors' files have weights only
         same, size = model.config.language.vocabulary_size == theirs["size"], model.config.language.vocabulary_size

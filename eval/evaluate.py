@@ -35,7 +35,7 @@ from utils.device import Precision, Process, Ranks
 from utils.files.writing import atomic_write, made_folder, write_json
 from utils.loaders import explained_loaders
 from utils.options import add_options, option, read_options
-from utils.prepared import META, BatchSplit
+from utils.prepared import META, PreparedSplit
 
 
 @dataclass
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Evaluate each checkpoint asked for, write its files, print one table."""
     args = parse(arguments)
     settings = read_options(EvalSettings, args, amp=read_options(Precision, args).amp_dtype)
-    split = BatchSplit(args.data_dir, args.set)
+    split = PreparedSplit(args.data_dir, args.set)
     other = read_other(args.against, split) if args.against else None
     paths = [checkpoint_file(args.checkpoint)] if args.checkpoint else []
     if args.restore_refseg:
@@ -142,7 +142,7 @@ def _mark(name: str, value: object) -> str:
 
 
 def _evaluate(
-    model: ReSTR, split: BatchSplit, settings: EvalSettings, ranks: Ranks, args, folder: Path, other: Other | None
+    model: ReSTR, split: PreparedSplit, settings: EvalSettings, ranks: Ranks, args, folder: Path, other: Other | None
 ) -> dict:
     """Metrics of one checkpoint; the first process writes them into `folder`, with a report beside `other`'s."""
     watchers: list[Callable[[Prediction], None]] = []
@@ -170,7 +170,7 @@ def _evaluate(
     return metrics
 
 
-def _record(model: ReSTR, split: BatchSplit, settings: EvalSettings, device: torch.device) -> dict:
+def _record(model: ReSTR, split: PreparedSplit, settings: EvalSettings, device: torch.device) -> dict:
     """What a number has to be traced by."""
     checkpoint = {key: model.provenance[key] for key in ("file", "sha256", "step")}
     meta = split.folder / META  # the authors' code makes none

@@ -27,7 +27,7 @@ from utils.errors import InputError
 from utils.geometry import resize_and_crop
 from utils.loaders import PREFETCH, check_shared_memory, loading, shared
 from utils.options import option
-from utils.prepared import META, BatchSplit, texts_digest
+from utils.prepared import META, PreparedSplit, texts_digest
 from utils.text import tokenize
 
 PADS = ("grey", "black")
@@ -51,7 +51,7 @@ class ImageGroups(Dataset):
     `rotate`: judge each expression against the next ref of its image (see `evaluator.evaluate`).
     """
 
-    def __init__(self, split: BatchSplit, groups: list[list[int]], rotate: bool = False):
+    def __init__(self, split: PreparedSplit, groups: list[list[int]], rotate: bool = False):
         self.split, self.groups, self.rotate = split, groups, rotate
 
     def __len__(self) -> int:
@@ -90,7 +90,7 @@ def _shown(size: tuple[int, ...]) -> str:
     return " x ".join(map(str, size))
 
 
-def check_room(split: BatchSplit, batch_size: int, num_workers: int) -> None:
+def check_room(split: PreparedSplit, batch_size: int, num_workers: int) -> None:
     """Raise InputError if shared memory has no room for `load`, were all images as large as the split's first."""
     try:
         size = sum(array.nbytes for array in split.sample(0)) if num_workers else 0
@@ -158,7 +158,7 @@ class Prediction(NamedTuple):
 
 
 def evaluate(
-    model: nn.Module, split: BatchSplit, settings: EvalSettings | None = None, ranks: Ranks | None = None, **more
+    model: nn.Module, split: PreparedSplit, settings: EvalSettings | None = None, ranks: Ranks | None = None, **more
 ) -> list[SampleScore]:
     """Judge each expression of `split` exactly once; the scores by index, the same on each process.
 
@@ -176,7 +176,7 @@ def evaluate(
 
 def score_images(
     model: nn.Module,
-    split: BatchSplit,
+    split: PreparedSplit,
     settings: EvalSettings,
     ranks: Ranks,
     *,
@@ -227,7 +227,7 @@ def _judging(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def check_complete(scores: list[SampleScore], split: BatchSplit) -> None:
+def check_complete(scores: list[SampleScore], split: PreparedSplit) -> None:
     """Raise InputError unless every expression of the split was judged exactly once, and meta.json is of just these."""
     judged = [score.index for score in scores]
     if judged != list(range(len(split))):
@@ -243,14 +243,14 @@ def check_complete(scores: list[SampleScore], split: BatchSplit) -> None:
         )
 
 
-def count_rotated(split: BatchSplit) -> int:
+def count_rotated(split: PreparedSplit) -> int:
     """How many expressions `rotate_expressions` sets on another ref: those of images with at least two refs."""
     return sum(len(group) for group in split.image_groups() if len({split.ref(i) for i in group}) > 1)
 
 
 def _score_batch(
     model: nn.Module,
-    split: BatchSplit,
+    split: PreparedSplit,
     batch: list[ImageGroup],
     settings: EvalSettings,
     device: torch.device,
@@ -306,7 +306,9 @@ def _count(logits: Tensor, masks: Tensor, threshold: float) -> Tensor:
     return torch.stack([count.long() for count in counts], 1)
 
 
-def _score(split: BatchSplit, group: ImageGroup, row: int, intersection: int, union: int, finite: int) -> SampleScore:
+def _score(
+    split: PreparedSplit, group: ImageGroup, row: int, intersection: int, union: int, finite: int
+) -> SampleScore:
     index, sentence = group.indices[row], group.sentences[row]
     if not finite:
         raise InputError(

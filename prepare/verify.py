@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prepare.workers import run_all
 from utils.errors import InputError
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 from utils.words import vocabulary_of
 
 _AT_ONCE = 32  # expressions
@@ -17,7 +17,7 @@ def damage(folder: Path, split: str, workers: int) -> list[str]:
 
     Check sums are compared, and every file is decoded. Raises InputError where there is no such split.
     """
-    data = BatchSplit(folder, split)
+    data = PreparedSplit(folder, split)
     vocabulary_of(data)
     numbers = range(len(data))
     jobs = [numbers[i : i + _AT_ONCE] for i in numbers[::_AT_ONCE]]
@@ -25,7 +25,7 @@ def damage(folder: Path, split: str, workers: int) -> list[str]:
     return sorted(set().union(*found))
 
 
-def _faults(split: BatchSplit, numbers: Sequence[int]) -> set[str]:
+def _faults(split: PreparedSplit, numbers: Sequence[int]) -> set[str]:
     faults = set()
     for i in numbers:
         try:

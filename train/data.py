@@ -7,7 +7,7 @@ from torch.utils.data import Dataset, default_collate
 from utils.errors import InputError
 from utils.geometry import fit_inside, pad, resize_image, resize_mask
 from utils.loaders import shared
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 
 
 class TrainDataset(Dataset):
@@ -19,7 +19,7 @@ class TrainDataset(Dataset):
     of their own sizes: they are put on the canvas here, as the build does it for train splits.
     """
 
-    def __init__(self, split: BatchSplit, size: tuple[int, int] | None = None):
+    def __init__(self, split: PreparedSplit, size: tuple[int, int] | None = None):
         self.split, self.size = split, size or split.image_size
 
     def __len__(self) -> int:

@@ -24,7 +24,7 @@ from train.options import GROUPS, DataOptions, Options, flags_of_part
 from utils.device import Ranks
 from utils.errors import InputError, one_line
 from utils.files.writing import TEMPORARY_PREFIX, lock_file, made_folder
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 from utils.text import Vocabulary
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ class Run:
     folder: RunFolder
     vocabulary: Vocabulary
     data: dict  # what `data_of` says
-    valset: BatchSplit
+    valset: PreparedSplit
     log: RunLog | NoLog = field(default_factory=NoLog)
 
     def start(self, resuming: bool) -> None:
@@ -240,7 +240,7 @@ class Run:
                 raise OtherRun(f"--resume: the run in {file.parent} was trained on other data ({name}): {OTHER}")
 
 
-def data_of(options: DataOptions, splits: dict[str, BatchSplit], vocabulary: Vocabulary) -> dict:
+def data_of(options: DataOptions, splits: dict[str, PreparedSplit], vocabulary: Vocabulary) -> dict:
     """What a run is trained and validated on, as plain values; `splits` by name."""
     return {
         "dataset": splits[options.set].dataset,

@@ -173,7 +173,7 @@ def reference_dataset(folder: Path, split: str) -> tuple[str, int]:
     return safe_name(dataset, f"{batches}: a file in it"), len(names)
 
 
-class BatchSplit:
+class PreparedSplit:
     """The expressions of one split of a batch folder, by index, in the order of the annotations.
 
     `folder` Path, `split`, `dataset`, and `meta`: the content of meta.json, None for a folder made by the reference.

@@ -15,12 +15,12 @@ from utils.prepared import META
 from utils.text import Vocabulary
 
 if TYPE_CHECKING:  # tools/check_data.py reads tables without PyTorch
-    from utils.prepared import BatchSplit
+    from utils.prepared import PreparedSplit
 
 _REMEDY = "make it with build_vocab.py --glove FILE"
 
 
-def vocabulary_of(split: BatchSplit, file: Path | None = None) -> Vocabulary:
+def vocabulary_of(split: PreparedSplit, file: Path | None = None) -> Vocabulary:
     """The vocabulary that the batches were built with; from now on `split` refuses ids outside of it.
 
     Args: file, only for a folder made by the reference, which does not say; None: DATA/vocabulary_NAME.txt.
@@ -34,7 +34,7 @@ def vocabulary_of(split: BatchSplit, file: Path | None = None) -> Vocabulary:
     return own
 
 
-def _stored_vocabulary(split: BatchSplit, file: Path | None) -> Vocabulary:
+def _stored_vocabulary(split: PreparedSplit, file: Path | None) -> Vocabulary:
     own = Vocabulary.load(split.folder / split.meta["vocabulary"]["file"])
     if own.sha256 != split.meta["vocabulary"]["sha256"]:
         raise InputError(f"{split.folder}: vocabulary.txt is not the one in meta.json: build the batches again")
@@ -43,7 +43,7 @@ def _stored_vocabulary(split: BatchSplit, file: Path | None) -> Vocabulary:
     return own
 
 
-def embeddings_file(split: BatchSplit) -> Path:
+def embeddings_file(split: PreparedSplit) -> Path:
     """Where build_vocab.py puts the table: DATA/NAME_emb.npy, beside DATA/vocabulary_NAME.txt."""
     return _data(split) / f"{_name(split)}_emb.npy"
 
@@ -67,12 +67,12 @@ def read_embeddings(path: Path, words: int, width: int) -> np.ndarray:
     return table
 
 
-def _data(split: BatchSplit) -> Path:
+def _data(split: PreparedSplit) -> Path:
     """data/mscoco/unc_480_batch -> data, by the path that the user gave: each folder of it may be a link elsewhere."""
     return Path(os.path.abspath(split.folder)).parent.parent  # noqa: PTH100
 
 
-def _name(split: BatchSplit) -> str:
+def _name(split: PreparedSplit) -> str:
     if split.meta is None:
         return "referit" if split.dataset == "referit" else "Gref"
     source = safe_name(split.meta["vocabulary"].get("source"), f"{split.folder / META}: the vocabulary's source")

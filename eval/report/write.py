@@ -18,7 +18,7 @@ from utils.datasets import title
 from utils.errors import InputError, one_line
 from utils.files.reading import MEBIBYTE, json_value, read_bytes, refusing
 from utils.files.writing import atomic_write
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 from utils.text import tokenize
 
 MAX_BYTES = 19_500_000  # of the file
@@ -62,7 +62,7 @@ class Other:
     scores: list[SampleScore]
 
 
-def read_other(path: Path, split: BatchSplit) -> Other:
+def read_other(path: Path, split: PreparedSplit) -> Other:
     """The metrics.json at `path` (or in that folder) and the samples.jsonl beside it.
 
     Raises InputError if they are damaged, a control, of other expressions than those of `split`, or not of one run.

@@ -24,7 +24,7 @@ from tests.support.eval_folder import COUNT, VOCABULARY, write_checkpoint, write
 from tests.support.memory_split import SIZE
 from utils.cli import run_main
 from utils.errors import InputError
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,7 +74,7 @@ def test_metrics_and_samples(place, batches, tmp_path, capsys):
         "32,48",
     )
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    split = BatchSplit(batches, "val")
+    split = PreparedSplit(batches, "val")
     scores = evaluate(load_restr(checkpoint), split, EvalSettings(), progress=False)
     assert len(scores) == COUNT
     expected = summarise(scores, "unc")
@@ -98,7 +98,7 @@ def test_metrics_and_samples(place, batches, tmp_path, capsys):
 
 
 def test_batches_of_the_reference_give_the_same_scores(place, batches, tmp_path):
-    split, folder = BatchSplit(batches, "val"), tmp_path / "unc_batch" / "val_batch"
+    split, folder = PreparedSplit(batches, "val"), tmp_path / "unc_batch" / "val_batch"
     folder.mkdir(parents=True)
     for i in range(COUNT):
         ids, sentence, image_name = split.text(i)

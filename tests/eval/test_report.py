@@ -20,7 +20,7 @@ from eval.report.thumbnails import MISSED, RIGHT, SIDE, WRONG, Shot, Thumbnails,
 from tests.eval.test_evaluate import ROOT, complaint, run
 from tests.support.eval_folder import COUNT, write_checkpoint, write_folder
 from tests.support.report_case import HOSTILE, data_of, metrics_of, other_of, predictions, thumbnails_of, write_result
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 
 CODES = {(0, 0, 0, 0): 0, (*MISSED, 255): 1, (*WRONG, 255): 2, (*RIGHT, 255): 3}
 
@@ -55,7 +55,10 @@ def table(rows: list[dict]) -> dict[str, dict]:
 def test_pictures_and_counts_agree(place, tmp_path):
     run(*flags(place, "--output_dir", tmp_path, "--is_vis"))
     facts, shown = data_of(tmp_path / "report.html")
-    metrics, split = json.loads((tmp_path / "metrics.json").read_text()), BatchSplit(place / "unc_32x48_batch", "val")
+    metrics, split = (
+        json.loads((tmp_path / "metrics.json").read_text()),
+        PreparedSplit(place / "unc_32x48_batch", "val"),
+    )
     side = facts["sides"][0]
     assert {key: metrics[key] for key in ("oIoU", "mIoU", "prec", "n_samples")}.items() <= side.items()
     assert table(side["by_length"]) == metrics["by_length"]
@@ -211,7 +214,7 @@ def test_pictures_change_no_number(place, tmp_path):
 
 
 def scores_of(place) -> list[SampleScore]:
-    split = BatchSplit(place / "unc_32x48_batch", "val")
+    split = PreparedSplit(place / "unc_32x48_batch", "val")
     return [SampleScore(i, split.name(i), i, 20, 1, *split.text(i)[1:]) for i in range(COUNT)]
 
 

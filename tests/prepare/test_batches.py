@@ -18,7 +18,7 @@ from tests.support.tiny_set import VOCABULARY, make_tiny_set
 from train.data import TrainDataset, collate
 from utils.errors import InputError
 from utils.files.images import read_image
-from utils.prepared import META, BatchSplit, read_meta
+from utils.prepared import META, PreparedSplit, read_meta
 
 FORMS = {"compact": False, "whole": True}
 
@@ -66,7 +66,7 @@ def without_sums(folder):
 
 def test_a_folder_of_version_1_0_without_sums_is_read(built, folder):
     without_sums(folder)
-    old, new = (BatchSplit(each, "train") for each in (folder, built["compact"]))
+    old, new = (PreparedSplit(each, "train") for each in (folder, built["compact"]))
     for i in range(len(new)):
         assert all(np.array_equal(a, b) for a, b in zip(old.sample(i), new.sample(i), strict=True))
 
@@ -85,7 +85,7 @@ def test_sums_are_those_of_the_files(built):
 def test_no_flipped_bit_goes_unnoticed(built, tmp_path, form, split):
     """In what training and evaluation read; of an npz at least nothing that is read is another."""
     folder, random = shutil.copytree(built[form], tmp_path / "copy"), np.random.default_rng(5)
-    whole = BatchSplit(folder, split)
+    whole = PreparedSplit(folder, split)
     expected = whole.sample(0), whole.text(0)[0]
     for kind in ("image", "label", "batch"):
         path = folder / f"{split}_{kind}" / {"batch": f"Gref_{split}_0.npz"}.get(kind, "")
@@ -98,7 +98,7 @@ def test_no_flipped_bit_goes_unnoticed(built, tmp_path, form, split):
             flipped = bytearray(content)
             flipped[bit // 8] ^= 1 << bit % 8
             path.write_bytes(flipped)
-            sample, data = TrainDataset(BatchSplit(folder, split))[0], BatchSplit(folder, split)
+            sample, data = TrainDataset(PreparedSplit(folder, split))[0], PreparedSplit(folder, split)
             (group,) = [ImageGroups(data, [[0]])[0]]
             if kind == "batch" and not isinstance(sample, InputError):
                 (image, mask), ids = expected
@@ -113,7 +113,7 @@ def test_no_flipped_bit_goes_unnoticed(built, tmp_path, form, split):
 
 
 def test_what_a_split_says(built):
-    data = BatchSplit(str(built["compact"]), "val")
+    data = PreparedSplit(str(built["compact"]), "val")
     assert (len(data), data.dataset, data.split, data.image_size) == (20, "Gref", "val", (48, 48))
     assert data.meta == read_meta(built["compact"]) and data.meta["vocabulary"]["size"] == len(VOCABULARY)
     assert data.name(17) == "Gref_val_17"
@@ -126,7 +126,7 @@ def test_what_a_split_says(built):
 
 
 def test_pictures_of_an_evaluation_split_are_the_originals(built):
-    data = BatchSplit(built["compact"], "val")
+    data = PreparedSplit(built["compact"], "val")
     root = built["compact"].parents[2]
     for i in range(len(data)):
         original = read_image(root / f"data/coco/images/train2014/{data.text(i)[2]}.jpg")
@@ -137,7 +137,7 @@ def test_pictures_of_an_evaluation_split_are_the_originals(built):
 
 
 def test_pictures_of_a_training_split_are_centred_on_black(built):
-    data = BatchSplit(built["compact"], "train")
+    data = PreparedSplit(built["compact"], "train")
     image, mask = data.sample(0)  # 60 x 80 -> 36 x 48
     assert image.shape == (48, 48, 3) and mask.shape == (48, 48)
     assert not image[:6].any() and not image[42:].any() and image[6:42].any(axis=(1, 2)).all()
@@ -148,7 +148,7 @@ def test_pictures_of_a_training_split_are_centred_on_black(built):
 @pytest.mark.parametrize("form", FORMS)
 def test_groups_are_the_expressions_of_an_image(built, form):
     """tiny_set interleaves: ref r of image k is the (5 r + k)-th, with two expressions."""
-    data = BatchSplit(built[form], "val")
+    data = PreparedSplit(built[form], "val")
     expected = [[2 * k, 2 * k + 1, 10 + 2 * k, 11 + 2 * k] for k in range(5)]
     assert data.image_groups() == expected
     for a, b, c, d in expected:
@@ -156,7 +156,7 @@ def test_groups_are_the_expressions_of_an_image(built, form):
 
 
 def test_training_samples(built):
-    data = BatchSplit(built["compact"], "train")
+    data = PreparedSplit(built["compact"], "train")
     samples = TrainDataset(data)
     assert len(samples) == 20
     sample = samples[3]
@@ -173,7 +173,7 @@ def test_training_samples(built):
 def test_training_stream_is_the_same_of_both_forms(built):
     streams = []
     for form in FORMS:
-        samples = TrainDataset(BatchSplit(built[form], "train"))
+        samples = TrainDataset(PreparedSplit(built[form], "train"))
         streams.append(list(DataLoader(samples, batch_size=8, collate_fn=collate, num_workers=form == "whole")))
     assert [len(batch["name"]) for batch in streams[0]] == [8, 8, 4]
     for ours, theirs in zip(*streams, strict=True):
@@ -187,7 +187,7 @@ def test_a_split_of_any_name_can_be_trained_on(built, tmp_path, form):
     if folder is None:
         folder = shutil.copytree(built["whole"], tmp_path / "Gref_48_batch")
         (folder / META).unlink()
-    data = BatchSplit(folder, "val")
+    data = PreparedSplit(folder, "val")
     loader = DataLoader(TrainDataset(data, (48, 48)), batch_size=20, collate_fn=collate)
     batch = next(iter(loader))
     assert len({data.image(i).shape for i in range(20)}) > 1, "the test needs images of several sizes"
@@ -207,7 +207,7 @@ def test_a_split_of_any_name_can_be_trained_on(built, tmp_path, form):
 def test_damaged_sample_reaches_the_trainer_as_one_line(folder):
     path = folder / "train_image/COCO_train2014_000000000002.png"
     path.write_bytes(path.read_bytes()[:-100])
-    samples = TrainDataset(BatchSplit(folder, "train"))
+    samples = TrainDataset(PreparedSplit(folder, "train"))
     assert path.name in str(samples[4]) and isinstance(samples[4], InputError)
     batches = list(DataLoader(samples, batch_size=2, collate_fn=collate, num_workers=1))
     assert torch.is_tensor(batches[0]["image"])
@@ -216,37 +216,37 @@ def test_damaged_sample_reaches_the_trainer_as_one_line(folder):
 
 def test_folder_of_the_reference(built, tmp_path):
     """Without meta.json, the pictures in the npz files, and the image name's array of one element."""
-    source = BatchSplit(built["whole"], "train")
+    source = PreparedSplit(built["whole"], "train")
     folder = tmp_path / "somewhere"
     (folder / "train_batch").mkdir(parents=True)
     for path in (built["whole"] / "train_batch").iterdir():
         shutil.copy(path, folder / "train_batch")
         rewrite(folder / "train_batch" / path.name, im_name_batch=np.array([f"image{path.stem[-1]}"]))
-    data = BatchSplit(folder, "train")
+    data = PreparedSplit(folder, "train")
     assert (data.meta, data.dataset, len(data), data.image_size) == (None, "Gref", 20, (48, 48))
     assert data.text(3)[2] == "image3" and data.name(3) == "Gref_train_3"
     assert all(np.array_equal(a, b) for i in range(20) for a, b in zip(data.sample(i), source.sample(i), strict=True))
     (folder / "train_batch/Gref_train_7.npz").unlink()
-    assert "without a gap" in refusal(BatchSplit, folder, "train")
-    assert "val_batch" in refusal(BatchSplit, folder, "val")
+    assert "without a gap" in refusal(PreparedSplit, folder, "train")
+    assert "val_batch" in refusal(PreparedSplit, folder, "val")
 
 
 def test_half_built_split_is_refused_with_the_command(folder):
     meta = json.loads((folder / "meta.json").read_text())
     meta["splits"]["train"]["complete"] = False
     (folder / "meta.json").write_text(json.dumps(meta))
-    message = refusal(BatchSplit, folder, "train")
+    message = refusal(PreparedSplit, folder, "train")
     assert "half built" in message and "build_batches.py -d Gref -t train --img-size 48" in message
     del meta["splits"]["train"]
     (folder / "meta.json").write_text(json.dumps(meta))
-    assert "has not been built (whole: val)" in refusal(BatchSplit, folder, "train")
-    assert "-t train" in refusal(BatchSplit, folder, "train")
-    assert "build_batches.py" in refusal(BatchSplit, folder / "nowhere", "train")
-    assert "../train" in refusal(BatchSplit, folder, "../train")
+    assert "has not been built (whole: val)" in refusal(PreparedSplit, folder, "train")
+    assert "-t train" in refusal(PreparedSplit, folder, "train")
+    assert "build_batches.py" in refusal(PreparedSplit, folder / "nowhere", "train")
+    assert "../train" in refusal(PreparedSplit, folder, "../train")
 
 
 def test_a_split_that_the_data_set_lacks_is_refused_with_those_it_has(folder):
-    message = refusal(BatchSplit, folder, "test")  # evaluate.py's default
+    message = refusal(PreparedSplit, folder, "test")  # evaluate.py's default
     assert "Gref has no split test, only train, val" in message and "build_batches" not in message
 
 
@@ -257,7 +257,7 @@ def test_another_number_of_expressions_than_meta_has(built, tmp_path, form, spli
     meta = json.loads((folder / "meta.json").read_text())
     meta["splits"][split]["expressions"] = count
     (folder / "meta.json").write_text(json.dumps(meta))
-    message = refusal(BatchSplit, folder, split)
+    message = refusal(PreparedSplit, folder, split)
     assert f"Gref_{split}_{min(count, 20)}.npz: is {'there' if count < 20 else 'not there'}" in message
     remedy = "move the folder away" if count < 20 else f"-t {split} --img-size 48"
     assert f"counts {count} expressions" in message and remedy in message
@@ -267,7 +267,7 @@ def test_the_last_files_are_gone(built, tmp_path):
     folder = shutil.copytree(built["whole"], tmp_path / "copy")
     for i in range(15, 20):
         (folder / f"val_batch/Gref_val_{i}.npz").unlink()
-    assert "Gref_val_19.npz: is not there" in refusal(BatchSplit, folder, "val")
+    assert "Gref_val_19.npz: is not there" in refusal(PreparedSplit, folder, "val")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -275,8 +275,8 @@ def test_pictures_of_another_canvas(built, tmp_path, form):
     folder = shutil.copytree(built[form], tmp_path / "copy")
     meta = json.loads((folder / "meta.json").read_text()) | {"image_size": [64, 64]}
     (folder / "meta.json").write_text(json.dumps(meta))
-    assert "which meta.json does not allow" in refusal(BatchSplit(folder, "train").sample, 0)
-    assert BatchSplit(folder, "val").sample(0)[0].shape == (60, 80, 3)
+    assert "which meta.json does not allow" in refusal(PreparedSplit(folder, "train").sample, 0)
+    assert PreparedSplit(folder, "val").sample(0)[0].shape == (60, 80, 3)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_pictures_of_another_canvas(built, tmp_path, form):
 def test_meta_that_cannot_be(folder, change):
     meta = json.loads((folder / "meta.json").read_text()) | change
     (folder / "meta.json").write_text(json.dumps(meta))
-    assert "meta.json" in refusal(BatchSplit, folder, "train")
+    assert "meta.json" in refusal(PreparedSplit, folder, "train")
 
 
 @pytest.mark.parametrize(
@@ -324,21 +324,21 @@ def test_meta_that_cannot_be(folder, change):
 )
 def test_npz_that_cannot_be(folder, change):
     rewrite(folder / "train_batch/Gref_train_0.npz", **change)
-    assert isinstance(TrainDataset(BatchSplit(folder, "train"))[0], InputError)
+    assert isinstance(TrainDataset(PreparedSplit(folder, "train"))[0], InputError)
 
 
 def test_pictures_that_do_not_fit(folder):
     without_sums(folder)
     shutil.copy(folder / "train_label/1.png", folder / "train_label/0.png")  # of another image
-    assert "36 x 48 but the mask 48 x 36" in refusal(BatchSplit(folder, "train").sample, 0)
+    assert "36 x 48 but the mask 48 x 36" in refusal(PreparedSplit(folder, "train").sample, 0)
     name = "COCO_train2014_000000000000"  # now those of the evaluation split, larger than the canvas
     shutil.copy(folder / f"val_image/{name}.jpg", folder / f"train_image/{name}.png")
     shutil.copy(folder / "val_label/10.png", folder / "train_label/0.png")
-    assert "60 x 80" in refusal(BatchSplit(folder, "train").sample, 0)
+    assert "60 x 80" in refusal(PreparedSplit(folder, "train").sample, 0)
 
 
 def test_file_that_is_gone_or_cut(folder):
-    data = BatchSplit(folder, "val")
+    data = PreparedSplit(folder, "val")
     path = folder / "val_batch/Gref_val_3.npz"
     path.write_bytes(path.read_bytes()[:200])
     assert path.name in refusal(data.text, 3)
@@ -352,7 +352,7 @@ def test_opening_a_split_reads_no_samples(folder):
     """Start-up does not grow with the number of expressions."""
     for path in (folder / "train_batch").iterdir():
         path.write_bytes(b"")
-    assert len(TrainDataset(BatchSplit(folder, "train"))) == 20
+    assert len(TrainDataset(PreparedSplit(folder, "train"))) == 20
 
 
 def test_npz_files_are_the_same_whenever_they_are_written(built):

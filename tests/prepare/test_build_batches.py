@@ -30,7 +30,7 @@ from tests.support.builder import (  # noqa: F401
 )
 from tests.support.tiny_set import make_tiny_set
 from utils.files.images import read_image, read_mask_png
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 
 
 def sha256(array: np.ndarray) -> str:
@@ -61,7 +61,7 @@ def test_arrays_are_the_references(mini, flag):
     reference, folders = mini
     seen = set()
     for split in ("train", "val"):
-        data = BatchSplit(folders[flag], split)
+        data = PreparedSplit(folders[flag], split)
         for i in range(len(data)):
             expected = reference[data.name(i)]
             image, mask = data.sample(i)
@@ -108,7 +108,7 @@ def test_both_forms_hold_the_same(tiny, tmp_path, build, dataset, split):
     other = shutil.copytree(tiny, tmp_path / "other")
     assert build(tiny, dataset, split)[0] == 0
     assert build(other, dataset, split, "--self_contained")[0] == 0
-    compact, whole = (BatchSplit(batches(root, dataset), split) for root in (tiny, other))
+    compact, whole = (PreparedSplit(batches(root, dataset), split) for root in (tiny, other))
     assert len(compact) == len(whole) == 20
     for i in range(len(compact)):
         for ours, theirs in zip(compact.sample(i), whole.sample(i), strict=True):
@@ -160,7 +160,7 @@ def test_png_files_hold_what_went_in(tmp_path):
 def test_canvas_that_is_no_square(tiny, build):
     code, output, _ = build(tiny, "unc", "train", "--img_size", "32,64")
     assert code == 0 and "unc_32x64_batch" in output
-    data = BatchSplit(tiny / "data/mscoco/unc_32x64_batch", "train")
+    data = PreparedSplit(tiny / "data/mscoco/unc_32x64_batch", "train")
     assert data.image_size == (32, 64)
     assert {data.image(i).shape for i in range(len(data))} == {(32, 64, 3)}
 
@@ -252,7 +252,7 @@ def test_a_vocabulary_that_lacks_many_words_is_named(tiny, build):
     words.write_text("\n".join((tiny / "data/vocabulary_Gref.txt").read_text().splitlines()[:5]) + "\n")
     shutil.rmtree(batches(tiny))
     output = build(tiny, "Gref", "train", "--vocabulary", str(words))[1]
-    data = BatchSplit(batches(tiny), "train")
+    data = PreparedSplit(batches(tiny), "train")
     pieces = [word for i in range(len(data)) for word in data.text(i)[1].split()]
     share = sum(word != "the" for word in pieces) / len(pieces)  # the fifth line, after the special words
     said = f"warning: {share:.0%} of the words are not in the vocabulary: "

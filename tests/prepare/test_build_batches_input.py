@@ -18,7 +18,7 @@ from tests.support.builder import (  # noqa: F401
     wait_for_group_to_end,
 )
 from tests.support.tiny_set import edit_instances, edit_refs
-from utils.prepared import MAX_CANVAS_SIDE, BatchSplit, read_meta
+from utils.prepared import MAX_CANVAS_SIDE, PreparedSplit, read_meta
 
 
 def truncate_jpeg(root):
@@ -138,7 +138,7 @@ def test_other_parameters_for_a_folder(tiny, build, tmp_path):
     for kind in ("batch", "image", "label"):  # as the message asks
         shutil.rmtree(batches(tiny) / f"train_{kind}")
     assert build(tiny)[0] == 0
-    assert BatchSplit(batches(tiny), "train").text(0)[1] == "another"
+    assert PreparedSplit(batches(tiny), "train").text(0)[1] == "another"
 
 
 def other_outline(root):
@@ -212,7 +212,7 @@ def test_empty_masks_are_counted(tiny, build):
     code, output, error = build(tiny)
     assert (code, error) == (0, "")
     assert "warning: 2 refs have a mask without any pixel, such as Gref_train_4" in output
-    data = BatchSplit(batches(tiny), "train")
+    data = PreparedSplit(batches(tiny), "train")
     assert [i for i in range(20) if not data.mask(i).any()] == [4, 5, 6, 7]
 
 
@@ -223,7 +223,7 @@ def test_refs_without_expressions_and_polygons_without_area_are_counted(tiny, bu
     assert (code, error) == (0, "")
     assert "warning: 2 refs have no expression and are left out, such as ref 1" in output
     assert "warning: 2 polygons of fewer than three points are not drawn, such as of ref 2" in output
-    assert len(BatchSplit(batches(tiny), "train")) == 16
+    assert len(PreparedSplit(batches(tiny), "train")) == 16
 
 
 def test_the_message_about_unknown_words_is_of_the_data_set(tiny, build):
@@ -242,7 +242,7 @@ def test_skip_empty_and_words_without_words(tiny, build):
     edit_refs(tiny, lambda refs: refs[3]["sentences"][0].update(sent="."))
     code, output, error = build(tiny, "Gref", "train", "--skip_empty")
     assert (code, error) == (0, "") and "warning: 1 expressions have no words, such as Gref_train_5" in output
-    data = BatchSplit(batches(tiny), "train")
+    data = PreparedSplit(batches(tiny), "train")
     assert len(data) == 19 and not data.text(5)[0].any() and data.text(5)[1] == "."
 
 
@@ -257,4 +257,4 @@ def test_full_disk_is_one_line_and_the_next_run_goes_on(tiny, build):
     assert code == 2 and error.count("\n") == 1 and "train_image" in error and "File too large" in error
     assert not list(tiny.rglob(".writing-*"))
     assert build(tiny)[0] == 0
-    assert len(BatchSplit(batches(tiny), "train")) == 20
+    assert len(PreparedSplit(batches(tiny), "train")) == 20

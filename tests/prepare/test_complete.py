@@ -12,10 +12,10 @@ from tests.support.builder import batches, build_fixture, tiny_fixture  # noqa: 
 from tests.support.hostile import refused
 from tests.support.memory_split import MemorySplit, tiny_model
 from tests.support.tiny_set import edit_refs
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 
 
-def judged(split: BatchSplit) -> list[SampleScore]:
+def judged(split: PreparedSplit) -> list[SampleScore]:
     """What an evaluation of all of a split would give."""
     texts = [split.text(i) for i in range(len(split))]
     return [SampleScore(i, split.name(i), 0, 0, 1, text, image) for i, (_, text, image) in enumerate(texts)]
@@ -33,18 +33,18 @@ def test_every_expression_once():
 def test_the_expressions_that_meta_was_written_for(tiny, build, flags):
     assert build(tiny, "Gref", "val", *flags)[0] == 0
     folder = batches(tiny)
-    scores = judged(BatchSplit(folder, "val"))
-    check_complete(scores, BatchSplit(folder, "val"))
+    scores = judged(PreparedSplit(folder, "val"))
+    check_complete(scores, PreparedSplit(folder, "val"))
     for change in ({"sentence": "another"}, {"image_name": "another"}):
         other = [replace(scores[0], **change), *scores[1:]]
-        assert "are not those that meta.json" in refused(check_complete, other, BatchSplit(folder, "val"))
+        assert "are not those that meta.json" in refused(check_complete, other, PreparedSplit(folder, "val"))
     shutil.copy(folder / "val_batch/Gref_val_3.npz", folder / "val_batch/Gref_val_8.npz")
-    split = BatchSplit(folder, "val")
+    split = PreparedSplit(folder, "val")
     assert "are not those that meta.json was written for" in refused(check_complete, judged(split), split)
     meta = json.loads((folder / "meta.json").read_text())
     meta["splits"]["val"].pop("texts_sha256")  # as in a folder of an earlier version
     (folder / "meta.json").write_text(json.dumps(meta))
-    split = BatchSplit(folder, "val")
+    split = PreparedSplit(folder, "val")
     check_complete(judged(split), split)
 
 
@@ -54,5 +54,5 @@ def test_expressions_of_odd_characters(tiny, build):
         tiny, lambda refs: [ref["sentences"][0].update(sent=text) for ref, text in zip(refs[10:14], texts, strict=True)]
     )
     assert build(tiny, "Gref", "val")[0] == 0
-    split = BatchSplit(batches(tiny), "val")
+    split = PreparedSplit(batches(tiny), "val")
     check_complete(judged(split), split)

@@ -17,7 +17,7 @@ from tests.support.builder import build_fixture, tree  # noqa: F401
 from tests.support.hostile import refused
 from utils.cli import run_main
 from utils.errors import InputError
-from utils.prepared import BatchSplit, read_meta
+from utils.prepared import PreparedSplit, read_meta
 from utils.text import SPECIAL_WORDS, Vocabulary
 from utils.words import embeddings_file, vocabulary_of
 
@@ -102,13 +102,13 @@ def test_batches_of_images_with_the_same_name(folder, build, flags):
     for split in ("train", "val"):
         code, _, error = build(root, "own", split, "--refs", refs, *flags)
         assert (code, error) == (0, "")
-    data = BatchSplit(root / "data/custom/own_48_batch", "val")
+    data = PreparedSplit(root / "data/custom/own_48_batch", "val")
     assert [data.text(i)[2] for i in range(3)] == ["a__1", "b__1", "two"]
     reds = [int(np.median(data.image(i)[..., 0])) for i in range(3)]
     assert np.allclose(reds, [0, 80, 160], atol=3)
     assert all((data.mask(i) == MASK).all() for i in range(3))
     assert embeddings_file(data) == (root / "data/own_emb.npy").resolve() and len(vocabulary_of(data)) == 6
-    train = BatchSplit(root / "data/custom/own_48_batch", "train")
+    train = PreparedSplit(root / "data/custom/own_48_batch", "train")
     assert len(train) == 3 and train.image(2).shape == (48, 48, 3) and train.image_groups() == [[0, 1], [2]]
     before = tree(data.folder)
     save(folder, [*LINES, {**LINES[0], "text": "new"}])
@@ -132,7 +132,7 @@ def test_the_layout_of_refcoco(folder, build):
     words.write_text("\n".join(SPECIAL_WORDS))
     code, output, error = build(folder.parent, "own", "train", *flags, "--vocabulary", str(words))
     assert (code, error) == (0, "") and "1 refs, 1 expressions, 1 images" in output
-    data = BatchSplit(folder.parent / "data/custom/own_48_batch", "train")
+    data = PreparedSplit(folder.parent / "data/custom/own_48_batch", "train")
     assert embeddings_file(data).name == "Gref_emb.npy"
     with Image.open(folder / "a/1.jpg") as image:
         image.resize((24, 20)).save(folder / "a/1.jpg")

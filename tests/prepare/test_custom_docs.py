@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def copy(tmp_path_factory):
 
 
 def test_batches_are_the_squares_of_the_script(copy):
-    data = BatchSplit(copy / "data/custom/ten_64_batch", "val")
+    data = PreparedSplit(copy / "data/custom/ten_64_batch", "val")
     assert len(data) == 8 and data.text(7)[1] == "red square on the right"
     for i in range(8):
         image, mask = data.sample(i)
@@ -48,12 +48,12 @@ def test_batches_are_the_squares_of_the_script(copy):
         np.testing.assert_array_equal(image.any(axis=2) & (np.arange(96) // 48 == (left > 48)), expected)
     ids = [data.text(i)[0] for i in range(8)]
     assert all((row != 3).all() for row in ids)  # words of the validation split that training has too
-    train = BatchSplit(copy / "data/custom/ten_64_batch", "train")
+    train = PreparedSplit(copy / "data/custom/ten_64_batch", "train")
     assert len(train) == 32 and train.image(0).shape == (64, 64, 3)
 
 
 def test_the_other_layout_gives_the_same(copy):
-    lines, coco = (BatchSplit(copy / f"data/custom/{name}_64_batch", "train") for name in ("ten", "ten_coco"))
+    lines, coco = (PreparedSplit(copy / f"data/custom/{name}_64_batch", "train") for name in ("ten", "ten_coco"))
     assert len(coco) == 16
     for i in range(16):
         j = i // 2 * 4 + i % 2  # every other line has a polygon

@@ -15,7 +15,7 @@ from utils import prepared as batch_folder
 from utils.errors import InputError
 from utils.files import writing as file_system
 from utils.files.writing import atomic_write, lock_file
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 
 
 @pytest.mark.parametrize("form", [[], ["--self_contained"]])
@@ -71,7 +71,7 @@ def test_the_remedy_of_the_readers_works(tiny, build, kind):
     before = tree(batches(tiny))
     first, second = sorted((batches(tiny) / f"train_{kind}").iterdir())[:2]
     first.write_bytes(second.read_bytes())
-    data = BatchSplit(batches(tiny), "train")
+    data = PreparedSplit(batches(tiny), "train")
     with pytest.raises(InputError) as refused:
         for i in range(len(data)):
             data.sample(i)

@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.eval_folder import VOCABULARY, write_folder
 from tests.support.hostile import refused
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 from utils.words import embeddings_file, read_embeddings, vocabulary_of
 
 
@@ -43,7 +43,7 @@ def test_a_split_of_the_reference_learns_how_many_words_there_are(tmp_path):
     words = tmp_path / "words.txt"
     for count in (20, 19):
         words.write_text("".join(f"{word}\n" for word in VOCABULARY.words[:count]))
-        split = BatchSplit(tmp_path, "val")
+        split = PreparedSplit(tmp_path, "val")
         assert split.words is None and split.text(0)[1] == "left"
         assert len(vocabulary_of(split, words)) == split.words == count
         if count == 20:
@@ -53,7 +53,7 @@ def test_a_split_of_the_reference_learns_how_many_words_there_are(tmp_path):
 
 def test_a_vocabulary_that_is_not_the_folder_s(tmp_path):
     folder = write_folder(tmp_path)
-    split = BatchSplit(folder, "val")
+    split = PreparedSplit(folder, "val")
     assert vocabulary_of(split).words == vocabulary_of(split, folder / "vocabulary.txt").words == VOCABULARY.words
     other = tmp_path / "other.txt"
     other.write_text("".join(f"{word}\n" for word in VOCABULARY.words[:-1]))
@@ -84,6 +84,6 @@ def test_tables_are_looked_for_along_the_path_that_was_given(tmp_path, monkeypat
         text = "".join(f"{word}\n" for word in VOCABULARY.words)
         (tmp_path / "data/vocabulary_Gref.txt").write_text(text)
     monkeypatch.chdir(tmp_path / inside)
-    split = BatchSplit(given, "val")
+    split = PreparedSplit(given, "val")
     assert embeddings_file(split) == tmp_path / "data" / ("unc_emb.npy" if meta else "Gref_emb.npy")
     assert vocabulary_of(split).words == VOCABULARY.words

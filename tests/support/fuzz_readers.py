@@ -30,7 +30,7 @@ from tests.support.mutate import ARRAYS
 from tests.support.small_model import CONFIG, REFERENCE
 from tests.support.tiny_set import make_tiny_set
 from utils.files.images import read_image, read_mask_png
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 from utils.text import SPECIAL_WORDS, Vocabulary
 from utils.words import embeddings_file, read_embeddings, vocabulary_of
 
@@ -117,7 +117,7 @@ def _dump_arrays(arrays: Any) -> bytes:
 
 
 def _read_sample(folder: Path) -> tuple:
-    split = BatchSplit(folder, "val")
+    split = PreparedSplit(folder, "val")
     return split.text(0), split.sample(0), split.ref(0)
 
 
@@ -153,7 +153,7 @@ def meta(folder: Path) -> Case:
     batches = write_folder(folder)
 
     def read():
-        split = BatchSplit(batches, "val")
+        split = PreparedSplit(batches, "val")
         return split.image_size, vocabulary_of(split), embeddings_file(split), split.sample(0)
 
     return _json_case(batches / "meta.json", read)

@@ -14,7 +14,7 @@ REFS = [(2, 1, 3), (1, 1), (2,), (1, 2), (1,)]  # expressions of each ref of eac
 
 
 class MemorySplit:
-    """What the evaluator uses of a BatchSplit, from arrays made at random. The refs of an image are interleaved."""
+    """What the evaluator uses of a PreparedSplit, from arrays made at random. The refs of an image are interleaved."""
 
     folder, split, dataset, meta = "unc_32x48_batch", "val", "unc", None
 

@@ -13,7 +13,7 @@ from benchmarks.report import table
 from prepare.public import read_refs
 from prepare.writer import BuildOptions, build
 from utils.errors import InputError
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_the_reference_way_of_building_gives_our_arrays(photos, tmp_path):
     refs = read_refs(photos, "unc", "train")
     assert (len(refs), {len(ref.sentences) for ref in refs}) == (5, {3})
     bench_build.reference_seconds(photos, tmp_path / "theirs", 1)
-    split = BatchSplit(build(BuildOptions(photos, "unc", "train", (480, 480), workers=1)).folder, "train")
+    split = PreparedSplit(build(BuildOptions(photos, "unc", "train", (480, 480), workers=1)).folder, "train")
     bench_build.check_identical(tmp_path / "theirs", split)
     assert bench_build.size_of(tmp_path / "theirs") > 10 * bench_build.size_of(split.folder)
     stored = dict(np.load(tmp_path / "theirs/unc_train_7.npz"))
@@ -82,7 +82,7 @@ def test_the_reference_way_of_building_gives_our_arrays(photos, tmp_path):
 def test_the_reference_way_of_loading_gives_our_samples(photos, tmp_path):
     options = BuildOptions(photos, "unc", "train", (48, 48), workers=1, self_contained=True)
     folder = build(options).folder
-    split = BatchSplit(folder, "train")
+    split = PreparedSplit(folder, "train")
     image, mask, ids = bench_load.reference_sample(folder, 3)
     ours = bench_load.TrainDataset(split)[3]
     assert ((image * 0.5 + 0.5) * 255 - ours["image"]).abs().max() < 1e-3
@@ -93,7 +93,7 @@ def test_the_reference_way_of_loading_gives_our_samples(photos, tmp_path):
 
 def test_a_large_split_starts(tmp_path, capsys):
     folder = bench_startup.make_split(tmp_path, 300)
-    assert len(BatchSplit(folder, "train")) == 300
+    assert len(PreparedSplit(folder, "train")) == 300
     for way in bench_startup.WAYS:
         bench_startup.run_way(way, folder)
         assert len(capsys.readouterr().out.split()) == 3

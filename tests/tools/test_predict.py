@@ -17,7 +17,7 @@ from tests.support.eval_folder import COUNT, write_checkpoint, write_folder
 from tests.support.memory_split import SIZE
 from utils.cli import run_main
 from utils.errors import InputError
-from utils.prepared import BatchSplit
+from utils.prepared import PreparedSplit
 
 ROOT = Path(__file__).resolve().parents[2]
 ORIENTATION = 274  # EXIF tag
@@ -59,7 +59,7 @@ def picture(path: Path, seed: int = 0, size=(40, 57), **options) -> np.ndarray:
 def test_masks_are_those_of_evaluation(model, checkpoint, tmp_path):
     """Every expression of a split: its image's file and its sentence give what the evaluator judged."""
     folder = write_folder(tmp_path)
-    split, judged = BatchSplit(folder, "val"), []
+    split, judged = PreparedSplit(folder, "val"), []
     evaluate(model, split, EvalSettings(threshold=0.05), on_sample=judged.append, progress=False)
     assert len(judged) == COUNT
     for score, image, mask, logits in judged:
