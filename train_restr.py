@@ -11,6 +11,7 @@ A signal (Ctrl+C, SIGTERM, SIGUSR1, SIGHUP) saves and stops the run; the same co
 import math
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,188 +20,157 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from eval.evaluator import EvalSettings, check_room
+from eval.evaluator import check_room
 from models import ReSTRConfig, build_restr
-from models.config import LANGUAGE_BACKBONES, DecoderConfig, FusionConfig
-from models.loss import LossConfig, restr_loss
+from models.loss import restr_loss
 from models.pretrained import load_pretrained
-from models.vision import vision_config
-from tools.model_size import describe
 from train.data import TrainDataset, collate
-from train.logs import NoLog, RunLog
-from train.loop import Stopped, Trainer, TrainOptions, fit
-from train.options import parse_args
-from train.run import Experiment, RunFolder, data_of
+from train.logs import pass_over_disk_errors
+from train.loop import Stopped, Trainer, fit
+from train.options import Options, parse_options
+from train.run import Run, RunFolder, data_of
 from train.sampler import StepSampler
-from train.schedule import Schedule
-from train.validation import Validation
 from utils import device as distributed
 from utils.cli import run_main
 from utils.device import Ranks, settle_memory
 from utils.errors import InputError, one_line
-from utils.loaders import EXIT_RESUME, StopSignal, check_shared_memory, explained_loaders, start_loader
+from utils.loaders import EXIT_RESUME, StopSignal, check_shared_memory, explained_loaders, loading
 from utils.prepared import PreparedSplit
-from utils.text import PAD, TEXT_LENGTH, Vocabulary
+from utils.text import PAD, TEXT_LENGTH
 from utils.words import embeddings_file, read_embeddings, vocabulary_of
 
 
 def main() -> int:
     """Train as the command line says. Returns 0, or EXIT_RESUME if a signal stopped it."""
-    args = parse_args(__doc__)
-    if args.deterministic:
-        make_deterministic()
-    with distributed.group(args.device, args.local_rank) as ranks:
+    options = parse_options(__doc__)
+    threading.excepthook = pass_over_disk_errors
+    if options.machine.deterministic:  # equal bits on GPUs of one kind, or an error where PyTorch has no such kernel
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True)
+    with distributed.group(options.machine) as ranks:
         if ranks.device.type == "cpu":
             settle_memory()
-        return run(args, ranks)
+        if options.machine.tf32:
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = True
+        return train(options, ranks)
 
 
-def make_deterministic() -> None:
-    """Equal runs on one kind of GPU give equal bits, where PyTorch has slower kernels for it; an error where not."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True)
+def train(options: Options, ranks: Ranks) -> int:
+    """Wire data, model, optimiser and run together, and train. Returns the exit code."""
+    data, run_options = options.data, options.run
+    split, valset = PreparedSplit(data.data_dir, data.set), PreparedSplit(data.data_dir, data.valset)
+    vocabulary = vocabulary_of(split, data.vocabulary)
+    config = options.model.config(data.input_size, len(vocabulary))
+    if options.model.print_model:
+        from tools.model_size import describe
 
-
-def run(args, ranks: Ranks) -> int:
-    """Wire data, model, optimiser and logs together, and train."""
-    split, valset = PreparedSplit(args.data_dir, args.set), PreparedSplit(args.data_dir, args.valset)
-    vocabulary = vocabulary_of(split, args.vocabulary)
-    config = model_config(args, len(vocabulary))
-    if args.print_model:
         if ranks.is_main:
             print(describe(config))
         return 0
-    check(args, split, valset, ranks)
+    check(options, split, valset, ranks)
     stop = StopSignal(ranks.is_main)
-    path = args.weights_dir / (args.exp_name or f"restr_{split.dataset}")
+    path = run_options.weights_dir / (run_options.exp_name or f"restr_{split.dataset}")
     with RunFolder(path, split.dataset, ranks.is_main) as folder:
-        experiment = prepare(args, ranks, folder, config, vocabulary, {args.set: split, args.valset: valset})
-        return train(experiment, split, stop)
-
-
-def prepare(args, ranks: Ranks, folder: RunFolder, config: ReSTRConfig, vocabulary: Vocabulary, splits) -> Experiment:
-    """The run with its model, optimiser, log and validation, at its first step or where it was stopped."""
-    resuming = folder.begin(args.resume)
-    if args.tf32:
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
-    torch.manual_seed(args.seed)
-    model = build_model(args, config, splits[args.set], resuming, ranks).to(ranks.device)
-    trainer = build_trainer(args, model, ranks)
-    experiment = Experiment(args, ranks, model, trainer, folder, vocabulary, data_of(args, splits, vocabulary))
-    known = experiment.resume() if resuming else 0
-    log = experiment.log = open_log(experiment, known)
-    pictures = folder.path / "vis" if args.is_vis else None
-    settings = eval_settings(args)
-    experiment.validation = Validation(splits[args.valset], settings, ranks, log, pictures, args.num_workers)
-    return experiment
-
-
-def train(experiment: Experiment, split: PreparedSplit, stop: StopSignal) -> int:
-    """Train to the end, or until a signal comes. Returns the exit code."""
-    args, ranks, trainer, log = experiment.args, experiment.ranks, experiment.trainer, experiment.log
-    folder = experiment.folder.path
-    try:
-        with explained(args.compile), explained_loaders():
-            fit(trainer, loader(args, split, trainer, ranks), log, experiment.save, experiment.validate, stop)
-    except Stopped:
-        if ranks.is_main:
-            print(f"saved step {trainer.step} in {folder}: continue with --resume", file=sys.stderr)
-        return EXIT_RESUME
-    finally:
-        log.close()
-    if ranks.is_main:
-        print(f"{folder}: {trainer.step} steps, best {args.valset} oIoU {trainer.best:.2f}")
-    return 0
-
-
-def open_log(experiment: Experiment, known: int) -> RunLog | NoLog:
-    """The run's log, cut back to the `known` bytes of log.jsonl; nothing where another rank writes."""
-    if not experiment.ranks.is_main:
-        return NoLog()
-    wandb = experiment.recipe if experiment.args.wandb else None
-    return RunLog(experiment.folder.path, experiment.trainer.step, known, wandb)
-
-
-def model_config(args, words: int) -> ReSTRConfig:
-    """The model that the flags ask for, over a vocabulary of `words` words."""
-    return ReSTRConfig(
-        vision_config(args.v_backbone, args.input_size, drop_path=args.drop_path),
-        replace(LANGUAGE_BACKBONES[args.l_backbone], vocabulary_size=words),
-        FusionConfig(args.fusion, layers=args.tr_n_layers, shared=args.is_shared, drop_path=args.drop_path),
-        DecoderConfig(not args.no_decoder),
-    )
-
-
-def check(args, split: PreparedSplit, valset: PreparedSplit, ranks: Ranks) -> None:
-    """Raise InputError for flags and data that do not go together."""
-    if split.image_size not in (None, args.input_size):  # None: the authors' folder, images of their own sizes
-        asked, built = (f"{height},{width}" for height, width in (args.input_size, split.image_size))
-        raise InputError(f"{args.data_dir} was built for --input_size {built}, not {asked}: pass it, or build again")
-    if args.batch_size % (ranks.world * args.accum):
-        parts = f"{ranks.world} processes x --accum {args.accum}"
-        raise InputError(f"--batch_size {args.batch_size} cannot be divided by {parts}")
-    sample = 4 * math.prod(args.input_size) + 8 * TEXT_LENGTH  # bytes of TrainDataset's image, mask and ids
-    check_shared_memory(sample * args.batch_size // (ranks.world * args.accum), args.num_workers, args.accum)
-    check_room(valset, args.eval_batch_size, args.num_workers)
-
-
-def build_model(args, config: ReSTRConfig, split: PreparedSplit, resuming: bool, ranks: Ranks) -> torch.nn.Module:
-    """The model with its first weights: a pre-trained ViT and GloVe, unless saved ones are to come."""
-    model = build_restr(config)
-    if not resuming:
-        file = args.embeddings or embeddings_file(split)
-        missing = args.no_pretrained and not args.embeddings and not file.exists()
-        if args.random_embeddings or missing:
-            why = f"{file} is not there" if missing else "--random_embeddings"
+        resuming = folder.begin(run_options.resume)
+        torch.manual_seed(options.recipe.seed)
+        model = build_model(options, config, split, resuming, ranks).to(ranks.device)
+        trainer = build_trainer(options, model, ranks)
+        facts = data_of(data, {data.set: split, data.valset: valset}, vocabulary)
+        run = Run(options, ranks, model, trainer, folder, vocabulary, facts, valset)
+        run.start(resuming)
+        try:
+            with explained(options.machine.compile), explained_loaders():
+                fit(trainer, loader(options, split, trainer.step, ranks), run, stop)
+        except Stopped:
             if ranks.is_main:
-                print(f"word embeddings start from random values: {why}", file=sys.stderr)
-        else:
-            table = read_embeddings(file, config.language.vocabulary_size, config.language.width)
-            table[PAD] = 0  # also where a table of others is not: the padding row gets no gradient, so it would stay
-            model.language.embedding.weight.data.copy_(torch.from_numpy(table))
-        if not args.no_pretrained:
-            try:
-                load_pretrained(model.vision, args.v_weights)
-            except InputError as error:
-                raise InputError(f"{error} (--v_weights FILE, or --no_pretrained)") from None
-    model.set_grad_checkpointing(args.grad_checkpoint)
+                print(f"saved step {trainer.step} in {path}: continue with --resume", file=sys.stderr)
+            return EXIT_RESUME
+        finally:
+            run.log.close()
+        if ranks.is_main:
+            print(f"{path}: {trainer.step} steps, best {data.valset} oIoU {trainer.best:.2f}")
+        return 0
+
+
+def check(options: Options, split: PreparedSplit, valset: PreparedSplit, ranks: Ranks) -> None:
+    """Raise InputError for flags and data that do not go together."""
+    data, recipe = options.data, options.recipe
+    if split.image_size not in (None, data.input_size):  # None: the authors' folder, images of their own sizes
+        asked, built = (f"{height},{width}" for height, width in (data.input_size, split.image_size))
+        raise InputError(f"{data.data_dir} was built for --input_size {built}, not {asked}: pass it, or build again")
+    parts = ranks.world * recipe.accum
+    if recipe.batch_size % parts:
+        raise InputError(
+            f"--batch_size {recipe.batch_size} cannot be divided by {ranks.world} processes x --accum {recipe.accum}"
+        )
+    sample = 4 * math.prod(data.input_size) + 8 * TEXT_LENGTH  # bytes of TrainDataset's image, mask and ids
+    check_shared_memory(sample * recipe.batch_size // parts, data.num_workers, recipe.accum)
+    check_room(valset, options.validation.batch_size, data.num_workers)
+
+
+def build_model(
+    options: Options, config: ReSTRConfig, split: PreparedSplit, resuming: bool, ranks: Ranks
+) -> torch.nn.Module:
+    """The model with its first weights: a pre-trained ViT and GloVe, unless saved ones are to come."""
+    model, flags = build_restr(config), options.model
+    model.set_grad_checkpointing(options.machine.grad_checkpoint)
+    if resuming:
+        return model
+    file = options.data.embeddings or embeddings_file(split)
+    missing = flags.no_pretrained and not options.data.embeddings and not file.exists()
+    if flags.random_embeddings or missing:
+        why = f"{file} is not there" if missing else "--random_embeddings"
+        if ranks.is_main:
+            print(f"word embeddings start from random values: {why}", file=sys.stderr)
+    else:
+        table = read_embeddings(file, config.language.vocabulary_size, config.language.width)
+        table[PAD] = 0  # the padding row gets no gradient, so another table's value would stay
+        model.language.embedding.weight.data.copy_(torch.from_numpy(table))
+    if not flags.no_pretrained:
+        try:
+            load_pretrained(model.vision, flags.v_weights)
+        except InputError as error:
+            raise InputError(f"{error} (--v_weights FILE, or --no_pretrained)") from None
     return model
 
 
-def build_trainer(args, model: torch.nn.Module, ranks: Ranks) -> Trainer:
-    """Optimiser, loss and schedule as SPEC section 8 has them."""
-    groups = model.parameter_groups(args.lr, args.v_lr_scale)
-    if args.adamW:
-        optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay, fused=True)
+def build_trainer(options: Options, model: torch.nn.Module, ranks: Ranks) -> Trainer:
+    """Optimiser, loss and schedule. Paper section 4.1."""
+    recipe = options.recipe
+    groups = model.parameter_groups(recipe.lr, recipe.v_lr_scale)
+    if recipe.adamW:
+        optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
     else:
-        optimizer = torch.optim.SGD(groups, momentum=args.momentum, weight_decay=args.weight_decay)
-    alpha = None if args.no_decoder else args.alpha_loc
-    loss = LossConfig(alpha, args.patch_label, args.patch_thres)
-    if args.compile:
+        optimizer = torch.optim.SGD(groups, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    loss = replace(options.loss, alpha_loc=None) if options.model.no_decoder else options.loss
+    if options.machine.compile:
         model.compile()  # in place: names in the state dict stay, and DDP's hooks stay outside
     if ranks.world > 1:
         devices = [ranks.device] if ranks.device.type == "cuda" else None
         model = DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
-    options = TrainOptions(
-        num_steps=args.num_steps,
-        batch_size=args.batch_size,
-        log_every=args.log_every,
-        save_every=args.save_every,
-        grad_clip=args.grad_clip,
-        accum=args.accum,
-        seed=args.seed,
-        max_bad_steps=args.max_bad_steps,
-        amp=args.amp_dtype,
+    return Trainer(model, optimizer, lambda *batch: restr_loss(*batch, loss), recipe, ranks, options.machine.amp_dtype)
+
+
+def loader(options: Options, split: PreparedSplit, step: int, ranks: Ranks) -> DataLoader:
+    """Micro-batches of this rank from the step on."""
+    recipe = options.recipe
+    steps = (step, recipe.num_steps)
+    return DataLoader(
+        TrainDataset(split, options.data.input_size),
+        batch_sampler=StepSampler(
+            len(split), recipe.batch_size, recipe.seed, *steps, ranks.rank, ranks.world, recipe.accum
+        ),
+        collate_fn=collate,
+        pin_memory=ranks.device.type == "cuda",
+        **loading(options.data.num_workers),
     )
-    schedule = Schedule(args.lr, args.end_lr, args.num_steps, args.warm_iter, args.power, args.is_cos)
-    return Trainer(model, optimizer, lambda *batch: restr_loss(*batch, loss), schedule, options, ranks)
 
 
 @contextmanager
 def explained(compiled: bool) -> Iterator[None]:
-    """Turn want of memory, and exceptions of torch.compile, which works at the first step, into an InputError."""
+    """Report out-of-memory and torch.compile failures (raised in the first step) as an InputError."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -210,28 +180,6 @@ def explained(compiled: bool) -> Iterator[None]:
         if compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise InputError(f"--compile: {one_line(error, 160)}: leave it out, or install a C++ compiler") from None
         raise
-
-
-def loader(args, split: PreparedSplit, trainer: Trainer, ranks: Ranks) -> DataLoader:
-    """Micro-batches of this rank from the trainer's step on."""
-    sampler = StepSampler(
-        len(split), args.batch_size, args.seed, trainer.step, args.num_steps, ranks.rank, ranks.world, args.accum
-    )
-    return DataLoader(
-        TrainDataset(split, args.input_size),
-        batch_sampler=sampler,
-        num_workers=args.num_workers,
-        collate_fn=collate,
-        worker_init_fn=start_loader,
-        pin_memory=ranks.device.type == "cuda",
-    )
-
-
-def eval_settings(args) -> EvalSettings:
-    """The evaluation protocol that validation uses."""
-    return EvalSettings(
-        pad=args.eval_pad, antialias=args.eval_antialias, batch_size=args.eval_batch_size, amp=args.amp_dtype
-    )
 
 
 if __name__ == "__main__":

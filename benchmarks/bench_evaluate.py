@@ -24,6 +24,7 @@ from models.inference import to_canvas
 from prepare.writer import BuildOptions
 from prepare.writer import build as build_batches
 from utils.cli import ArgumentParser, run_main
+from utils.device import Ranks
 from utils.errors import InputError
 from utils.geometry import resize_and_crop
 from utils.prepared import PreparedSplit
@@ -66,7 +67,7 @@ def main() -> None:
         split = PreparedSplit(build_batches(BuildOptions(root, "unc", "val", (480, 480), workers=1)).folder, "val")
         work = {
             "reference": lambda: reference_scores(reference, model, split, device),
-            "ours": lambda: evaluate(model, split, device=device, progress=False),
+            "ours": lambda: evaluate(model, split, ranks=Ranks(device), progress=False),
         }
         ours = [(score.intersection, score.union) for score in work["ours"]()]
         worst = check_equal(work["reference"](), ours, split.image(0)[..., 0].size)

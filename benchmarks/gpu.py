@@ -31,8 +31,8 @@ from models.reference import reference_config, to_reference
 from models.restr import build_restr
 from models.vision import vision_config
 from tools.model_size import count_flops
-from train.loop import Trainer, TrainOptions
-from train.schedule import Schedule
+from train.loop import Trainer
+from train.options import Recipe
 from utils.cli import ArgumentParser, run_main
 from utils.device import Ranks, autocast
 from utils.errors import InputError, one_line
@@ -52,7 +52,7 @@ PART = 8  # expressions at a time, as in evaluate.py
 
 @dataclass(frozen=True)
 class Way:
-    """One way to train; `amp` as in TrainOptions. Compiled ones are timed at two batch sizes: each compiles again."""
+    """One way to train; `amp` as in Trainer. Compiled ones are timed at two batch sizes: each compiles again."""
 
     name: str
     reference: bool = False
@@ -111,8 +111,8 @@ class Bench:
         if way.compiled:
             model.compile(backend="eager" if self.tiny else "inductor")
         optimizer = torch.optim.AdamW(model.parameter_groups(1e-5, 0.1), fused=True)
-        options, ranks = TrainOptions(400_000, size, amp=way.amp), Ranks(self.device)
-        trainer = Trainer(model, optimizer, lambda *x: restr_loss(*x, LossConfig()), Schedule(), options, ranks)
+        recipe, ranks = Recipe(batch_size=size), Ranks(self.device)
+        trainer = Trainer(model, optimizer, lambda *x: restr_loss(*x, LossConfig()), recipe, ranks, way.amp)
         batch = {"image": images, "ids": ids, "mask": masks, "name": [""] * size}
         return lambda: trainer.train_step([batch])["loss"]
 

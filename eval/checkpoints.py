@@ -12,20 +12,16 @@ from utils.errors import InputError
 from utils.prepared import PreparedSplit
 from utils.text import Vocabulary
 
-EVERY = 5000  # the steps that `--iters 0` means: the reference's --save_every
-
-
+EVERY = 5000  # the steps that `--iters 0` means: the authors' --save_every
 _STEP = re.compile(r"(?P<stem>.+)_(?P<step>\d+)\.pth")
-
-
 _SHOWN = 12  # file names in an error
 
 
 def find_checkpoints(folder: Path, steps: list[int] | None, dataset: str) -> list[Path]:
-    """Files of the given steps in `folder`: DATASET_STEP.pth, or FOLDER_STEP.pth as the reference's evaluate has it.
+    """Files of the given steps in `folder`: DATASET_STEP.pth, or FOLDER_STEP.pth as the authors' evaluation has it.
 
     A single 0 means every 5000th step that is there; None the best one of a training (best.pth). Where there is no
-    weights/restr, the reference's default for all data sets, weights/restr_DATASET is meant, which is ours.
+    weights/restr, the authors' default for all data sets, weights/restr_DATASET is meant, which is ours.
     Raises InputError, which lists what there is, if one is missing.
     """
     choices = [folder, folder.parent / f"{folder.name}_{dataset}"]
@@ -65,10 +61,10 @@ def step_of(model: ReSTR, path: Path) -> str:
 
 
 def load_model(path: Path, device: str, flags: dict) -> ReSTR:
-    """The model of a checkpoint, ours or a raw reference file, after a check against the model-shape flags given.
+    """The model of a checkpoint, ours or of the authors' code, after a check against the model-shape flags given.
 
     `flags`: v_backbone, l_backbone, input_size (None: not given), is_shared and no_decoder (False: not given). A
-    checkpoint of ours knows what it is; a raw reference file is of the default size but for input_size and is_shared.
+    checkpoint of ours knows what it is; the authors' has the default size except for input_size and is_shared.
     Raises InputError for a flag that contradicts the checkpoint.
     """
     size = {"image_size": flags["input_size"]} if flags["input_size"] else {}
@@ -95,10 +91,10 @@ def load_model(path: Path, device: str, flags: dict) -> ReSTR:
 def check_fit(
     model: ReSTR, path: Path, split: PreparedSplit, size: tuple[int, int] | None, other_dataset: bool
 ) -> None:
-    """Raise InputError unless image size, vocabulary and data set of the checkpoint are those of the batch folder.
+    """Raise InputError unless image size, vocabulary and data set of the checkpoint are those of the prepared data.
 
     `size` is --input-size where given. `other_dataset` allows another data set, never another vocabulary. A folder made
-    by the reference (without meta.json) does not say what it is: only the number of words can then be wrong, which
+    by the authors' code (without meta.json) does not say what it is: only the number of words can then be wrong, which
     shows as a word id that the model does not have.
     """
     ours = tuple(model.config.vision.image_size)
@@ -124,7 +120,7 @@ def check_fit(
 
 def _check_vocabulary(model: ReSTR, path: Path, split: PreparedSplit) -> None:
     theirs = split.meta["vocabulary"]
-    if model.vocabulary is None:  # a raw reference file has weights only
+    if model.vocabulary is None:  # the authors' files have weights only
         same, size = model.config.language.vocabulary_size == theirs["size"], model.config.language.vocabulary_size
     else:
         ours = Vocabulary(model.vocabulary)

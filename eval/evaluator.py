@@ -1,4 +1,6 @@
-"""The one evaluator: validation during training and `eval/evaluate.py` both call `evaluate` (SPEC 10).
+"""The one evaluator: validation during training and `eval/evaluate.py` both call `evaluate`.
+
+docs/PAPER.md has the protocol.
 
 The way of a sample: image at its original size -> normalised -> resized and centred on the S x S canvas -> encoded once
 for all its expressions -> logits -> resized and cropped back to the original size -> threshold -> I and U in pixels.
@@ -7,7 +9,7 @@ for all its expressions -> logits -> resized and cropped back to the original si
 import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import NamedTuple
 
@@ -20,10 +22,11 @@ from eval.metrics import RunningIoU, SampleScore
 from models.inference import THRESHOLD, canvas_logits, to_canvas
 from utils import device as distributed
 from utils.cli import progress_bar
-from utils.device import autocast
+from utils.device import Ranks, autocast
 from utils.errors import InputError
 from utils.geometry import resize_and_crop
-from utils.loaders import PREFETCH, check_shared_memory, start_loader
+from utils.loaders import PREFETCH, check_shared_memory, loading, shared
+from utils.options import option
 from utils.prepared import META, PreparedSplit, texts_digest
 from utils.text import tokenize
 
@@ -55,43 +58,32 @@ class ImageGroups(Dataset):
         return len(self.groups)
 
     def __getitem__(self, number: int) -> ImageGroup | InputError:
+        indices, split = self.groups[number], self.split
         try:
-            return self._read(self.groups[number])
+            texts = [split.text(i) for i in indices]
+            image = split.image(indices[0])
+            keys = [split.ref(i) for i in indices]
+            refs = dict(zip(reversed(keys), reversed(indices), strict=True))  # ref -> its first expression
+            refs = {key: refs[key] for key in dict.fromkeys(keys)}  # in order of appearance
+            masks = [self._mask(i, image.shape[:2]) for i in refs.values()]
         except InputError as error:
             return error
-
-    def _read(self, indices: list[int]) -> ImageGroup:
-        texts = [self.split.text(i) for i in indices]
-        image = self.split.image(indices[0])
-        masks, targets = self._masks(indices, image.shape[:2])
-        if self.rotate:
-            targets = [(target + 1) % len(masks) for target in targets]
         return ImageGroup(
             indices=list(indices),
             sentences=[sentence for _, sentence, _ in texts],
             name=texts[0][2],
-            image=torch.from_numpy(image),
-            ids=torch.from_numpy(np.stack([ids for ids, _, _ in texts])),
-            masks=torch.from_numpy(np.stack(masks)),
-            targets=targets,
+            image=shared(torch.from_numpy(image)),
+            ids=shared(torch.from_numpy(np.stack([ids for ids, _, _ in texts]))),
+            masks=shared(torch.from_numpy(np.stack(masks))),
+            targets=[([*refs].index(key) + self.rotate) % len(refs) for key in keys],
         )
 
-    def _masks(self, indices: list[int], size: tuple[int, int]) -> tuple[list[np.ndarray], list[int]]:
-        """The mask of each ref of the image in order of appearance, and the number of each expression's ref."""
-        numbers: dict[object, int] = {}
-        masks: list[np.ndarray] = []
-        targets = []
-        for index in indices:
-            key = self.split.ref(index)
-            if key not in numbers:
-                mask = self.split.mask(index)
-                if mask.shape != size:
-                    shown = f"the mask is {_shown(mask.shape)} and the image {_shown(size)} (height x width)"
-                    raise self.split.broken(index, shown)
-                numbers[key] = len(masks)
-                masks.append(mask)
-            targets.append(numbers[key])
-        return masks, targets
+    def _mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        mask = self.split.mask(index)
+        if mask.shape != size:
+            shown = f"the mask is {_shown(mask.shape)} and the image {_shown(size)} (height x width)"
+            raise self.split.broken(index, shown)
+        return mask
 
 
 def _shown(size: tuple[int, ...]) -> str:
@@ -99,7 +91,7 @@ def _shown(size: tuple[int, ...]) -> str:
 
 
 def check_room(split: PreparedSplit, batch_size: int, num_workers: int) -> None:
-    """Raise InputError where shared memory has no room for `load`, if all images are as large as the split's first."""
+    """Raise InputError if shared memory has no room for `load`, were all images as large as the split's first."""
     try:
         size = sum(array.nbytes for array in split.sample(0)) if num_workers else 0
     except InputError:  # `load` tells of a sample that cannot be read
@@ -115,15 +107,8 @@ def _ahead(batch_size: int, num_workers: int) -> int:
 def load(groups: ImageGroups, batch_size: int, num_workers: int, pin_memory: bool) -> Iterator[list[ImageGroup]]:
     """Lists of up to `batch_size` groups, in order. Raises the InputError of a group that cannot be read."""
     check_room(groups.split, batch_size, num_workers)
-    ahead = {"prefetch_factor": _ahead(batch_size, num_workers)} if num_workers else {}
-    loader = DataLoader(
-        groups,
-        batch_size=None,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        worker_init_fn=start_loader if num_workers else None,
-        **ahead,
-    )
+    processes = loading(num_workers, prefetch_factor=_ahead(batch_size, num_workers))
+    loader = DataLoader(groups, batch_size=None, pin_memory=pin_memory, **processes)
     batch = []
     for group in loader:
         if isinstance(group, InputError):
@@ -140,25 +125,27 @@ def load(groups: ImageGroups, batch_size: int, num_workers: int, pin_memory: boo
 class EvalSettings:
     """What decides the numbers (threshold, pad, antialias, amp) and what decides only memory and speed (batch_size).
 
-    threshold: a pixel belongs to the object where its logit is at least this. pad: "grey" fills the canvas with zeros
-    after normalisation (the reference), "black" with normalised black (as in training). antialias: shrink images
-    through an anti-aliasing filter. batch_size: images encoded, and expressions segmented, at a time. amp: a
-    name of `precision.AMP_DTYPES`; None: float32. Raises InputError for a value that cannot be.
+    A pixel belongs to the object if its logit is at least `threshold`. pad: "grey" fills the canvas with zeros after
+    normalisation (the authors' code), "black" with normalised black (as in training). amp: a name of
+    `utils.device.AMP_DTYPES`; None: float32. Raises InputError for impossible values.
     """
 
-    threshold: float = THRESHOLD
-    pad: str = "grey"
-    antialias: bool = False
-    batch_size: int = 8
+    pad: str = option("grey", "canvas around the image; training pads black", flag="eval_pad", choices=PADS)
+    antialias: bool = option(False, "shrink images through an anti-aliasing filter", flag="eval_antialias")
+    threshold: float = option(THRESHOLD, "logit from which a pixel belongs to the object")
+    batch_size: int = option(
+        8, "images, and expressions, at a time", limits=(1, 1024), harmless="only speed and memory"
+    )
     amp: str | None = None
 
     def __post_init__(self):
-        if self.pad not in PADS:
-            raise InputError(f"--eval_pad {self.pad}: choose from {', '.join(PADS)}")
-        if self.batch_size < 1:
-            raise InputError(f"--batch_size {self.batch_size}: at least 1 is needed")
-        if not math.isfinite(self.threshold):
-            raise InputError(f"--threshold {self.threshold}: a finite number is needed")
+        if self.pad not in PADS or self.batch_size < 1 or not math.isfinite(self.threshold):
+            raise InputError(f"{self}: threshold must be finite, pad {' or '.join(PADS)}, batch_size at least 1")
+
+    def changes(self) -> dict:
+        """The settings that decide the numbers and are not the default."""
+        mattering = (field for field in fields(self) if not field.metadata.get("harmless"))
+        return {field.name: value for field in mattering if (value := getattr(self, field.name)) != field.default}
 
 
 class Prediction(NamedTuple):
@@ -171,43 +158,52 @@ class Prediction(NamedTuple):
 
 
 def evaluate(
+    model: nn.Module, split: PreparedSplit, settings: EvalSettings | None = None, ranks: Ranks | None = None, **more
+) -> list[SampleScore]:
+    """Judge each expression of `split` exactly once; the scores by index, the same on each process.
+
+    A collective call: with several processes, each has to make it. Args: model, a ReSTR on the device of `ranks`
+    (unwrapped; default: alone, on the CPU), which runs in eval mode and is left in the mode it came in; more, as in
+    `score_images`. Raises InputError for data that cannot be read, ids outside the model's vocabulary, logits that are
+    not finite, and a split whose expressions are not those that its meta.json was written for.
+    """
+    ranks = ranks or Ranks(torch.device("cpu"))
+    own = score_images(model, split, settings or EvalSettings(), ranks, **more)
+    scores = sorted(distributed.gather(own), key=lambda score: score.index)
+    check_complete(scores, split)
+    return scores
+
+
+def score_images(
     model: nn.Module,
     split: PreparedSplit,
-    settings: EvalSettings | None = None,
-    device: torch.device | str = "cpu",
+    settings: EvalSettings,
+    ranks: Ranks,
     *,
-    rank: int = 0,
-    world: int = 1,
     num_workers: int = 0,
     rotate_expressions: bool = False,
     on_sample: Callable[[Prediction], None] | None = None,
     shown: Collection[int] | None = None,
     progress: bool = True,
 ) -> list[SampleScore]:
-    """Judge every `world`-th image of `split` from the `rank`-th on, with all its expressions; scores by index.
+    """This process's share: each `ranks.world`-th image of `split`, with all its expressions.
 
-    `model` is a ReSTR on `device` (unwrapped, where there are several processes); it runs in eval mode and is left in
-    the mode it came in. `num_workers` processes decode images ahead. `on_sample` is called with the Prediction of
-    each expression, or of those whose index is in `shown`.
+    `num_workers` processes decode images ahead. `on_sample` is called with the Prediction of each expression, or of
+    those whose index is in `shown`.
     `rotate_expressions` is a control, not a metric: each expression is judged against the mask of the next ref of its
     image (an image of one ref stays as it is), so that a model which finds objects without reading loses nothing.
-    Give the scores of all ranks to `gather_scores`. Raises InputError for data that cannot be read, ids outside the
-    model's vocabulary, and logits that are not finite.
     """
-    settings, device = settings or EvalSettings(), torch.device(device)
     wanted: Collection[int] = ()
     if on_sample:
         wanted = range(len(split)) if shown is None else shown
-    groups = split.image_groups()[rank::world]
-    batches = load(
-        ImageGroups(split, groups, rotate_expressions), settings.batch_size, num_workers, device.type == "cuda"
-    )
+    device, groups = ranks.device, split.image_groups()[ranks.rank :: ranks.world]
+    images = ImageGroups(split, groups, rotate_expressions)
+    batches = load(images, settings.batch_size, num_workers, device.type == "cuda")
     scores: list[SampleScore] = []
     running = RunningIoU()
-    with (
-        _judging(model),
-        progress_bar(total=sum(map(len, groups)), unit="expr", leave=False, disable=not progress) as bar,
-    ):
+    hidden = not (progress and ranks.is_main)
+    bar = progress_bar(total=sum(map(len, groups)), unit="expr", leave=False, disable=hidden)
+    with _judging(model), bar:
         for batch in batches:
             new, predictions = _score_batch(model, split, batch, settings, device, wanted)
             scores += new
@@ -216,7 +212,7 @@ def evaluate(
             running.add(new)
             bar.set_postfix_str(str(running), refresh=False)
             bar.update(len(new))
-    return sorted(scores, key=lambda score: score.index)
+    return scores
 
 
 @contextmanager
@@ -229,14 +225,6 @@ def _judging(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(training)
-
-
-def gather_scores(scores: list[SampleScore]) -> list[SampleScore]:
-    """The scores of all processes, sorted by index, the same on each process.
-
-    A collective call: with several processes, each has to make it.
-    """
-    return sorted(distributed.gather(scores), key=lambda score: score.index)
 
 
 def check_complete(scores: list[SampleScore], split: PreparedSplit) -> None:
@@ -335,6 +323,6 @@ def _check_ids(model: nn.Module, batch: list[ImageGroup], ids: Tensor) -> None:
     if ids.min() < 0 or ids.max() >= known:
         images = ", ".join(group.name for group in batch[:3])
         raise InputError(
-            f"word id {int(ids.max())} in the batches of {images} is outside the model's vocabulary of {known} words: "
-            "the batches were built with another vocabulary"
+            f"word id {int(ids.max())} in the prepared data of {images} is outside the model's vocabulary of {known} "
+            "words: the data was built with another vocabulary"
         )

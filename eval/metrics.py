@@ -1,4 +1,4 @@
-"""oIoU, mIoU and Prec@X from intersections and unions in pixels, and the table by expression length (SPEC 10)."""
+"""oIoU, mIoU and Prec@X from intersections and unions in pixels, and the table by expression length."""
 
 import math
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def length_buckets(dataset: str) -> dict[str, tuple[int, int]]:
 
 
 def summarise(scores: Sequence[SampleScore], dataset: str) -> dict:
-    """Metrics of a split in percent (SPEC 10): `oIoU`, `mIoU`, `prec` {"0.5": ...}, `n_samples`, `by_length`.
+    """Metrics of a split in percent: `oIoU`, `mIoU`, `prec` {"0.5": ...}, `n_samples`, `by_length`.
 
     `by_length` maps a bucket ("6-7") to {"n", "oIoU", "mIoU"}; the two are None where n is 0. An expression of no
     token, or of more than the last bucket holds, has a row of its own ("0", ">20"), so that the rows add up to

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from utils.options import POSITIVE, option
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -14,9 +16,9 @@ class LossConfig:
     their number does, as in the authors' code: any pixel will do.
     """
 
-    alpha_loc: float | None = 0.1  # paper: lambda
-    patch_label: str = "any"
-    patch_thres: float = 0.8
+    alpha_loc: float | None = option(0.1, "weight of the patch loss", limits=POSITIVE)  # paper: section 3.4, lambda
+    patch_label: str = option("any", "count or share of mask pixels decides a patch", choices=["any", "share"])
+    patch_thres: float = option(0.8, "value that the count or share must exceed", limits=POSITIVE)
 
 
 def patch_labels(mask: torch.Tensor, grid: tuple[int, int], config: LossConfig) -> torch.Tensor:

@@ -90,9 +90,7 @@ def from_reference(state_dict: dict[str, torch.Tensor], config: dict) -> ReSTR:
     state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}  # saved under DataParallel
     embedding = state_dict.get("encoder_l.embedding.weight")
     if getattr(embedding, "ndim", 0) != 2:
-        raise InputError(
-            "not a ReSTR of the authors' code: encoder_l.embedding.weight is missing or not a matrix"
-        )
+        raise InputError("not a ReSTR of the authors' code: encoder_l.embedding.weight is missing or not a matrix")
     ours = {our_name(name): value for name, value in state_dict.items() if name not in HEAD}
     config = config_from_reference(config, len(embedding))
     try:

@@ -1,4 +1,4 @@
-"""What a run tells while it runs: log.jsonl, TensorBoard, and one line at a time on the terminal."""
+"""What a run reports while it runs: log.jsonl, TensorBoard, and one line at a time on the terminal."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from pathlib import Path
 from utils.errors import InputError, naming
 
 
-def _pass_over_disk_errors(failure) -> None:
-    """TensorBoard's thread meets a full disk or a vanished folder, too; the main thread is the one that tells."""
+def pass_over_disk_errors(failure) -> None:
+    """For `threading.excepthook`: TensorBoard's thread meets a full disk, too, but the main thread reports it."""
     if not issubclass(failure.exc_type, OSError):
         threading.__excepthook__(failure)
 
 
 def _start_wandb(folder: Path, flags: dict):
-    """A run that mirrors TensorBoard's scalars and pictures, to be started before TensorBoard's writer."""
+    """A run that mirrors TensorBoard's scalars and images, to be started before TensorBoard's writer."""
     if find_spec("wandb") is None:
         raise InputError("--wandb: the package is not installed: pip install wandb, or leave the flag out")
     import wandb
@@ -30,15 +30,15 @@ class RunLog:
     """`log.jsonl` (only what a repeated run repeats: no times) and TensorBoard scalars, in `folder`.
 
     A resumed run passes the number of bytes of log.jsonl that its checkpoint knows; what was logged after it is
-    dropped, and comes again. TensorBoard drops its events after `step` by itself. `wandb`: the flags of the run, to
-    show it at Weights & Biases, too; None: nothing is imported or sent. Raises InputError if that package is missing.
+    dropped, and will be logged again. TensorBoard drops its events after `step` by itself. `wandb`: the flags of the
+    run, to show it at Weights & Biases, too; None: nothing is imported or sent.
+    Raises InputError if the package is missing.
     """
 
     def __init__(self, folder: Path, step: int = 0, known_bytes: int = 0, wandb: dict | None = None):
         self.wandb = None if wandb is None else _start_wandb(folder, wandb)
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only here
 
-        threading.excepthook = _pass_over_disk_errors
         path = folder / "log.jsonl"
         self.file = path.open("ab")
         if path.stat().st_size < known_bytes:
@@ -71,7 +71,7 @@ class RunLog:
                     self.board.add_scalar(f"{kind}/{name}", value, step)
 
     def picture(self, name: str, step: int, image) -> None:
-        """A picture for TensorBoard: uint8 H x W x 3."""
+        """An image for TensorBoard: uint8 H x W x 3."""
         with naming(self.board.log_dir):
             self.board.add_image(name, image, step, dataformats="HWC")
 

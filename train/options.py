@@ -1,143 +1,172 @@
-"""The command line of train_restr.py. SPEC section 2."""
+"""The command line of train_restr.py: each field of a class is a flag. Paper section 4.1.
+
+`harmless` says why a run may go on with another value; the other flags are compared on --resume.
+"""
 
 import os
-from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 
-from utils.cli import ArgumentParser, check_limits, size
-from utils.device import AMP_DTYPES, add_local_rank
+from eval.evaluator import EvalSettings
+from models.config import LANGUAGE_BACKBONES, DecoderConfig, FusionConfig, ReSTRConfig, VisionConfig
+from models.fusion import VARIANTS
+from models.loss import LossConfig
+from models.vision import vision_config
+from train.schedule import Schedule
+from utils.cli import ArgumentParser, size
+from utils.device import Precision, Process
 from utils.errors import InputError
+from utils.options import COUNT, COUNT_OR_0, POSITIVE, add_options, flags_of, option, read_options
 
-MANY, LARGE = 10**9, 1e6
-
-
-LIMITS = {  # flag -> least and most value
-    **dict.fromkeys(("batch_size", "num_steps", "log_every", "save_every", "accum", "max_bad_steps"), (1, MANY)),
-    **dict.fromkeys(("warm_iter", "keep"), (0, MANY)),
-    **dict.fromkeys(("end_lr", "v_lr_scale", "grad_clip", "alpha_loc", "patch_thres"), (0, LARGE)),
-    **dict.fromkeys(("momentum", "weight_decay"), (0, 1)),
-    "eval_batch_size": (1, 1024),
-    "num_workers": (0, 1024),
-    "seed": (0, 2**63 - 1),
-    "lr": (1e-20, LARGE),
-    "power": (0, 100),
-    "drop_path": (0, 0.9),
-}
+CONTENT = "its content is compared, so that a folder may move"
+CONFIG = "the configuration of the model is compared"
+START = "read at step 0 only"
+PLACE = "which run, not how"
+FILES = "more or fewer files beside the same weights and log"
+SPEED = "memory and speed only"
+SKIPPED = "when to give up; a skipped step changes no weight"
+CORES = min(8, os.cpu_count() or 1)
+ROUNDING = "the same step except for rounding"
+VALIDATION = {"threshold": None, "batch_size": "eval_batch_size"}  # the flags of EvalSettings in train_restr.py
 
 
-def parse_args(description: str) -> Namespace:
-    """Parse the command line and fill in what depends on other flags. Raises InputError for values that cannot be."""
-    parser = ArgumentParser(description=description)
-    _data_flags(parser.add_argument_group("data"))
-    _model_flags(parser.add_argument_group("model"))
-    _recipe_flags(parser.add_argument_group("recipe"))
-    _loss_flags(parser.add_argument_group("loss"))
-    _run_flags(parser.add_argument_group("run"))
-    _machine_flags(parser.add_argument_group("machine"))
-    _validation_flags(parser.add_argument_group("validation"))
-    add_local_rank(parser)
-    args = parser.parse_args()
-    if args.warm_iter is None:
-        args.warm_iter = args.num_steps // 10
-    check_limits(args, LIMITS)
-    if args.no_pretrained and args.v_weights:
+@dataclass
+class DataOptions:
+    """What is trained and validated on."""
+
+    data_dir: Path = option(..., "folder written by build_batches.py", harmless=CONTENT)
+    set: str = option("train", "split to train on", harmless=CONTENT)
+    valset: str = option("val", "split to validate on", harmless=CONTENT)
+    input_size: tuple = option((480, 480), "height,width in pixels", type=size, metavar="H,W", harmless=CONFIG)
+    vocabulary: Path | None = option(None, "word list (default: DATA/vocabulary_NAME.txt)", harmless=CONTENT)
+    embeddings: Path | None = option(None, "word embeddings (default: DATA/NAME_emb.npy)", harmless=START)
+    num_workers: int = option(CORES, "processes that load samples; 0: none", limits=(0, 1024), harmless=SPEED)
+
+
+@dataclass
+class ModelOptions:
+    """The shape of the model and its first weights."""
+
+    v_backbone: str = option(VisionConfig.backbone, "plain ViT of timm, or vit_shapes_patch8 (demo)", harmless=CONFIG)
+    l_backbone: str = option("transformer_glove", "language encoder", choices=[*LANGUAGE_BACKBONES], harmless=CONFIG)
+    mm_fusion: str = option("decoder_transformer", "the only one", choices=["decoder_transformer"], harmless=CONFIG)
+    fusion: str = option(FusionConfig.variant, "fusion encoder", choices=[*VARIANTS], harmless=CONFIG)
+    tr_n_layers: int = option(FusionConfig.layers, "blocks of each fusion encoder", limits=(1, 1000), harmless=CONFIG)
+    drop_path: float = option(FusionConfig.drop_path, "share of dropped last blocks", limits=(0, 0.9), harmless=CONFIG)
+    is_shared: bool = option(False, "one block applied --tr_n_layers times in each fusion encoder", harmless=CONFIG)
+    no_decoder: bool = option(False, "patch logits only, without the patch loss", harmless=CONFIG)
+    v_weights: Path | None = option(None, "ViT weights (default: downloaded by timm)", harmless=START)
+    no_pretrained: bool = option(False, "random ViT weights; embeddings may be missing", harmless=START)
+    random_embeddings: bool = option(False, "random word embeddings", harmless=START)
+    print_model: bool = option(False, "print parameters and FLOPs, and stop", harmless=PLACE)
+
+    def config(self, image_size: tuple[int, int], words: int) -> ReSTRConfig:
+        """The model that the flags ask for, for images of `image_size` and a vocabulary of `words` words."""
+        return ReSTRConfig(
+            vision_config(self.v_backbone, image_size, drop_path=self.drop_path),
+            replace(LANGUAGE_BACKBONES[self.l_backbone], vocabulary_size=words),
+            FusionConfig(self.fusion, layers=self.tr_n_layers, shared=self.is_shared, drop_path=self.drop_path),
+            DecoderConfig(not self.no_decoder),
+        )
+
+
+@dataclass
+class Recipe:
+    """Optimiser and schedule; counts are in steps of the global batch. The defaults are the paper's, with --adamW."""
+
+    batch_size: int = option(8, "samples per step, over all processes", limits=COUNT)  # paper: section 4.1
+    accum: int = option(1, "micro-batches per step; more take less memory", limits=COUNT, harmless=ROUNDING)
+    num_steps: int = option(400_000, "steps of the whole run", limits=COUNT)  # paper: section 4.1
+    adamW: bool = option(False, "AdamW (the paper's); without it SGD with --momentum")
+    lr: float = option(1e-5, "peak learning rate of language and fusion", limits=(1e-20, 1e6))  # paper: section 4.1
+    v_lr_scale: float = option(0.1, "share of --lr for the vision encoder", limits=POSITIVE)  # paper: section 4.1
+    end_lr: float = option(0.0, "learning rate at the last step", limits=POSITIVE)
+    warm_iter: int | None = option(None, "steps of linear warm-up (default: a tenth of --num_steps)", limits=COUNT_OR_0)
+    power: float = option(0.9, "exponent of the polynomial decay", limits=(0, 100))  # paper: section 4.1
+    is_cos: bool = option(False, "cosine schedule instead of the polynomial one")
+    weight_decay: float = option(5e-4, "weight decay of the optimiser", limits=(0, 1))  # paper: section 4.1
+    momentum: float = option(0.9, "momentum of SGD", limits=(0, 1))
+    grad_clip: float = option(0.0, "largest gradient norm; 0: no clipping", limits=POSITIVE)
+    seed: int = option(1, "seed of weights, sample order and dropped blocks", limits=(0, 2**63 - 1))
+    max_bad_steps: int = option(10, "non-finite steps in a row before the run stops", limits=COUNT, harmless=SKIPPED)
+
+    def __post_init__(self):
+        if self.warm_iter is None:
+            self.warm_iter = self.num_steps // 10
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rate of each step."""
+        return Schedule(self.lr, self.end_lr, self.num_steps, self.warm_iter, self.power, self.is_cos)
+
+
+@dataclass
+class RunOptions:
+    """The folder of the run, and what is written there."""
+
+    exp_name: str | None = option(None, "name of the run (default: restr_DATASET)", metavar="EXP", harmless=PLACE)
+    weights_dir: Path = option(Path("weights"), "parent folder of the run's folder", harmless=PLACE)
+    resume: bool = option(False, "continue from last.pth", harmless=PLACE)
+    allow_changes: bool = option(False, "with --resume, accept flags that differ from the saved run", harmless=PLACE)
+    save_every: int = option(5000, "steps between validations and checkpoints", limits=COUNT)
+    keep: int = option(0, "numbered checkpoints to keep; 0: all", limits=COUNT_OR_0, harmless=FILES)
+    log_every: int = option(100, "steps between log lines", limits=COUNT)
+    wandb: bool = option(False, "copy TensorBoard's content to Weights & Biases (pip install wandb)", harmless=FILES)
+    is_vis: bool = option(False, "images of some samples at each validation", harmless=FILES)
+
+
+@dataclass
+class Machine(Process, Precision):
+    """How the same steps are computed."""
+
+    tf32: bool = option(False, "float32 products in TF32 on GPUs that have it (without --amp)")
+    compile: bool = option(False, "torch.compile: faster steps after a minute or two", harmless=ROUNDING)
+    grad_checkpoint: bool = option(False, "recompute activations: less memory, slower", harmless=ROUNDING)
+    deterministic: bool = option(False, "the same bits from equal GPU runs: slower", harmless=ROUNDING)
+
+
+@dataclass
+class Options:
+    """All flags; each field is a group of them in --help."""
+
+    data: DataOptions
+    model: ModelOptions
+    recipe: Recipe
+    loss: LossConfig
+    run: RunOptions
+    machine: Machine
+    validation: EvalSettings
+
+    def compared(self) -> dict:
+        """Flag -> value, of the flags that --resume compares by value; checkpoints hold them."""
+        flags = ((part, *flag) for part in GROUPS for flag in flags_of_part(part))
+        return {
+            name: getattr(getattr(self, part), field.name)
+            for part, name, field in flags
+            if not field.metadata["harmless"]
+        }
+
+
+GROUPS = {field.name: field.type for field in fields(Options)}
+
+
+def flags_of_part(part: str) -> Iterator[tuple[str, Field]]:
+    """(flag, field) of a field of Options."""
+    return flags_of(GROUPS[part], **(VALIDATION if part == "validation" else {}))
+
+
+def parse_options(description: str, arguments: list[str] | None = None) -> Options:
+    """Parse the command line. Raises InputError for values that do not go together."""
+    parser = ArgumentParser(underscores=True, description=description)
+    for part, kind in GROUPS.items():
+        add_options(parser.add_argument_group(part), kind, **(VALIDATION if part == "validation" else {}))
+    args = parser.parse_args(arguments)
+    parts = {part: read_options(kind, args) for part, kind in GROUPS.items() if part != "validation"}
+    evaluation = {"batch_size": args.eval_batch_size, "amp": parts["machine"].amp_dtype}
+    options = Options(**parts, validation=read_options(EvalSettings, args, **evaluation))
+    if options.model.no_pretrained and options.model.v_weights:
         raise InputError("--no_pretrained and --v_weights contradict each other: leave one out")
-    if not str(args.weights_dir / (args.exp_name or "")).isprintable():
+    if not str(options.run.weights_dir / (options.run.exp_name or "")).isprintable():
         raise InputError("--weights_dir and --exp_name must consist of printable characters")
-    args.amp_dtype = args.amp_dtype if args.amp else None
-    return args
-
-
-def _data_flags(group) -> None:
-    add = group.add_argument
-    add("--data_dir", type=Path, metavar="DIR", required=True, help="folder written by build_batches.py")
-    add("--set", default="train", help="split to train on")
-    add("--valset", default="val", help="split to validate on")
-    add("--input_size", "--input-size", type=size, metavar="H,W", default="480,480", help="height,width in pixels")
-    words = "for a folder made by the reference (default: DATA/vocabulary_NAME.txt)"
-    add("--vocabulary", type=Path, metavar="FILE", help=words)
-    table = "word embedding table (default: DATA/NAME_emb.npy beside the vocabulary)"
-    add("--embeddings", type=Path, metavar="FILE", help=table)
-    add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that load samples; 0: none")
-
-
-def _model_flags(group) -> None:
-    add = group.add_argument
-    vision = "a plain ViT of timm, or vit_shapes_patch8 (small, for the demo)"
-    add("--v_backbone", metavar="NAME", default="vit_base_patch16_384", help=vision)
-    language = "language encoder; transformer_shapes is small, for the demo"
-    add("--l_backbone", default="transformer_glove", choices=["transformer_glove", "transformer_shapes"], help=language)
-    add("--mm_fusion", default="decoder_transformer", choices=["decoder_transformer"], help="the one that there is")
-    add(
-        "--fusion",
-        default="indirect",
-        choices=["indirect", "independent", "vanilla"],
-        help="fusion encoder; the others are ablations",
-    )
-    add("--tr_n_layers", type=int, default=2, help="blocks of each fusion encoder")
-    depth = "0 to 0.9: how often training leaves out the last block of vision and fusion encoders; earlier ones less"
-    add("--drop_path", type=float, default=0.1, help=depth)
-    add("--is_shared", action="store_true", help="one block applied --tr_n_layers times in each fusion encoder")
-    add("--no_decoder", action="store_true", help="patch logits only, without the patch loss")
-    weights = "ViT weights: .npz, .pth or .safetensors (default: downloaded by timm)"
-    add("--v_weights", type=Path, metavar="FILE", help=weights)
-    add("--no_pretrained", action="store_true", help="random ViT weights; a missing embedding table is no error")
-    add("--random_embeddings", action="store_true", help="random word embeddings")
-    add("--print_model", action="store_true", help="print parameters, FLOPs and memory of a step, and stop")
-
-
-def _recipe_flags(group) -> None:
-    add = group.add_argument
-    add("--batch_size", type=int, default=8, help="samples a step, over all processes")
-    add("--accum", type=int, default=1, help="cut each step into so many micro-batches: less memory")
-    add("--num_steps", type=int, default=400_000, help="steps of the whole run")
-    add("--adamW", action="store_true", help="AdamW (the paper's); without it SGD with --momentum")
-    add("--lr", type=float, default=1e-5, help="peak learning rate of language and fusion")
-    add("--v_lr_scale", type=float, default=0.1, help="the vision encoder's share of --lr")
-    add("--end_lr", type=float, default=0.0, help="learning rate at the last step")
-    add("--warm_iter", type=int, help="steps of linear warm-up (default: a tenth of --num_steps)")
-    add("--power", type=float, default=0.9, help="of the polynomial schedule")
-    add("--is_cos", action="store_true", help="cosine schedule instead of the polynomial one")
-    add("--weight_decay", type=float, default=5e-4, help="of the optimiser")
-    add("--momentum", type=float, default=0.9, help="of SGD")
-    add("--grad_clip", type=float, default=0.0, help="largest gradient norm; 0: no clipping")
-    add("--seed", type=int, default=1, help="of weights, order of samples and dropped blocks, 0 or more")
-
-
-def _loss_flags(group) -> None:
-    group.add_argument("--alpha_loc", type=float, default=0.1, help="weight of the patch loss")
-    any_or_share = "a patch's label comes from the count (any: as the reference) or the share of its mask pixels"
-    group.add_argument("--patch_label", default="any", choices=["any", "share"], help=any_or_share)
-    group.add_argument("--patch_thres", type=float, default=0.8, help="what that count or share must exceed")
-
-
-def _run_flags(group) -> None:
-    add = group.add_argument
-    add("--exp_name", metavar="EXP", help="name of the run's folder (default: restr_DATASET)")
-    add("--weights_dir", type=Path, metavar="DIR", default="weights", help="where the run's folder is made")
-    add("--resume", action="store_true", help="continue from last.pth")
-    add("--allow_changes", action="store_true", help="of the recipe's flags, when --resume finds others in the run")
-    add("--save_every", type=int, default=5000, help="steps between validations and checkpoints")
-    add("--keep", type=int, default=0, help="numbered checkpoints to keep; 0: all")
-    add("--log_every", type=int, default=100, help="steps between log lines")
-    add("--wandb", action="store_true", help="send what TensorBoard shows to Weights & Biases, too (pip install wandb)")
-    add("--max_bad_steps", type=int, default=10, help="stop after so many non-finite steps in a row")
-
-
-def _machine_flags(group) -> None:
-    add = group.add_argument
-    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    add("--amp", action="store_true", help="mixed precision")
-    add("--amp_dtype", default="bf16", choices=[*AMP_DTYPES], help="of --amp; fp16 for GPUs before Ampere")
-    add("--tf32", action="store_true", help="float32 products in TF32 on GPUs that have it (without --amp)")
-    add("--compile", action="store_true", help="torch.compile: faster steps after a minute or two")
-    add("--grad_checkpoint", action="store_true", help="recompute activations: less memory, slower")
-    add("--deterministic", action="store_true", help="the same bits from equal GPU runs: slower")
-
-
-def _validation_flags(group) -> None:
-    add = group.add_argument
-    add("--eval_batch_size", type=int, default=8, help="images, and expressions, at a time")
-    add("--eval_pad", default="grey", choices=["grey", "black"], help="canvas around the image; training pads black")
-    add("--eval_antialias", action="store_true", help="shrink images through an anti-aliasing filter")
-    add("--is_vis", action="store_true", help="pictures of some samples at each validation")
+    return options

@@ -4,49 +4,36 @@ import fcntl
 import os
 import re
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
+from eval.evaluator import evaluate
+from eval.metrics import summarise
+from eval.visualise import strip, write_prediction
 from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from models.weights import check_weights
 from train.logs import NoLog, RunLog
 from train.loop import Trainer
+from train.options import GROUPS, DataOptions, Options, flags_of_part
 from utils.device import Ranks
 from utils.errors import InputError, one_line
 from utils.files.writing import TEMPORARY_PREFIX, lock_file, made_folder
+from utils.prepared import PreparedSplit
 from utils.text import Vocabulary
 
 T = TypeVar("T")
-# Each flag of train_restr.py is in one of these four: --resume compares the first three.
-RECIPE = (  # the flags that decide weights and log
-    "batch_size num_steps adamW lr v_lr_scale end_lr warm_iter power is_cos weight_decay momentum grad_clip alpha_loc "
-    "patch_label patch_thres seed save_every log_every amp amp_dtype tf32 eval_pad eval_antialias"
-).split()
-MODEL = (  # compared as ReSTRConfig and words
-    "v_backbone l_backbone mm_fusion fusion tr_n_layers drop_path is_shared no_decoder input_size vocabulary"
-).split()
-DATA = "data_dir set valset".split()  # compared by content, so that a folder may move
-HARMLESS = {  # with the reason why a resumed run may have another value
-    **dict.fromkeys(("embeddings", "v_weights", "no_pretrained", "random_embeddings"), "read at step 0 only"),
-    **dict.fromkeys(("exp_name", "weights_dir", "resume", "allow_changes", "print_model"), "which run, not how"),
-    **dict.fromkeys(("keep", "wandb", "is_vis"), "more or fewer files beside the same weights and log"),
-    **dict.fromkeys(("num_workers", "eval_batch_size"), "memory and speed only"),
-    **dict.fromkeys(("accum", "grad_checkpoint", "compile", "deterministic"), "the same step but for rounding"),
-    **dict.fromkeys(("device", "local_rank"), "a run may move to another machine: the same step but for rounding"),
-    "max_bad_steps": "when to give up; bad steps change no weight",
-}
-BEFORE = {"tf32": False}  # flags of RECIPE that checkpoints of 1.0 do not tell, and their value then
 OTHER = "choose another --exp_name"
+PICTURES = 8  # validation samples that are drawn, evenly spaced over the split
 
 
 class OtherRun(InputError):
-    """A whole state that is not of this run, or of it with other flags: an older one must not take its place."""
+    """A whole state of another run, or of this one with other flags: an older state must not take its place."""
 
 
 class RunFolder:
@@ -124,7 +111,7 @@ class RunFolder:
         new.replace(last)
 
     def numbered(self, step: int) -> Path:
-        """The name of the checkpoint of a step, as in the reference."""
+        """The name of the checkpoint of a step, as in the authors' code."""
         return self.path / f"{self.dataset}_{step}.pth"
 
     @property
@@ -141,58 +128,84 @@ class RunFolder:
 
 
 @dataclass
-class Experiment:
-    """A run's model and state, and how they get to disk; only the first rank writes.
+class Run:
+    """One training: model and state, their folder, log and validation. Only the first rank writes.
 
-    data: plain values that tell what it is trained on; a run goes on with the same only.
+    A run goes on with the same model, data and compared options only.
     """
 
-    args: Namespace
+    options: Options
     ranks: Ranks
     model: torch.nn.Module
     trainer: Trainer
     folder: RunFolder
     vocabulary: Vocabulary
-    data: dict
-    log: RunLog | NoLog | None = None
-    validation: object = None
+    data: dict  # what `data_of` says
+    valset: PreparedSplit
+    log: RunLog | NoLog = field(default_factory=NoLog)
 
-    @property
-    def recipe(self) -> dict:
-        """The flags that decide weights and log."""
-        return {name: getattr(self.args, name) for name in RECIPE}
+    def start(self, resuming: bool) -> None:
+        """Open the log; with `resuming` go on from the newest whole state. Raises InputError."""
+        known = self.folder.newest(self._load) if resuming else 0
+        if self.ranks.is_main:
+            wandb = self.options.compared() if self.options.run.wandb else None
+            self.log = RunLog(self.folder.path, self.trainer.step, known, wandb)
 
-    def checkpoint(self, training: dict | None = None, metrics: dict | None = None) -> Checkpoint:
-        """The weights as they are, and what they were trained on."""
-        weights, config, step = self.model.state_dict(), self.model.config, self.trainer.step
-        return Checkpoint(weights, config, self.vocabulary.words, self.data, step, metrics or {}, training)
+    def due(self) -> bool:
+        """Whether this step is one to save and validate after."""
+        step = self.trainer.step
+        return step % self.options.run.save_every == 0 or step == self.options.recipe.num_steps
 
     def save(self) -> None:
-        """The whole state, to continue from. Raises InputError if training has diverged; what was saved stays."""
+        """Save the whole state, to continue from. Raises InputError if training has diverged; what was saved stays."""
         if not all(weight.isfinite().all() for weight in self.model.state_dict().values()):
             remedy = "continue from last.pth with --resume --allow_changes and a lower --lr or a --grad_clip"
             raise InputError(f"{self.folder.path}: at step {self.trainer.step} the weights are not finite: {remedy}")
-        training = {"trainer": self.trainer.state(), "options": self.recipe, "log_bytes": self.log.position()}
+        options = self.options.compared()
+        training = {"trainer": self.trainer.state(), "options": options, "log_bytes": self.log.position()}
         if self.ranks.is_main:
-            self.folder.save_last(lambda file: save_checkpoint(file, self.checkpoint(training)))
+            self.folder.save_last(lambda file: save_checkpoint(file, self._checkpoint(training)))
 
     def validate(self) -> None:
         """Evaluate; write the numbered and perhaps the best checkpoint, and the state that knows of them."""
-        metrics, trainer = self.validation(self.model, self.trainer.step), self.trainer
+        metrics, trainer = self._evaluate(), self.trainer
         best = trainer.best is None or metrics["oIoU"] > trainer.best
         trainer.best, trainer.validated = metrics["oIoU"] if best else trainer.best, trainer.step
         if self.ranks.is_main:
-            save_checkpoint(self.folder.numbered(trainer.step), self.checkpoint(metrics=metrics))
+            save_checkpoint(self.folder.numbered(trainer.step), self._checkpoint(metrics=metrics))
             if best:
-                save_checkpoint(self.folder.best, self.checkpoint(metrics=metrics))
-            self.folder.prune(self.args.keep)
+                save_checkpoint(self.folder.best, self._checkpoint(metrics=metrics))
+            self.folder.prune(self.options.run.keep)
         self.save()
 
-    def resume(self) -> int:
-        """Continue from the newest whole state. Returns the bytes of log.jsonl that it knows. Raises InputError."""
-        return self.folder.newest(self._load)
+    def _evaluate(self) -> dict:
+        """Metrics of the validation split, logged with images of a fixed set of samples; the same on each rank."""
+        step, settings = self.trainer.step, self.options.validation
+        folder = self.folder.path / "vis" / str(step)
 
-    def _load(self, file) -> int:
+        def show(prediction) -> None:
+            picture = np.asarray(strip(prediction, settings.threshold))
+            self.log.picture(f"val/{prediction.score.name}", step, picture)
+            if self.options.run.is_vis:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_prediction(folder, prediction, settings.threshold)
+
+        number = len(self.valset)
+        shown = set(np.linspace(0, number - 1, min(PICTURES, number)).astype(int).tolist())
+        workers = self.options.data.num_workers
+        watch = {"on_sample": show, "shown": shown}
+        scores = evaluate(self.model, self.valset, settings, self.ranks, num_workers=workers, **watch)
+        metrics = summarise(scores, self.valset.dataset)
+        prec = {f"Prec@{x}": value for x, value in metrics["prec"].items()}
+        self.log.record("val", step, {"oIoU": metrics["oIoU"], "mIoU": metrics["mIoU"], **prec})
+        return metrics
+
+    def _checkpoint(self, training: dict | None = None, metrics: dict | None = None) -> Checkpoint:
+        weights, config, step = self.model.state_dict(), self.model.config, self.trainer.step
+        return Checkpoint(weights, config, self.vocabulary.words, self.data, step, metrics or {}, training)
+
+    def _load(self, file: Path) -> int:
+        """Continue from a whole state. Returns the bytes of log.jsonl that it knows. Raises InputError."""
         state = read_checkpoint(file)
         training = state.training or {}
         options, position = training.get("options"), training.get("log_bytes")
@@ -210,11 +223,12 @@ class Experiment:
         self.model.load_state_dict(state.weights)
         return position
 
-    def _check_same(self, file, state: Checkpoint, options: dict) -> None:
+    def _check_same(self, file: Path, state: Checkpoint, options: dict) -> None:
         """Raise OtherRun if the saved run had another model, other data, or, unless allowed, other flags."""
-        for name, now in self.recipe.items():
-            then = options.get(name, BEFORE.get(name))
-            if then != now and not self.args.allow_changes:
+        defaults = dict(flag for part in GROUPS for flag in flags_of_part(part))
+        for name, now in self.options.compared().items():
+            then = options.get(name, defaults[name].default)  # an older version may lack the flag
+            if then != now and not self.options.run.allow_changes:
                 remedy = "pass the same, or --allow_changes, or another --exp_name"
                 raise OtherRun(f"--resume: the run has --{name} {one_line(then, 40)}, not {now}: {remedy}")
             if then != now and self.ranks.is_main:
@@ -226,14 +240,13 @@ class Experiment:
                 raise OtherRun(f"--resume: the run in {file.parent} was trained on other data ({name}): {OTHER}")
 
 
-def data_of(args: Namespace, splits: dict, vocabulary: Vocabulary) -> dict:
-    """What a run is trained and validated on: plain values. `splits`: PreparedSplit by name."""
-    first = splits[args.set]
+def data_of(options: DataOptions, splits: dict[str, PreparedSplit], vocabulary: Vocabulary) -> dict:
+    """What a run is trained and validated on, as plain values; `splits` by name."""
     return {
-        "dataset": first.dataset,
-        "set": args.set,
-        "valset": args.valset,
-        "image_size": list(args.input_size),
+        "dataset": splits[options.set].dataset,
+        "set": options.set,
+        "valset": options.valset,
+        "image_size": list(options.input_size),
         "vocabulary_sha256": vocabulary.sha256,
         "splits": {name: split.meta["splits"][name] for name, split in splits.items() if split.meta},
     }

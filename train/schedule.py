@@ -1,4 +1,4 @@
-"""Learning rate as a function of the step. SPEC sections 8 and 9."""
+"""Learning rate as a function of the step. Paper section 4.1."""
 
 import math
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ class Schedule:
     `factor(step)` is a multiple of the rate `base`, so that parameter groups of other base rates share one schedule.
     """
 
-    base: float = 1e-5
-    end: float = 0.0
-    steps: int = 400_000
-    warmup: int = 40_000  # the reference keeps 40,000 whatever the number of steps; ours is a tenth of it
-    power: float = 0.9
+    base: float
+    end: float
+    steps: int
+    warmup: int
+    power: float
     cosine: bool = False
 
     def factor(self, step: int) -> float:

@@ -6,7 +6,6 @@ import io
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Callable
 from datetime import timedelta
 from typing import NoReturn
@@ -58,73 +57,37 @@ def settle_streams() -> None:
         setattr(sys, name, io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=by_line))
 
 
-class HelpFormatter(argparse.HelpFormatter):
-    """Fills paragraphs, keeps indented lines as commands, and adds each default that says something."""
-
-    def __init__(self, prog: str, **options):
-        super().__init__(prog, **{"max_help_position": 26, **options})
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        paragraphs = re.split(r"\n\s*\n", text.replace("\\\n", "").strip("\n"))
-        return "\n\n".join(
-            commands(paragraph, width) if paragraph.startswith(" ") else textwrap.fill(paragraph, width)
-            for paragraph in paragraphs
-        )
-
-    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        numbers = {int: "N", float: "X"}
-        return numbers.get(action.type) or super()._get_default_metavar_for_optional(action)
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings or action.nargs == 0:
-            return super()._format_action_invocation(action)
-        values = self._format_args(action, self._get_default_metavar_for_optional(action))
-        return f"{', '.join(action.option_strings)} {values}"  # the values once, however many spellings there are
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        said = action.help or ""
-        silent = any(action.default is nothing for nothing in (None, False, argparse.SUPPRESS))
-        if silent or action.required or not action.option_strings or "default" in said:
-            return said
-        return f"{said} (default: %(default)s)"
-
-
-def commands(lines: str, width: int) -> str:
-    """Command lines folded as a shell reads them; the comment of one that has to be folded stands above it."""
-    shown = []
-    for line in lines.splitlines():
-        command, _, comment = (part.rstrip() for part in line.partition("  # "))
-        if len(line) <= width:
-            shown.append(line)
-            continue
-        # A flag stays with its value, and what is quoted together.
-        command = re.sub(r'"[^"]*"', lambda quoted: quoted[0].replace(" ", "\0"), command)
-        command = re.sub(r"(\s-\S+) +(?=[^-\s])", "\\1\0", command)
-        unbroken = {"break_long_words": False, "break_on_hyphens": False}
-        folded = textwrap.wrap(command, width - 2, subsequent_indent=" " * 8, **unbroken)
-        shown += [f"    # {comment.strip()}"] if comment else []
-        shown.append(" \\\n".join(folded).replace("\0", " "))
-    return "\n".join(shown)
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The description as it is written, and the default of each flag."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with the help of `HelpFormatter` and errors of one line."""
+    """argparse with errors of one line and the help of `HelpFormatter`, without defaults that say nothing.
 
-    def __init__(self, **options):
-        options.setdefault("formatter_class", HelpFormatter)
-        super().__init__(**options)
+    underscores: dashes and underscores are the same inside of flags, which are added with underscores.
+    """
+
+    def __init__(self, underscores: bool = False, **options):
+        super().__init__(**{"formatter_class": HelpFormatter, **options})
+        self.underscores = underscores
+
+    def format_help(self) -> str:
+        shown = re.sub(r"\s+\(default:\s+(None|False)\)", "", super().format_help())
+        return re.sub(r"(\(default[^()]*\))\s+\(default:[^()]*\)", r"\1", shown)  # said in the help of the flag
+
+    def parse_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        return super().parse_args([*map(_underscored, args)] if self.underscores else args, namespace)
 
     def error(self, message: str) -> NoReturn:
         text = f"{self.prog}: error: {message} (see {self.prog} --help)\n"
         self.exit(EXIT_USER_ERROR, text if first_to_fail() else None)
 
 
-def check_limits(options: argparse.Namespace, limits: dict[str, tuple[float, float]]) -> None:
-    """Raise InputError for a flag whose value is not from the least to the most of `limits`, or not a number."""
-    for name, (least, most) in limits.items():
-        value = getattr(options, name)
-        if not least <= value <= most:  # nan is not, either
-            raise InputError(f"--{name} {value}: must be from {least:g} to {most:g}")
+def _underscored(argument: str) -> str:
+    """--input-size=64 as --input_size=64; what is not a flag stays."""
+    name, equals, value = argument.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if re.fullmatch(r"--\w[\w+-]*", name) else argument
 
 
 def run_main(main: Callable[[], int | None]) -> NoReturn:

@@ -6,7 +6,7 @@ import re
 import sys
 import traceback
 import warnings
-from argparse import SUPPRESS, ArgumentParser
+from argparse import SUPPRESS
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +17,32 @@ import torch.distributed as dist
 
 from utils.cli import report
 from utils.errors import InputError, one_line
-from utils.loaders import end_loaders
+from utils.options import option
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-LARGE = 4 << 20  # bytes
+MAPPED_BYTES = 4 << 20
+MOVED = "a run may move to another machine: the same step except for rounding"
 ENVIRONMENT = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}  # set by torchrun; alone without it
+
+
+@dataclass
+class Precision:
+    """Flags of mixed precision; `amp_dtype` is None without --amp."""
+
+    amp: bool = option(False, "mixed precision")
+    amp_dtype: str | None = option("bf16", "type of --amp; fp16 for GPUs before Ampere", choices=[*AMP_DTYPES])
+
+    def __post_init__(self):
+        self.amp_dtype = self.amp_dtype if self.amp else None
+
+
+@dataclass
+class Process:
+    """Flags of where a process computes."""
+
+    device: str | None = option(None, "cpu, cuda, cuda:1, ... (default: cuda if available)", harmless=MOVED)
+    local_rank: int = option(0, SUPPRESS, harmless=MOVED)  # of python -m torch.distributed.launch
 
 
 def autocast(device: torch.device, amp: str | None) -> torch.autocast:
@@ -31,16 +51,15 @@ def autocast(device: torch.device, amp: str | None) -> torch.autocast:
 
 
 def settle_memory() -> None:
-    """Let tensors of LARGE and more leave no hole when they go, and smaller ones be had again without the system.
+    """Make glibc return freed tensors of MAPPED_BYTES and more to the system, and keep smaller ones for reuse.
 
-    By itself glibc raises the size that counts as large to 32 MB: the tensors of a full-size training step then leave
-    holes that no other fits into (0.6 GB at batch 2), while the small ones of a small model are given back to the
-    system and cleared by it at each step (a tenth of its time; benchmarks/RESULTS.md). Does nothing where the C library
-    is another.
+    By default glibc raises that size to 32 MB: the tensors of a full-size training step then leave holes that nothing
+    fits into (0.6 GB at batch 2), while the small ones of a small model are returned to the system and cleared by it
+    at each step (a tenth of its time; benchmarks/RESULTS.md). Does nothing with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGE)
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
@@ -58,21 +77,35 @@ class Ranks:
         return self.rank == 0
 
 
-def add_local_rank(parser: ArgumentParser) -> None:
-    """The flag that `python -m torch.distributed.launch` passes, not shown in the help."""
-    parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help=SUPPRESS)
+def choose_device(name: str | None = None, local_rank: int | None = None) -> torch.device:
+    """ "cpu", "cuda" or "cuda:1" as a device; None: CUDA if this machine has it. Of a group, `local_rank` chooses it.
+
+    float32 means float32 from here on: by default PyTorch convolves in TF32. Raises InputError for a device that is
+    not available.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: this PyTorch sees no CUDA device; use --device cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise InputError(f"--device {name}: use cpu, cuda or cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda":
+        device = torch.device("cuda", (device.index or 0) if local_rank is None else local_rank)
+        if device.index >= torch.cuda.device_count():
+            raise InputError(f"{device}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
+        torch.cuda.set_device(device)
+    return device
 
 
 @contextmanager
-def group(device: str | None = None, local_rank: int = 0) -> Iterator[Ranks]:
+def group(process: Process) -> Iterator[Ranks]:
     """Join the group that torchrun describes in the environment (NCCL on CUDA, gloo on CPU), or be alone.
 
-    Args: device, "cpu", "cuda", "cuda:1", ...; None: CUDA where there is one; local_rank, where LOCAL_RANK is not set.
-    float32 means float32 from here on: by default PyTorch convolves in TF32. Raises InputError for a device that is
-    not there. An error in one of several processes is reported here and ends the process at once: to leave the group
-    it would wait for the others, which wait for it.
+    `process.local_rank` counts if LOCAL_RANK is not set. An error in one of several processes is reported here and ends
+    the process at once: to leave the group it would wait for the others, which wait for it.
     """
-    ranks = start(device, local_rank)
+    ranks = _join(process)
     try:
         yield ranks
     except BaseException as error:
@@ -83,48 +116,13 @@ def group(device: str | None = None, local_rank: int = 0) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def _end(error: BaseException) -> NoReturn:
-    if isinstance(error, dist.DistError) or "gloo" in str(error):  # a collective call that was broken off
-        error = InputError(f"another process of this run has ended: its message says why ({one_line(error, 120)})")
-    try:
-        code = report(error)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    end_loaders()
-    sys.stdout.flush()
-    os._exit(code)
-
-
-def choose_device(device: str | None = None, local: int | None = None) -> torch.device:
-    """The device of that name ("cpu", "cuda", "cuda:1"; None: CUDA where there is one), without any process group.
-
-    `local`, the number of a process on this machine, decides among CUDA devices where it is given. float32 means
-    float32 from here on: by default PyTorch convolves in TF32. Raises InputError for a device that is not there.
-    """
-    torch.backends.cudnn.allow_tf32 = False
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {name}: this PyTorch sees no CUDA device; use --device cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise InputError(f"--device {name}: use cpu, cuda or cuda:N")
-    chosen = torch.device(name)
-    if chosen.type == "cuda":
-        chosen = torch.device("cuda", chosen.index or 0 if local is None else local)
-        if chosen.index >= torch.cuda.device_count():
-            raise InputError(f"{chosen}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
-        torch.cuda.set_device(chosen)
-    return chosen
-
-
-def start(device: str | None = None, local_rank: int = 0) -> Ranks:
-    """As `group`, for a process that is alone or does not leave."""
-    environment = {**ENVIRONMENT, "LOCAL_RANK": local_rank}
+def _join(process: Process) -> Ranks:
+    environment = {**ENVIRONMENT, "LOCAL_RANK": process.local_rank}
     try:
         world, rank, local = (int(os.environ.get(key, default)) for key, default in environment.items())
     except ValueError:
         raise InputError(f"{', '.join(ENVIRONMENT)} are not all numbers: start with torchrun, or unset them") from None
-    chosen = choose_device(device, local if world > 1 else None)
+    chosen = choose_device(process.device, local if world > 1 else None)
     if rank > 0:
         warnings.simplefilter("ignore")  # the first process shows them
     if world > 1:
@@ -134,6 +132,18 @@ def start(device: str | None = None, local_rank: int = 0) -> Ranks:
             fault = one_line(error, 200)
             raise InputError(f"WORLD_SIZE is {world}, but {fault}: start with torchrun, or unset it") from None
     return Ranks(chosen, rank, world)
+
+
+def _end(error: BaseException) -> NoReturn:
+    if isinstance(error, dist.DistError) or "gloo" in str(error):  # a collective call that was broken off
+        error = InputError(f"another process of this run has ended: its message says why ({one_line(error, 120)})")
+    try:
+        code = report(error)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def gather(items: list) -> list:

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 MAX_FAULTS = 20  # that are shown of one file
 
 
-class InputError(Exception):
-    """A file, folder or flag that the user can fix. The message is one line: what is wrong, where, and the remedy.
+class InputError(ValueError):
+    """A file, folder or flag that the user can fix. The message is one line: the file, the fault and the fix.
 
-    Where a file of the user's own has several faults, each is an argument, and a line.
+    Where a user's own file has several faults, each is an argument and a line.
     """
 
     def __str__(self) -> str:

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
-from multiprocessing.queues import Queue
-from multiprocessing.util import Finalize
 from pathlib import Path
 
 from utils.errors import InputError, one_line
@@ -18,6 +16,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 EXIT_RESUME = 75  # sysexits.h, EX_TEMPFAIL: stopped by a signal, saved, start again with --resume
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCH = 2  # batches that each process prepares ahead, DataLoader's default
+PATIENCE = 1800  # seconds to wait for a batch before the loaders count as stuck
 REMEDY = "start the container with more (docker run --shm-size 2g), or pass --num_workers 0"
 
 
@@ -52,30 +51,28 @@ def start_loader(_worker: int = 0) -> None:
     for number in STOP_SIGNALS:  # schedulers signal the whole group, and only the main process is to answer
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGBUS, signal.SIG_DFL)  # PyTorch's handler prints a line of its own
-    Queue._on_queue_feeder_error = _send_error
     sys.excepthook = lambda *_: None  # of threads that pass tensors on, when the main process has gone
 
 
-def _send_error(queue: Queue, error: Exception, item: tuple) -> None:
-    """Send the error in place of a batch (number, content) that could not be sent: else it is waited for for ever."""
-    from torch._utils import ExceptionWrapper  # the preparation uses this module without torch
-
-    queue.put((item[0], ExceptionWrapper((type(error), error, error.__traceback__), "in a DataLoader worker")))
-
-
-def end_loaders() -> None:
-    """Kill the processes of all loaders."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch raises an exception where a loader is killed
-    for child in active_children():
-        child.kill()
+def loading(workers: int, **more) -> dict:
+    """Arguments of a DataLoader with `workers` processes."""
+    alone = {"num_workers": workers, "worker_init_fn": start_loader}
+    return alone | ({"timeout": PATIENCE, **more} if workers else {})
 
 
-# After an exception multiprocessing would end them by the SIGTERM that they ignore, and then wait for ever.
-Finalize(None, end_loaders, exitpriority=1)
+def shared(tensor):
+    """The tensor, in a loader's process moved into shared memory.
+
+    If there is no room, the error is raised here and reaches the main process; in the thread that sends tensors it
+    would be lost, and the main process would wait for the batch.
+    """
+    from torch.utils.data import get_worker_info  # here, as prepare/ imports no torch
+
+    return tensor.share_memory_() if get_worker_info() else tensor
 
 
 def check_shared_memory(size: int, workers: int, held: int, ahead: int = PREFETCH) -> None:
-    """Raise InputError where /dev/shm has no room for what `workers` processes keep there: batches of `size` bytes.
+    """Raise InputError if /dev/shm has no room for what `workers` processes keep there: batches of `size` bytes.
 
     Args: ahead, batches that each process prepares; held, batches that the main process holds meanwhile.
     """
@@ -90,17 +87,27 @@ def check_shared_memory(size: int, workers: int, held: int, ahead: int = PREFETC
 
 @contextmanager
 def explained_loaders() -> Iterator[None]:
-    """Report a failure of a loader's process, and shared memory that is full, as an InputError."""
+    """End the loaders' processes at an error, and report theirs, and full shared memory, as an InputError."""
     try:
         yield
-    except (RuntimeError, OSError) as error:
-        text = f"{error} {error.__cause__ or ''}"
-        unnamed = isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename
-        if unnamed or any(sign in text for sign in ("shared memory", "Bus error", "</torch_")):
-            raise InputError(f"{SHARED_MEMORY} is full: {REMEDY}") from None
-        if "Too many open files" in text or "ancdata" in text:
-            raise InputError("too many open files: raise ulimit -n, or pass --num_workers 0") from None
-        if text.startswith("DataLoader worker"):
-            remedy = f"if memory or {SHARED_MEMORY} is full, pass a smaller --num_workers (0: none)"
-            raise InputError(f"a process that loads samples was ended ({one_line(error, 90)}): {remedy}") from None
+    except BaseException as error:
+        # At exit multiprocessing would end them by the SIGTERM that they ignore, and wait for ever.
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises when a loader is killed
+        for child in active_children():
+            child.kill()
+            child.join()
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+        _explain(error)
         raise
+
+
+def _explain(error: BaseException) -> None:
+    text = f"{error} {error.__cause__ or ''}" if isinstance(error, (RuntimeError, OSError)) else ""
+    unnamed = isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename
+    if unnamed or any(sign in text for sign in ("shared memory", "Bus error", "</torch_")):
+        raise InputError(f"{SHARED_MEMORY} is full: {REMEDY}") from None
+    if "Too many open files" in text or "ancdata" in text:
+        raise InputError("too many open files: raise ulimit -n, or pass --num_workers 0") from None
+    if text.startswith("DataLoader"):
+        remedy = f"if memory or {SHARED_MEMORY} is full, pass a smaller --num_workers (0: none)"
+        raise InputError(f"a process that loads samples was ended or is stuck ({one_line(error, 90)}): {remedy}")

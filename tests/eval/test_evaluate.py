@@ -1,4 +1,4 @@
-"""eval/evaluate.py from its command line, on a batch folder written by hand to SPEC section 4."""
+"""eval/evaluate.py from its command line, on prepared data written by hand."""
 
 import json
 import os
@@ -173,14 +173,14 @@ def test_two_processes_give_the_same_files(place, batches, tmp_path):
     [
         (["--set", "testA"], "testA"),
         (["--input-size", "64,64"], "--input-size 64,64.*takes 32,48"),
-        (["--input-size", "large"], "--input-size"),
+        (["--input-size", "large"], "--input_size"),
         (["--no_decoder"], "--no_decoder .it has a decoder"),
         (["--is_shared"], "--is_shared"),
         (["--v_backbone", "vit_base_patch16_384"], "--v_backbone vit_base_patch16_384"),
         (["--l_backbone", "transformer_glove"], "--l_backbone transformer_glove .it has 1 blocks of width 12"),
         (["--l_backbone", "bert"], "--l_backbone bert: choose from"),
-        (["--batch_size", "0"], "--batch_size 0"),
-        (["--eval_pad", "white"], "--eval_pad|--eval-pad"),
+        (["--batch_size", "0"], "--batch_size: 0"),
+        (["--eval_pad", "white"], "--eval_pad"),
         (["--iters", "500"], "--iters"),
         (["--restore_refseg", "."], "either --restore_refseg"),
         (["--device", "toaster"], "--device toaster"),

@@ -1,16 +1,17 @@
-"""eval/evaluator.py against a slow float64 form that takes one expression at a time; SPEC section 10."""
+"""eval/evaluator.py against a slow float64 form that takes one expression at a time."""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from eval.evaluator import EvalSettings, count_rotated, evaluate, gather_scores
+from eval.evaluator import EvalSettings, count_rotated, evaluate, score_images
 from eval.metrics import SampleScore
 from models.config import DecoderConfig, FusionConfig
 from models.inference import segment
 from tests.prepare.test_geometry import plain_bilinear
 from tests.support.memory_split import SIZE, WORDS, MemorySplit, tiny_config, tiny_model
+from utils.device import Ranks
 from utils.errors import InputError
 from utils.text import SPECIAL_WORDS, Vocabulary
 
@@ -26,7 +27,7 @@ def split():
 
 
 def slow_logits(model, image: np.ndarray, ids: np.ndarray, pad: str = "grey", antialias: bool = False) -> np.ndarray:
-    """SPEC 10 in float64, for one expression: H x W logits."""
+    """The protocol in float64, for one expression: H x W logits."""
     (height, width), (canvas_h, canvas_w) = image.shape[:2], SIZE
     scale = min(canvas_h / height, canvas_w / width)
     new_h, new_w = round(height * scale), round(width * scale)
@@ -127,10 +128,12 @@ def test_an_image_is_encoded_once(model, split, monkeypatch):
 
 @pytest.mark.parametrize("world", [2, 3, 7])
 def test_ranks_share_the_split_without_overlap(model, split, world):
-    parts = [evaluate(model, split, rank=rank, world=world, progress=False) for rank in range(world)]
+    ranks = [Ranks(torch.device("cpu"), rank, world) for rank in range(world)]
+    parts = [score_images(model, split, EvalSettings(), rank, progress=False) for rank in ranks]
     together = sorted((score for part in parts for score in part), key=lambda score: score.index)
     assert together == evaluate(model, split, progress=False)
-    assert gather_scores(together) == together  # one process: nothing to gather
+    with pytest.raises(InputError, match="were evaluated but the split has"):
+        evaluate(model, split, ranks=ranks[0], progress=False)  # the others did not come
 
 
 @pytest.mark.parametrize(("amp", "points"), [("bf16", 2), ("fp16", 0.2)])
@@ -193,11 +196,7 @@ def test_rotated_expressions_are_judged_against_the_next_ref_of_the_image():
     assert [s.iou for s in evaluate(oracle, split, progress=False)] == [1.0] * 6
     seen = {}
     rotated = evaluate(
-        oracle,
-        split,
-        rotate_expressions=True,
-        on_sample=lambda p: seen.update({p.score.index: p.mask}),
-        progress=False,
+        oracle, split, rotate_expressions=True, on_sample=lambda p: seen.update({p.score.index: p.mask}), progress=False
     )
     assert [s.iou for s in rotated] == [0, 0, 0, 1, 0, 1]  # the second image has one ref only
     assert count_rotated(split) == 4
@@ -254,5 +253,5 @@ def test_a_mask_of_another_size_is_one_line(model, workers):
 
 @pytest.mark.parametrize("wrong", [{"pad": "white"}, {"batch_size": 0}, {"threshold": float("nan")}])
 def test_settings_that_cannot_be(wrong):
-    with pytest.raises(InputError, match="--"):
+    with pytest.raises(InputError, match="pad grey or black"):
         EvalSettings(**wrong)

@@ -1,4 +1,4 @@
-"""eval/metrics.py against slow plain forms; SPEC section 10."""
+"""eval/metrics.py against slow plain forms."""
 
 from fractions import Fraction
 

@@ -14,7 +14,7 @@ import train_restr
 from models import build_restr
 from tests.support.small_model import CONFIG, WORDS
 from tests.support.train_runs import FLAGS
-from train.options import parse_args
+from train.options import parse_options
 from utils.device import Ranks
 from utils.errors import InputError
 
@@ -35,20 +35,19 @@ def batch(size=4):
     return {"image": image, "mask": mask, "ids": torch.randint(0, len(WORDS), (size, 20), generator=generator)}
 
 
-def losses(monkeypatch, *flags, world=1, steps=3):
+def losses(*flags, world=1, steps=3):
     """Losses of some steps with those flags, and the model."""
-    monkeypatch.setattr("sys.argv", ["train_restr.py", "--data_dir", ".", *FLAGS, "--warm_iter", "0", *flags])
-    args = parse_args("")
+    options = parse_options("", ["--data_dir", ".", *FLAGS, "--warm_iter", "0", *flags])
     torch.manual_seed(0)
     model = build_restr(CONFIG)
-    model.set_grad_checkpointing(args.grad_checkpoint)
-    trainer = train_restr.build_trainer(args, model.train(), Ranks(torch.device("cpu"), 0, world))
+    model.set_grad_checkpointing(options.machine.grad_checkpoint)
+    trainer = train_restr.build_trainer(options, model.train(), Ranks(torch.device("cpu"), 0, world))
     return [trainer.train_step([batch()])["loss"] for _ in range(steps)], model
 
 
-def test_compiled_steps_are_the_eager_ones(monkeypatch):
-    eager, plain = losses(monkeypatch, "--grad_checkpoint")
-    compiled, model = losses(monkeypatch, "--grad_checkpoint", "--compile")
+def test_compiled_steps_are_the_eager_ones():
+    eager, plain = losses("--grad_checkpoint")
+    compiled, model = losses("--grad_checkpoint", "--compile")
     assert model._compiled_call_impl is not None
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert compiled == pytest.approx(eager, rel=1e-5)
@@ -56,11 +55,11 @@ def test_compiled_steps_are_the_eager_ones(monkeypatch):
     assert model.state_dict().keys() == plain.state_dict().keys()
 
 
-def test_the_compiled_model_is_inside_ddp(monkeypatch, tmp_path):
-    eager, _ = losses(monkeypatch)
+def test_the_compiled_model_is_inside_ddp(tmp_path):
+    eager, _ = losses()
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
     try:
-        compiled, model = losses(monkeypatch, "--compile", world=2)
+        compiled, model = losses("--compile", world=2)
     finally:
         distributed.destroy_process_group()
     assert compiled == pytest.approx(eager, rel=1e-5)

@@ -10,7 +10,8 @@ from models import from_reference
 from models.loss import LossConfig, patch_labels, restr_loss
 from models.reference import HEAD, our_name
 from tests.conftest import ROOT
-from train.loop import Trainer, TrainOptions
+from train.loop import Trainer
+from train.options import Recipe
 from train.schedule import Schedule
 from utils.device import Ranks
 
@@ -65,9 +66,9 @@ def test_losses_of_the_first_50_steps(curve):
         case["config"][part]["drop_path_rate"] = 0.0  # as in the stored runs
     model = from_reference(case["state_dict"], case["config"])
     optimizer = torch.optim.AdamW(model.parameter_groups(curve["lr"], 0.1), weight_decay=5e-4, fused=True)
-    schedule = Schedule(curve["lr"], curve["end_lr"], curve["steps"], curve["warm"], curve["power"])
-    options = TrainOptions(curve["steps"], batch_size=4)
-    trainer = Trainer(model, optimizer, loss_of(curve), schedule, options, Ranks(torch.device("cpu")))
+    rates = {name: curve[name] for name in ("lr", "end_lr", "power")}
+    recipe = Recipe(batch_size=4, num_steps=curve["steps"], warm_iter=curve["warm"], **rates)
+    trainer = Trainer(model, optimizer, loss_of(curve), recipe, Ranks(torch.device("cpu")))
     losses = [trainer.train_step([samples(step)])["loss"] for step in range(50)]
     assert losses == pytest.approx(curve["losses"][:50], rel=0, abs=DRIFT)
 

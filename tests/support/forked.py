@@ -40,10 +40,10 @@ def script(module: str, arguments: Sequence[str], fsize: int = 0, powerless: boo
 
     `fsize` limits the bytes of a file, as a full disk does; `powerless`: root, too, may only what permissions allow.
     """
-    import train.validation
+    import train.run
     from utils.cli import run_main
 
-    train.validation.PICTURES = 1  # TensorBoard's check sums of pictures take most of the time of a toy run
+    train.run.PICTURES = 1  # TensorBoard's check sums of pictures take most of the time of a toy run
     if fsize:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, fsize))
     if powerless:

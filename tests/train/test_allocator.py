@@ -1,4 +1,4 @@
-"""utils/allocator.py: freed tensors go back to the system, even from below others."""
+"""settle_memory: freed tensors go back to the system, even from below others."""
 
 import platform
 import subprocess

@@ -9,6 +9,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from tests.conftest import ROOT
@@ -31,14 +32,26 @@ def trained(batches, tmp_path_factory):
     return folder / "best.pth"
 
 
-class Unsendable:
-    """Fails when it is pickled, as a tensor does for which shared memory has no room."""
+class Unsharable(torch.Tensor):
+    """Fails when it is moved into shared memory, as a tensor does that finds no room."""
+
+    def share_memory_(self):
+        raise self.error
+
+
+class One:
+    """A data set of one sample that cannot be sent."""
 
     def __init__(self, error):
         self.error = error
 
-    def __reduce__(self):
-        raise self.error
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        tensor = torch.zeros(3).as_subclass(Unsharable)
+        tensor.error = self.error
+        return loaders.shared(tensor)
 
 
 FULL = RuntimeError("unable to write to file </torch_1_2>: No space left on device (28)")
@@ -48,7 +61,7 @@ FULL = RuntimeError("unable to write to file </torch_1_2>: No space left on devi
     ("error", "words"), [(FULL, REMEDY), (OSError(24, "Too many open files"), "ulimit -n"), (KeyError("bug"), None)]
 )
 def test_what_cannot_be_sent_is_not_waited_for(error, words):
-    loader = DataLoader([Unsendable(error)], None, num_workers=1, worker_init_fn=loaders.start_loader)
+    loader = DataLoader(One(error), None, **loaders.loading(1))
     with pytest.raises(InputError if words else KeyError, match=words or "bug"), loaders.explained_loaders():
         list(loader)
 
@@ -68,7 +81,7 @@ class Fatal:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
 def test_a_process_that_is_killed(number, capfd):
-    loader = DataLoader(Fatal(number), None, num_workers=2, worker_init_fn=loaders.start_loader)
+    loader = DataLoader(Fatal(number), None, **loaders.loading(2))
     with pytest.raises(InputError, match="/dev/shm"), loaders.explained_loaders():
         list(loader)
     assert capfd.readouterr().err == ""

@@ -1,16 +1,23 @@
-"""utils/logs.py: --wandb, which is imported only when asked for, and disks that are full."""
+"""train/logs.py: --wandb, which is imported only when asked for, and disks that are full."""
 
 import importlib.util
 import json
 import os
 import resource
 import sys
+import threading
 import types
 
 import pytest
 
 from train import logs
 from utils.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def quiet_threads(monkeypatch):
+    """As train_restr.py has it."""
+    monkeypatch.setattr(threading, "excepthook", logs.pass_over_disk_errors)
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ import torch
 from tests.conftest import ROOT
 from tests.support.train_runs import FLAGS, batches_fixture, equal, errors, outcome, start, train, wait_for
 
-pytestmark = pytest.mark.slow
-
 __all__ = ["batches_fixture"]
 
 LONG = ("--num_steps", "5000", "--save_every", "5000", "--log_every", "1")
@@ -52,8 +50,9 @@ def test_an_error_in_one_process_ends_all(batches, tmp_path):
     """The one that failed says why; the other, which waits for it in vain, says nothing."""
     program = tmp_path / "broken.py"
     program.write_text(
-        "import os, train_restr, train.loop\n"
-        "from utils.cli import run_main\nfrom utils.errors import InputError\n"
+        "import train_restr, train.loop\n"
+        "from utils.cli import run_main\n"
+        "from utils.errors import InputError\n"
         "step = train.loop.Trainer.train_step\n"
         "def train_step(self, batches):\n"
         "    if self.ranks.rank == 1 and self.step == 2:\n"

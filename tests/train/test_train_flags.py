@@ -12,40 +12,39 @@ from models import build_restr
 from models.config import DecoderConfig
 from models.loss import LossConfig, restr_loss
 from tests.support.small_model import CONFIG
-from train import run as experiment
-from train.options import parse_args
-from train.run import OtherRun
+from train.options import GROUPS, flags_of_part, parse_options
+from train.run import OtherRun, Run
 from utils.device import Ranks
 
-
-@pytest.fixture
-def parse(monkeypatch):
-    """The arguments that a command line gives."""
-
-    def parsed(*flags: str):
-        monkeypatch.setattr("sys.argv", ["train_restr.py", "--data_dir", ".", *flags])
-        return parse_args("")
-
-    return parsed
+ALONE = Ranks(torch.device("cpu"))
 
 
-def trainer_of(args, config=CONFIG):
-    return train_restr.build_trainer(args, build_restr(config), Ranks(torch.device("cpu")))
+def parse(*flags: str):
+    """The options that a command line gives."""
+    return parse_options("", ["--data_dir", ".", *flags])
 
 
-def test_the_defaults_are_the_paper_s(parse):
-    args = parse("--adamW")
-    trainer = trainer_of(args)
-    assert (args.batch_size, args.num_steps, args.warm_iter, args.save_every) == (8, 400_000, 40_000, 5000)
+def trainer_of(options, config=CONFIG):
+    return train_restr.build_trainer(options, build_restr(config), ALONE)
+
+
+def config_of(options, words=50):
+    return options.model.config(options.data.input_size, words)
+
+
+def test_the_defaults_are_the_paper_s():
+    options = parse("--adamW")
+    trainer, recipe = trainer_of(options), options.recipe
+    assert (recipe.batch_size, recipe.num_steps, recipe.warm_iter, options.run.save_every) == (8, 400_000, 40_000, 5000)
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
     assert trainer.base_rates == pytest.approx([1e-5, 1e-6])  # language and fusion; vision
     assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [5e-4, 5e-4]
-    rates = [1e-5 * trainer.schedule.factor(step) for step in (0, 20_000, 40_000, 220_000, 400_000)]
+    rates = [1e-5 * recipe.schedule.factor(step) for step in (0, 20_000, 40_000, 220_000, 400_000)]
     assert rates == pytest.approx([0, 5e-6, 1e-5, 1e-5 * 0.5**0.9, 0])
-    assert (trainer.options.grad_clip, trainer.options.amp) == (0.0, None)
+    assert (recipe.grad_clip, trainer.amp) == (0.0, None)
 
 
-def test_flags_of_optimiser_and_schedule(parse):
+def test_flags_of_optimiser_and_schedule():
     sgd = trainer_of(parse("--momentum", "0.7", "--weight_decay", "0.01", "--lr", "0.2", "--v_lr_scale", "0.5"))
     assert isinstance(sgd.optimizer, torch.optim.SGD)
     groups = sgd.optimizer.param_groups
@@ -53,14 +52,14 @@ def test_flags_of_optimiser_and_schedule(parse):
     assert sgd.base_rates == [0.2, 0.1]
     adam = trainer_of(parse("--adamW", "--weight_decay", "0.01", "--grad_clip", "2", "--amp", "--amp_dtype", "fp16"))
     assert [group["weight_decay"] for group in adam.optimizer.param_groups] == [0.01] * 2
-    assert (adam.options.grad_clip, adam.options.amp, adam.scaler.is_enabled()) == (2.0, "fp16", True)
+    assert (adam.recipe.grad_clip, adam.amp, adam.scaler.is_enabled()) == (2.0, "fp16", True)
     steps = ("--lr", "0.2", "--num_steps", "110", "--end_lr", "0.05")
-    linear, cosine = (trainer_of(parse(*steps, *more)).schedule for more in (("--power", "1"), ("--is_cos",)))
+    linear, cosine = (parse(*steps, *more).recipe.schedule for more in (("--power", "1"), ("--is_cos",)))
     # warm-up of 11 steps, then from 0.2 to 0.05, half of the way at step 60.5
     assert [0.2 * linear.factor(step) for step in (11, 110)] == pytest.approx([0.2, 0.05])
     assert 0.1 * (linear.factor(60) + linear.factor(61)) == pytest.approx(0.125)
     assert [0.2 * cosine.factor(step) for step in (10, 110)] == pytest.approx([0.2, 0.05])
-    assert trainer_of(parse(*steps, "--warm_iter", "4")).schedule.factor(2) == pytest.approx(0.625)  # 0.05 to 0.2
+    assert parse(*steps, "--warm_iter", "4").recipe.schedule.factor(2) == pytest.approx(0.625)  # 0.05 to 0.2
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def test_flags_of_optimiser_and_schedule(parse):
         (("--no_decoder",), LossConfig(None)),
     ],
 )
-def test_flags_of_the_loss(parse, flags, expected):
+def test_flags_of_the_loss(flags, expected):
     torch.manual_seed(0)
     mask = torch.rand(2, 1, 32, 48) < torch.rand(2, 1, 1, 1)
     outputs = torch.randn(2, 1, 32, 48), torch.randn(2, 1, 2, 3), mask
@@ -80,41 +79,50 @@ def test_flags_of_the_loss(parse, flags, expected):
     assert ("patch" in losses) == ("--no_decoder" not in flags)
 
 
-def test_flags_of_the_model(parse):
-    plain = train_restr.model_config(parse(), 50)
+def test_flags_of_the_model():
+    plain = config_of(parse())
     assert (plain.language.vocabulary_size, plain.vision.image_size) == (50, (480, 480))
     fusion = plain.fusion
     assert (fusion.variant, fusion.layers, fusion.shared, fusion.drop_path) == ("indirect", 2, False, 0.1)
     flags = "--fusion vanilla --tr_n_layers 3 --is_shared --no_decoder --drop_path 0.3 --input_size 64,96"
-    other = train_restr.model_config(parse(*flags.split()), 50)
+    other = config_of(parse(*flags.split()))
     fusion = other.fusion
     assert (fusion.variant, fusion.layers, fusion.shared, fusion.drop_path) == ("vanilla", 3, True, 0.3)
     assert (other.vision.drop_path, other.vision.image_size, other.decoder) == (0.3, (64, 96), DecoderConfig(False))
 
 
-def test_words_start_from_the_table_and_padding_from_zero(parse, tmp_path):
+def test_words_start_from_the_table_and_padding_from_zero(tmp_path):
     language = CONFIG.language
     table = np.random.default_rng(0).normal(size=(language.vocabulary_size, language.width)).astype(np.float32)
     np.save(tmp_path / "emb.npy", table)
     args = parse("--no_pretrained", "--embeddings", str(tmp_path / "emb.npy"))
-    model = train_restr.build_model(args, CONFIG, split=None, resuming=False, ranks=Ranks(torch.device("cpu")))
+    model = train_restr.build_model(args, CONFIG, split=None, resuming=False, ranks=ALONE)
     table[0] = 0
     assert np.array_equal(model.language.embedding.weight.detach(), table)
 
 
-def test_validation_follows_its_flags(parse):
-    settings = train_restr.eval_settings(parse())
+def test_validation_follows_its_flags():
+    settings = parse().validation
     assert (settings.pad, settings.antialias, settings.batch_size, settings.amp) == ("grey", False, 8, None)
     flags = "--eval_pad black --eval_antialias --eval_batch_size 3 --amp"
-    settings = train_restr.eval_settings(parse(*flags.split()))
+    settings = parse(*flags.split()).validation
     assert (settings.pad, settings.antialias, settings.batch_size, settings.amp) == ("black", True, 3, "bf16")
 
 
-def test_every_flag_is_compared_on_resume_or_harmless(parse):
-    groups = [set(experiment.RECIPE), set(experiment.MODEL), set(experiment.DATA), set(experiment.HARMLESS)]
-    assert sum(map(len, groups)) == len(set.union(*groups))  # each once
-    assert set.union(*groups) == vars(parse()).keys(), "sort new flags into a group of utils/experiment.py"
-    assert all(experiment.HARMLESS.values())
+def test_every_flag_is_compared_on_resume_or_harmless():
+    fields = {name: field for part in GROUPS for name, field in flags_of_part(part)}
+    reasons = {name: field.metadata["harmless"] for name, field in fields.items()}
+    assert parse().compared().keys() == {name for name, reason in reasons.items() if not reason}
+    by_config = {name for name, reason in reasons.items() if "configuration of the model" in reason}
+    changed = {name for names in CHANGES for name in names.split()}
+    assert changed | {"mm_fusion", "amp_dtype"} == by_config | parse().compared().keys()  # of one value; see amp
+    assert not [reason for reason in reasons.values() if reason and len(reason) < 10]
+
+
+def test_dashes_and_underscores_are_the_same_in_flags():
+    options = parse("--batch-size=3", "--eval-pad", "black", "--input-size", "64,96", "--exp_name", "a-b")
+    assert (options.recipe.batch_size, options.validation.pad, options.run.exp_name) == (3, "black", "a-b")
+    assert options.data.input_size == (64, 96)
 
 
 CHANGES = {  # flag -> another value than the default
@@ -134,19 +142,17 @@ CHANGES = {  # flag -> another value than the default
 
 
 @pytest.mark.parametrize(("name", "values"), [(name, v) for names, v in CHANGES.items() for name in names.split()])
-def test_a_changed_flag_is_refused_on_resume(parse, name, values):
+def test_a_changed_flag_is_refused_on_resume(name, values):
     then, now = parse(), parse(f"--{name}", *values)
-    saved = {key: getattr(then, key) for key in experiment.RECIPE if key not in experiment.BEFORE}  # as 1.0 wrote it
-    state = SimpleNamespace(config=train_restr.model_config(then, 50), vocabulary=None, data={})
-    ranks, words = Ranks(torch.device("cpu")), SimpleNamespace(words=None)
+    saved = {flag: value for flag, value in then.compared().items() if flag != "tf32"}  # as 1.0 wrote it
+    state = SimpleNamespace(config=config_of(then), vocabulary=None, data={})
 
-    def check(args):
-        model = SimpleNamespace(config=train_restr.model_config(args, 50))
-        run = experiment.Experiment(args, ranks, model, None, None, words, {})
-        run._check_same(Path("last.pth"), state, saved)
+    def check(options):
+        model, words = SimpleNamespace(config=config_of(options)), SimpleNamespace(words=None)
+        Run(options, ALONE, model, None, None, words, {}, None)._check_same(Path("last.pth"), state, saved)
 
     check(then)
     with pytest.raises(OtherRun, match=rf"--{name} |another model"):
         check(now)
-    if name in experiment.RECIPE:
+    if name in now.compared():
         check(parse(f"--{name}", *values, "--allow_changes"))

@@ -2,14 +2,16 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from models.blocks import SampleDropPath
-from train.loop import Trainer, TrainOptions
-from train.schedule import Schedule
+from train.loop import Trainer, fit
+from train.options import Recipe, RunOptions
+from train.run import Run
 from utils.device import Ranks
 from utils.errors import InputError
 
@@ -47,10 +49,8 @@ def part(whole, start, stop):
 def trainer(**options):
     model = Linear()
     groups = [{"params": [model.weight], "lr": 0.1}]
-    schedule = Schedule(0.1, 0.0, steps=10, warmup=2)
-    return Trainer(
-        model, torch.optim.AdamW(groups), squares, schedule, TrainOptions(10, 8, **options), Ranks(torch.device("cpu"))
-    )
+    recipe = Recipe(num_steps=10, lr=0.1, warm_iter=2, **options)
+    return Trainer(model, torch.optim.AdamW(groups), squares, recipe, Ranks(torch.device("cpu")))
 
 
 def test_micro_batches_give_the_step_of_the_large_batch():
@@ -88,7 +88,7 @@ def test_the_learning_rate_follows_the_schedule():
 
 
 def test_cosine_schedule():
-    schedule = Schedule(1.0, 0.1, steps=110, warmup=10, cosine=True)
+    schedule = Recipe(lr=1.0, end_lr=0.1, num_steps=110, warm_iter=10, is_cos=True).schedule
     values = [schedule.factor(step) for step in range(111)]
     assert values[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert values[60] == pytest.approx(0.55)
@@ -138,12 +138,16 @@ def test_a_restored_run_knows_its_validations_and_bad_steps(capsys):
         second.train_step([batch(8, value=math.nan)])
 
 
-def test_validation_is_due_after_every_so_many_steps_and_at_the_end():
-    run, due = trainer(save_every=4), []
-    for step in range(1, 11):
-        run.step = step
-        due += [step] * run.due()
-    assert due == [4, 8, 10]
+def test_validation_comes_after_every_so_many_steps_and_at_the_end():
+    toy, calls = trainer(), []
+    options = SimpleNamespace(run=RunOptions(save_every=4, log_every=3), recipe=toy.recipe)
+    run = Run(options, toy.ranks, None, toy, None, None, {}, None)
+    run.save, run.validate = (lambda: calls.append(("save", toy.step))), (lambda: calls.append(("validate", toy.step)))
+    run.log.record = lambda kind, step, values: calls.append((kind, step))
+    fit(toy, (batch(8, seed) for seed in range(10)), run, SimpleNamespace(requested=False))
+    assert [step for what, step in calls if what == "validate"] == [4, 8, 10]
+    assert [step for what, step in calls if what == "save"] == [4, 8, 10]
+    assert [step for what, step in calls if what == "train"] == [3, 6, 9]
 
 
 class Dropping(Linear):
@@ -163,8 +167,8 @@ def draws(rank=0, world=1, accum=1, steps=2, seed=1):
     """Drop paths x samples of each micro-batch of a rank."""
     model = Dropping()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    options = TrainOptions(10, 8, accum=accum, seed=seed)
-    run = Trainer(model, optimizer, squares, Schedule(0.1), options, Ranks(torch.device("cpu"), rank, world))
+    recipe = Recipe(num_steps=10, lr=0.1, accum=accum, seed=seed)
+    run = Trainer(model, optimizer, squares, recipe, Ranks(torch.device("cpu"), rank, world))
     size = 8 // (world * accum)
     for _ in range(steps):
         run.train_step([batch(size)] * accum)

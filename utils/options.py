@@ -1,0 +1,69 @@
+"""A knob is one line: a dataclass field is the flag, its default, help and limits, and what --resume says of it."""
+
+import dataclasses
+import types
+import typing
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+COUNT, COUNT_OR_0, POSITIVE = (1, 10**9), (0, 10**9), (0, 1e6)  # limits that many options share
+METAVARS = {int: "N", float: "X", Path: "PATH"}
+
+
+def option(default: Any, help: str, *, limits: tuple = (), harmless: str = "", flag: str = "", **argparse) -> Any:
+    """A dataclass field that is a flag of a script.
+
+    Args: help, a noun phrase; limits, the least and the most value; harmless, why --resume may find another value than
+    the run was started with (empty: only with --allow_changes); flag, its name where it is not the field's; argparse,
+    `choices`, `metavar` and `type` of `add_argument`. The default `...` makes a flag that has to be given.
+    """
+    about = {"help": help, "limits": limits, "harmless": harmless, "flag": flag, "argparse": argparse}
+    return dataclasses.field(default=default, metadata=about)
+
+
+def flags_of(kind: type, **names: str | None) -> Iterator[tuple[str, dataclasses.Field]]:
+    """(flag without dashes, field) of a dataclass; `names`: field -> another flag, or None to leave it out."""
+    for field in dataclasses.fields(kind):
+        name = names.get(field.name, field.metadata.get("flag") or field.name)
+        if name and "help" in field.metadata:
+            yield name, field
+
+
+def add_options(group, kind: type, **names: str | None) -> None:
+    """Add the flags of a dataclass to a parser or a group of it; `names` as in `flags_of`."""
+    hints = typing.get_type_hints(kind)
+    for name, field in flags_of(kind, **names):
+        about, how = field.metadata, dict(field.metadata["argparse"])
+        plain = next((t for t in typing.get_args(hints[field.name]) if t is not types.NoneType), hints[field.name])
+        if plain is bool:
+            how["action"] = "store_true"
+        else:
+            default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+            how |= {"required": True} if default is ... else {"default": default}
+            how.setdefault("type", _within(plain, *about["limits"]) if about["limits"] else plain)
+            how.setdefault("metavar", None if "choices" in how else METAVARS.get(plain))
+        group.add_argument(f"--{name}", help=about["help"], **how)
+
+
+def read_options(kind: type[T], args: Namespace, **known) -> T:
+    """The dataclass with the values of its flags; `known`: fields whose values come from elsewhere."""
+    values = vars(args)
+    return kind(**{field.name: values[name] for name, field in flags_of(kind) if name in values} | known)
+
+
+def _within(kind: type, least: float, most: float) -> Callable[[str], Any]:
+    """A `type` for argparse: a number from `least` to `most`."""
+
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ArgumentTypeError(f"{text}: must be a{' whole' * (kind is int)} number") from None
+        if not least <= value <= most:  # nan is not, either
+            raise ArgumentTypeError(f"{text}: must be from {least:g} to {most:g}")
+        return value
+
+    return convert
