@@ -54,7 +54,7 @@ def test_checkpoint():
 def resume(arguments: list) -> None:
     """Run train_restr.py with a model as small as the stored one."""
     VISION_BACKBONES["vit_shapes_patch8"] = VisionConfig(
-        "vit_tiny_patch16_224", patch_size=8, width=12, depth=1, heads=2
+        "vit_tiny_patch16_224", patch_size=8, width=12, depth=1, heads=2, norm_eps=None
     )
     LANGUAGE_BACKBONES["transformer_shapes"] = LanguageConfig(width=12, depth=1, heads=2)
     forked.script("train_restr", arguments)

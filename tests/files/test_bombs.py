@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import vision
+from models import pretrained
 from models.checkpoint import read_checkpoint
 from models.tensor_file import load_tensors
 from prepare.glove import read_glove
@@ -84,7 +84,7 @@ def test_weights_in_an_npz_that_unpack_to_far_more(tmp_path):
     stream = io.BytesIO()
     np.savez_compressed(stream, **{"cls": np.zeros(2**22, np.float32)})
     path = write(tmp_path / "vit.npz", stream.getvalue())
-    assert "unpacks to" in refused(vision._arrays, path)
+    assert "unpacks to" in refused(pretrained._arrays, path)
 
 
 def read_bombs(folder: Path) -> None:

@@ -106,11 +106,12 @@ def test_a_run_goes_on_with_another_number_of_processes(one, batches, tmp_path):
     assert {path.name for path in folder.glob("*.pth")} == {path.name for path in one.glob("*.pth")}
 
 
+pytestmark = pytest.mark.slow
+
 SLOW_DISK = """
 import sys, time
 import train_restr, train.run
 
-pytestmark = pytest.mark.slow
 save = train.run.save_checkpoint
 train.run.save_checkpoint = lambda *what: (time.sleep(4), save(*what))
 sys.exit(train_restr.main())
