@@ -1,6 +1,8 @@
 """Print the table of docs/FIDELITY.md: the largest deviation from the stored numbers of the authors' code.
 
-python benchmarks/fidelity.py
+    python benchmarks/fidelity.py
+
+Weights, inputs and the authors' numbers are those in tests/data/.
 """
 
 import json
