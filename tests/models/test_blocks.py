@@ -1,4 +1,4 @@
-"""What a fresh model starts from, and its stochastic depth; SPEC section 6."""
+"""What a fresh model starts from, and its stochastic depth."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The loss and its patch labels against plain forms, one pixel and one patch at a time; SPEC sections 8 and 9."""
+"""The loss and its patch labels against plain forms, one pixel and one patch at a time."""
 
 import math
 

@@ -179,9 +179,9 @@ def test_a_build_goes_on_when_the_broken_image_is_mended(tiny, build):
     instances.write_bytes(annotations)
     code, output, _ = build(tiny)
     assert code == 0 and "built anew" not in output
-    mended = tree(batches(tiny))
+    fixed = tree(batches(tiny))
     shutil.rmtree(batches(tiny))
-    assert build(tiny)[0] == 0 and tree(batches(tiny)) == mended
+    assert build(tiny)[0] == 0 and tree(batches(tiny)) == fixed
 
 
 @pytest.mark.parametrize("fix", [other_outline, blank_expression])
