@@ -48,12 +48,12 @@ def tiny_model(**parts) -> torch.nn.Module:
     return model
 
 
-def write_checkpoint(path: Path, step: int = 500, dataset: str = "unc", words: list[str] | None = None) -> None:
-    """A checkpoint with random weights."""
+def write_checkpoint(path: Path, step: int = 500, dataset: str = "unc", words: list[str] | None = None, **more) -> None:
+    """A checkpoint with random weights. `more`: other fields of Checkpoint."""
     model = tiny_model()
     path.parent.mkdir(exist_ok=True, parents=True)
     data = {"dataset": dataset, "image_size": list(SIZE), "vocabulary_sha256": VOCABULARY.sha256}
-    save_checkpoint(path, Checkpoint(model.state_dict(), model.config, words or WORDS, data, step))
+    save_checkpoint(path, Checkpoint(model.state_dict(), model.config, words or WORDS, data, step, **more))
 
 
 def outputs(model) -> torch.Tensor:
