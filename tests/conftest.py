@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,15 +33,31 @@ def tiny(tmp_path) -> Path:
 @pytest.fixture
 def build(monkeypatch, capsys):
     """build(root, dataset, split, *flags): run build_batches.py in this process -> (exit code, output, errors)."""
-    from tests.support.builder import build_in_process
+    import build_batches
+    from tests.support.builder import SIZE
+    from utils.cli import run_main
 
-    with build_in_process(monkeypatch, capsys) as run:
-        yield run
+    def run(root, dataset="Gref", split="train", *flags):
+        arguments = ["-d", dataset, "-t", split, "--root", str(root), "--workers", "1", "--img-size", SIZE, *flags]
+        monkeypatch.setattr(sys, "argv", ["build_batches.py", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            run_main(build_batches.main)
+        return left.value.code, *capsys.readouterr()
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
 def batches(tmp_path_factory) -> Path:
     """Prepared data of the toy set: 20 training and 20 validation expressions at 48 x 48."""
-    from tests.support.tiny_set import prepared_tiny_set
+    from prepare.writer import BuildOptions, build
+    from tests.support.tiny_set import make_tiny_set
 
-    return prepared_tiny_set(tmp_path_factory.mktemp("set"))
+    root = make_tiny_set(tmp_path_factory.mktemp("set"))
+    for split in ("train", "val"):
+        folder = build(BuildOptions(root, "Gref", split, (48, 48), workers=1)).folder
+    return folder

@@ -8,40 +8,31 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from prepare.writer import BuildOptions, build
-
 SIZES = [(60, 80), (80, 60), (48, 48), (33, 90), (100, 30), (24, 20)]  # height, width; larger and smaller than 48
-VOCABULARY = ["<pad>", "<go>", "<eos>", "<unk>", "the", "left", "man", "in", "red", "shirt", ","]
 WORDS = ["the", "left", "man", "in", "red", "shirt", "zebra"]
+VOCABULARY = ["<pad>", "<go>", "<eos>", "<unk>", *WORDS[:-1], ","]
+GREF = Path("external/refer/data/refcocog")
 
 
 def make_tiny_set(root: Path, images: int = 5, refs: int = 2, sentences: int = 2) -> Path:
     """Write Gref, unc and referit below `root`: in each split `refs` of every image, interleaved; returns `root`."""
     rng = np.random.default_rng(7)
-    pictures, boxes = [], []
-    for number in range(images):
-        size = SIZES[number % len(SIZES)]
-        pictures.append(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
-        boxes.append([_box(size, rng) for _ in range(refs)])
-    _write_coco(root, "refcocog/refs(google).p", ("train", "val"), pictures, boxes, sentences)
-    _write_coco(root, "refcoco/refs(unc).p", ("train", "testA"), pictures, boxes, sentences)
+    pictures, boxes = [], []  # a box: top, left, bottom, right
+    for height, width in (SIZES[number % len(SIZES)] for number in range(images)):
+        pictures.append(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        corners = [(int(rng.integers(0, height // 2)), int(rng.integers(0, width // 2))) for _ in range(refs)]
+        boxes.append([(top, left, top + height // 3, left + width // 3) for top, left in corners])
+    _write_coco(root, GREF / "refs(google).p", ("train", "val"), pictures, boxes, sentences)
+    _write_coco(root, GREF.parent / "refcoco/refs(unc).p", ("train", "testA"), pictures, boxes, sentences)
     _write_referit(root / "data/referit", pictures, boxes, sentences)
     for name in ("Gref", "referit"):
         (root / f"data/vocabulary_{name}.txt").write_text("".join(f"{word}\n" for word in VOCABULARY))
     return root
 
 
-def prepared_tiny_set(root: Path) -> Path:
-    """Write the tiny set below `root` and prepare Gref's train and val at 48 x 48; returns the prepared data."""
-    make_tiny_set(root)
-    for split in ("train", "val"):
-        folder = build(BuildOptions(root, "Gref", split, (48, 48), workers=1)).folder
-    return folder
-
-
 def edit_refs(root: Path, change) -> None:
     """Let `change` alter the list of Gref's refs."""
-    path = root / "external/refer/data/refcocog/refs(google).p"
+    path = root / GREF / "refs(google).p"
     refs = pickle.loads(path.read_bytes())
     change(refs)
     path.write_bytes(pickle.dumps(refs, protocol=2))
@@ -49,23 +40,17 @@ def edit_refs(root: Path, change) -> None:
 
 def edit_instances(root: Path, change) -> None:
     """Let `change` alter the content of Gref's instances.json."""
-    path = root / "external/refer/data/refcocog/instances.json"
+    path = root / GREF / "instances.json"
     value = json.loads(path.read_text())
     change(value)
     path.write_text(json.dumps(value))
-
-
-def _box(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """top, left, bottom, right of an object."""
-    top, left = (int(rng.integers(0, side // 2)) for side in size)
-    return top, left, top + size[0] // 3, left + size[1] // 3
 
 
 def _sentences(ref: int, count: int) -> list[str]:
     return [" ".join(WORDS[(ref + k + j) % len(WORDS)] for j in range(2 + k)) for k in range(count)]
 
 
-def _write_coco(root: Path, refs_file: str, splits, pictures, boxes, sentences: int) -> None:
+def _write_coco(root: Path, refs_file: Path, splits, pictures, boxes, sentences: int) -> None:
     folder = root / "data/coco/images/train2014"
     folder.mkdir(parents=True, exist_ok=True)
     refs, annotations, images = [], [], []
@@ -75,19 +60,15 @@ def _write_coco(root: Path, refs_file: str, splits, pictures, boxes, sentences: 
         (image.convert("L") if number == 1 else image).save(folder / name, quality=90)
         images.append({"id": number, "file_name": name, "height": picture.shape[0], "width": picture.shape[1]})
     for split in splits:
-        for object_ in range(len(boxes[0])):
-            for number in range(len(pictures)):
-                key = len(refs)
-                top, left, bottom, right = boxes[number][object_]
-                polygon = [left, top, right, top, right, bottom, left, bottom]
-                annotations.append({"id": key, "image_id": number, "category_id": 1, "segmentation": [polygon]})
+        for objects in zip(*boxes, strict=True):  # one of each image
+            for number, (top, left, bottom, right) in enumerate(objects):
+                key, polygon = len(refs), [left, top, right, top, right, bottom, left, bottom]
                 entry = {"ref_id": key, "ann_id": key, "image_id": number, "category_id": 1, "split": split}
-                entry["sentences"] = [
-                    {"sent_id": i, "raw": s, "sent": s, "tokens": s.split()}
-                    for i, s in enumerate(_sentences(key, sentences))
-                ]
+                texts = enumerate(_sentences(key, sentences))
+                entry["sentences"] = [{"sent_id": i, "raw": s, "sent": s, "tokens": s.split()} for i, s in texts]
                 refs.append(entry)
-    path = root / "external/refer/data" / refs_file
+                annotations.append({"id": key, "image_id": number, "category_id": 1, "segmentation": [polygon]})
+    path = root / refs_file
     path.parent.mkdir(parents=True)
     path.write_bytes(pickle.dumps(refs, protocol=2))
     value = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
