@@ -5,6 +5,8 @@ PYTHON ?= python3.11 python3.12 python3
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/requirements.installed
 PACKAGES := models utils prepare train eval tools tests benchmarks
+# What no file may name: hosts of packages, and folders of one machine.
+PLACES := \b(pypi\.org|pythonhosted\.org|download\.pytorch\.org|anaconda\.)|(?<![\w.*}/-])/(work|root|home|Users)/
 # The tests of a file share what they prepare, so a file stays on one core.
 PYTEST := $(PY) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
@@ -18,7 +20,7 @@ help:
 	@echo "make test-all  the same with the slow ones: kill -9, damaged files, pages in a browser"
 	@echo "make fuzz      20,000 damaged and hostile files, other ones each time, through every reader; make fuzz FILES=1000"
 	@echo "make mutants   some 200 faults put into the code, one at a time: how many do the tests notice? (25 minutes on 2 CPU cores)"
-	@echo "make lint      ruff: rules and formatting; import-linter: which room may import which; files up to 400 lines"
+	@echo "make lint      ruff: rules and formatting; import-linter: which room may import which; files up to 400 lines; no path of one machine"
 	@echo "make clean     remove demo/ and caches; data/, external/, weights/ and $(VENV) stay"
 
 demo: $(STAMP)
@@ -46,6 +48,8 @@ lint: $(STAMP)
 	@$(VENV)/bin/lint-imports --no-logo --no-cache
 	@find *.py $(PACKAGES) -name "*.py" -exec wc -l {} + | \
 	    awk '$$1 > 400 && $$2 != "total" { print $$2 ": " $$1 " lines, more than 400"; long = 1 } END { exit long }'
+	@! grep -rnP '$(PLACES)' $(PACKAGES) docs .ci .github *.py *.md *.txt *.toml *.yaml */README.md \
+	    --include='*.py' --include='*.md' --include='*.sh' --include='*.toml' --include='*.txt' --include='*.y*ml'
 
 clean:
 	rm -rf demo .pytest_cache .ruff_cache .hypothesis __pycache__
