@@ -5,7 +5,6 @@ import json
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,29 +104,28 @@ NPZ = Values(_load_arrays, _dump_arrays, ARRAYS)
 TORCH = Values(_load_torch, _dump_torch, TENSORS)
 
 
-def _masks(root: Path, dataset: str, split: str) -> list:
-    return [ref.mask() for ref in read_refs(root, dataset, split)]
+def public(folder: Path, file: str, dataset: str, split: str, values: Values) -> Case:
+    root = make_tiny_set(folder, images=2, refs=1)
+    return Case(root / file, lambda: [ref.mask() for ref in read_refs(root, dataset, split)], values)
 
 
 def refs(folder: Path) -> Case:
-    root = make_tiny_set(folder, images=2, refs=1)
-    path = root / "external/refer/data/refcocog/refs(google).p"
-    value = pickle.loads(path.read_bytes())
-    wholes = [pickle.dumps(value, protocol) for protocol in (0, 2, 4)]
-    return Case(path, lambda: _masks(root, "Gref", "val"), PICKLE, wholes)
+    case = public(folder, "external/refer/data/refcocog/refs(google).p", "Gref", "val", PICKLE)
+    value = pickle.loads(case.wholes[0])
+    case.wholes = [pickle.dumps(value, protocol) for protocol in (0, 2, 4)]
+    return case
 
 
 def instances(folder: Path) -> Case:
-    root = make_tiny_set(folder, images=2, refs=1)
-    path = root / "external/refer/data/refcocog/instances.json"
-    value = json.loads(path.read_text())
+    case = public(folder, "external/refer/data/refcocog/instances.json", "Gref", "val", JSON)
+    value = json.loads(case.wholes[0])
     value["annotations"][-1]["segmentation"] = {"size": [80, 60], "counts": [300, 90, 4410]}
-    return Case(path, lambda: _masks(root, "Gref", "val"), JSON, [_dump_json(value)])
+    case.wholes = [_dump_json(value)]
+    return case
 
 
 def queries(folder: Path) -> Case:
-    root = make_tiny_set(folder, images=2, refs=1)
-    return Case(root / "data/referit/referit_query_test.json", lambda: _masks(root, "referit", "test"), JSON)
+    return public(folder, "data/referit/referit_query_test.json", "referit", "test", JSON)
 
 
 def own_lines(folder: Path) -> Case:
@@ -140,13 +138,6 @@ def own_lines(folder: Path) -> Case:
         return own.read_training_expressions() + [ref.mask() for ref in own.read_refs("train")]
 
     return Case(path, read, LINES, [_dump_lines([{**common, key: value} for key, value in masks.items()])])
-
-
-def mat_masks(folder: Path) -> Case:
-    segments = {"other": np.ones((2, 2)), "segimg_t": np.eye(9, 7, dtype=np.int16)}
-    wholes = [_written(scipy.io.savemat, segments, do_compression=packed) for packed in (False, True)]
-    path = folder / "3_1.mat"
-    return Case(path, lambda: read_mat_mask(path), wholes=wholes)
 
 
 def _read_sample(folder: Path) -> tuple:
@@ -176,25 +167,6 @@ def meta(folder: Path) -> Case:
     return Case(prepared / "meta.json", read, JSON)
 
 
-def vocabulary(folder: Path) -> Case:
-    path = folder / "vocabulary.txt"
-    whole = "\n".join([*SPECIAL_WORDS, "man", "left", "größe"]).encode()
-    wholes = [whole, b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n")]
-    return Case(path, lambda: Vocabulary.load(path).ids("a"), wholes=wholes)
-
-
-def glove(folder: Path) -> Case:
-    path = folder / "glove.txt"
-    whole = b"the 0.5 -1.25 3\nman 1e-3 2 .5\n. . 0 0 0\n"
-    return Case(path, lambda: read_glove(path, ["man", "the"]), wholes=[whole, b"3 3\n" + whole])
-
-
-def embeddings(folder: Path) -> Case:
-    path = folder / "Gref_emb.npy"
-    np.save(path, np.ones((5, 3), np.float32))
-    return Case(path, lambda: read_embeddings(path, 5, 3))
-
-
 def checkpoint(folder: Path) -> Case:
     path = folder / "last.pth"
     training = {"trainer": {"optimizer": {"state": {0: torch.ones(3)}}, "step": 3}, "options": {}, "log_bytes": 5}
@@ -213,43 +185,49 @@ def vit(folder: Path, kind: str, values: Values | None = None) -> Case:
     return Case(path, lambda: test_pretrained.loaded(path, depth=1), values)
 
 
-def _encoded(image: Image.Image, kind: str, mode: str | None = None, **options) -> bytes:
-    return _written(image.convert(mode).save if mode else image.save, kind, **options)
-
-
-def image(folder: Path) -> Case:
-    path = folder / "COCO_train2014_000000000001.jpg"
-    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (13, 9, 3), np.uint8))
-    kinds = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "PPM", "TIFF", "JPEG2000", "AVIF")
-    wholes = [_encoded(noise, kind) for kind in kinds]
-    wholes += [_encoded(noise, "PNG", mode) for mode in ("P", "LA", "I;16")]
-    wholes += [_encoded(noise, "JPEG", mode) for mode in ("L", "CMYK")]
-    wholes += [_encoded(noise, "TIFF", compression=way) for way in ("tiff_lzw", "tiff_adobe_deflate", "jpeg")]
-    return Case(path, lambda: read_image(path), wholes=wholes)
-
-
-def mask(folder: Path) -> Case:
-    path, drawn = folder / "7.png", Image.fromarray(np.eye(9, 12, dtype=bool))
-    wholes = [_encoded(drawn, "PNG", mode) for mode in ("1", "L", "P", "LA", "RGBA")]
-    wholes.append(_encoded(drawn, "PNG", "RGB", transparency=(0, 0, 0)))
-    return Case(path, lambda: read_mask_png(path), wholes=wholes)
-
-
 def metrics(folder: Path) -> Case:
     path = write_result(folder / "eval", [SampleScore(0, "unc_val_0", 4, 9, 1, "red", "i")])
     return Case(path, lambda: read_result(path), JSON)
 
 
-def log(folder: Path) -> Case:
-    path = folder / "log.jsonl"
-    lines = [{"kind": "train", "step": i, "loss": 0.5, "lr": 1e-5} for i in (1, 2)] + [{"kind": "val", "step": 2}]
-    return Case(path, lambda: read_log(path), LINES, [_dump_lines(lines)])
+SEGMENTS = {"other": np.ones((2, 2)), "segimg_t": np.eye(9, 7, dtype=np.int16)}
+MATS = [_written(scipy.io.savemat, SEGMENTS, do_compression=packed) for packed in (False, True)]
+WORDS = "\n".join([*SPECIAL_WORDS, "man", "left", "größe"]).encode()
+MARKED = b"\xef\xbb\xbf" + WORDS.replace(b"\n", b"\r\n")
+GLOVE = b"the 0.5 -1.25 3\nman 1e-3 2 .5\n. . 0 0 0\n"
+LOG = [{"kind": "train", "step": i, "loss": 0.5, "lr": 1e-5} for i in (1, 2)] + [{"kind": "val", "step": 2}]
+NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (13, 9, 3), np.uint8))
+MASK = Image.fromarray(np.eye(9, 12, dtype=bool))
+IMAGES = [
+    *(_written(NOISE.save, kind) for kind in "JPEG PNG GIF WEBP BMP PPM TIFF JPEG2000 AVIF".split()),
+    *(_written(NOISE.convert(mode).save, "PNG") for mode in ("P", "LA", "I;16")),
+    *(_written(NOISE.convert(mode).save, "JPEG") for mode in ("L", "CMYK")),
+    *(_written(NOISE.save, "TIFF", compression=way) for way in ("tiff_lzw", "tiff_adobe_deflate", "jpeg")),
+]
+MASKS = [
+    *(_written(MASK.convert(mode).save, "PNG") for mode in ("1", "L", "P", "LA", "RGBA")),
+    _written(MASK.convert("RGB").save, "PNG", transparency=(0, 0, 0)),
+]
+ALONE = {  # files that need no other file: name, reader, whole files
+    "mat": ("3_1.mat", read_mat_mask, MATS),
+    "vocabulary": ("words.txt", lambda path: Vocabulary.load(path).ids("a"), [WORDS, MARKED]),
+    "GloVe": ("glove.txt", lambda path: read_glove(path, ["man", "the"]), [GLOVE, b"3 3\n" + GLOVE]),
+    "embeddings": ("emb.npy", lambda path: read_embeddings(path, 5, 3), [_written(np.save, np.ones((5, 3), "f4"))]),
+    "image": ("COCO_train2014_000000000001.jpg", read_image, IMAGES),
+    "mask": ("7.png", read_mask_png, MASKS),
+    "log": ("log.jsonl", read_log, [_dump_lines(LOG)], LINES),
+}
 
 
-READERS = {
-    "refs": refs, "instances": instances, "queries": queries, "own lines": own_lines, "mat": mat_masks,
-    "compact npz": compact_npz, "self-contained npz": self_contained_npz, "meta": meta, "vocabulary": vocabulary,
-    "GloVe": glove, "embeddings": embeddings, "checkpoint": checkpoint, "reference checkpoint": reference_checkpoint,
-    "ViT .pth": partial(vit, kind="model", values=TORCH), "ViT .npz": partial(vit, kind="npz", values=NPZ),
-    "ViT .safetensors": partial(vit, kind="safetensors"), "image": image, "mask": mask, "metrics": metrics, "log": log,
-}  # fmt: skip
+def alone(folder: Path, name: str, read: Callable[[Path], Any], wholes: list, values: Values | None = None) -> Case:
+    return Case(folder / name, lambda: read(folder / name), values, wholes)
+
+
+FUNCTIONS = (refs, instances, queries, own_lines, compact_npz, self_contained_npz, meta)
+READERS = {function.__name__: function for function in (*FUNCTIONS, checkpoint, reference_checkpoint, metrics)}
+READERS |= {name: lambda folder, parts=parts: alone(folder, *parts) for name, parts in ALONE.items()}
+READERS |= {
+    "ViT .pth": lambda folder: vit(folder, "model", TORCH),
+    "ViT .npz": lambda folder: vit(folder, "npz", NPZ),
+    "ViT .safetensors": lambda folder: vit(folder, "safetensors"),
+}

@@ -21,24 +21,22 @@ SCRIPTS = ["train_restr.py", *(str(path.relative_to(ROOT)) for path in FILES)]
 WITHOUT_TORCH = ("build_vocab.py", "build_batches.py", "eval/plot.py", "tools/check_data.py", "tools/make_shapes.py")
 
 
-class Parsing(Exception):
-    """A script has built its parser, which is the argument, and is about to use it."""
-
-
 @pytest.fixture
 def parser(request, monkeypatch) -> argparse.ArgumentParser:
     """The parser of a script, which is run up to the point where it parses."""
+    built = []
 
     def stop(parser, *arguments):
-        raise Parsing(parser)
+        built.append(parser)
+        raise SystemExit
 
     monkeypatch.setattr(sys, "argv", [request.param])
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    with monkeypatch.context() as patched, pytest.raises(Parsing) as stopped:
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
         patched.setattr(ArgumentParser, "parse_args", stop)
         runpy.run_path(str(ROOT / request.param), run_name="__main__")
-    return stopped.value.args[0]
+    return built[0]
 
 
 every_script = pytest.mark.parametrize("parser", SCRIPTS, ids=str, indirect=True)
