@@ -45,10 +45,9 @@ every_script = pytest.mark.parametrize("parser", SCRIPTS, ids=str, indirect=True
 def examples(parser: argparse.ArgumentParser) -> list[list[str]]:
     """The arguments of each command in the description that runs the script itself."""
     script = "models.convert" if "models.convert" in parser.prog else parser.prog
-    lines = [line for line in parser.description.replace("\\\n", "").splitlines() if line.startswith("    ")]
-    found = [shlex.split(line, comments=True) for line in lines]
-    starts = [next((i for i, word in enumerate(words) if word.endswith(script)), None) for words in found]
-    return [words[start + 1 :] for words, start in zip(found, starts, strict=True) if start is not None]
+    description = parser.description.replace("\\\n", "")
+    commands = re.findall(rf"^    .*?{re.escape(script)}\b(.*)", description, re.M)
+    return [shlex.split(command, comments=True) for command in commands]
 
 
 @every_script
