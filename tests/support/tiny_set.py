@@ -17,14 +17,14 @@ GREF = Path("external/refer/data/refcocog")
 def make_tiny_set(root: Path, images: int = 5, refs: int = 2, sentences: int = 2) -> Path:
     """Write Gref, unc and referit below `root`: in each split `refs` of every image, interleaved; returns `root`."""
     rng = np.random.default_rng(7)
-    pictures, boxes = [], []  # a box: top, left, bottom, right
+    arrays, boxes = [], []  # a box: top, left, bottom, right
     for height, width in (SIZES[number % len(SIZES)] for number in range(images)):
-        pictures.append(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        arrays.append(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
         corners = [(int(rng.integers(0, height // 2)), int(rng.integers(0, width // 2))) for _ in range(refs)]
         boxes.append([(top, left, top + height // 3, left + width // 3) for top, left in corners])
-    _write_coco(root, GREF / "refs(google).p", ("train", "val"), pictures, boxes, sentences)
-    _write_coco(root, GREF.parent / "refcoco/refs(unc).p", ("train", "testA"), pictures, boxes, sentences)
-    _write_referit(root / "data/referit", pictures, boxes, sentences)
+    _write_coco(root, GREF / "refs(google).p", ("train", "val"), arrays, boxes, sentences)
+    _write_coco(root, GREF.parent / "refcoco/refs(unc).p", ("train", "testA"), arrays, boxes, sentences)
+    _write_referit(root / "data/referit", arrays, boxes, sentences)
     for name in ("Gref", "referit"):
         (root / f"data/vocabulary_{name}.txt").write_text("".join(f"{word}\n" for word in VOCABULARY))
     return root
@@ -50,15 +50,15 @@ def _sentences(ref: int, count: int) -> list[str]:
     return [" ".join(WORDS[(ref + k + j) % len(WORDS)] for j in range(2 + k)) for k in range(count)]
 
 
-def _write_coco(root: Path, refs_file: Path, splits, pictures, boxes, sentences: int) -> None:
+def _write_coco(root: Path, refs_file: Path, splits, arrays, boxes, sentences: int) -> None:
     folder = root / "data/coco/images/train2014"
     folder.mkdir(parents=True, exist_ok=True)
     refs, annotations, images = [], [], []
-    for number, picture in enumerate(pictures):
+    for number, array in enumerate(arrays):
         name = f"COCO_train2014_{number:012d}.jpg"
-        image = Image.fromarray(picture)
+        image = Image.fromarray(array)
         (image.convert("L") if number == 1 else image).save(folder / name, quality=90)
-        images.append({"id": number, "file_name": name, "height": picture.shape[0], "width": picture.shape[1]})
+        images.append({"id": number, "file_name": name, "height": array.shape[0], "width": array.shape[1]})
     for split in splits:
         for objects in zip(*boxes, strict=True):  # one of each image
             for number, (top, left, bottom, right) in enumerate(objects):
@@ -75,14 +75,14 @@ def _write_coco(root: Path, refs_file: Path, splits, pictures, boxes, sentences:
     path.with_name("instances.json").write_text(json.dumps(value))
 
 
-def _write_referit(folder: Path, pictures, boxes, sentences: int) -> None:
+def _write_referit(folder: Path, arrays, boxes, sentences: int) -> None:
     (folder / "images").mkdir(parents=True)
     (folder / "mask").mkdir()
     queries = {}
-    for number, picture in enumerate(pictures):
-        Image.fromarray(picture).save(folder / f"images/{number}.jpg", quality=90)
+    for number, array in enumerate(arrays):
+        Image.fromarray(array).save(folder / f"images/{number}.jpg", quality=90)
         for object_, (top, left, bottom, right) in enumerate(boxes[number]):
-            outside = np.ones(picture.shape[:2], np.uint8)
+            outside = np.ones(array.shape[:2], np.uint8)
             outside[top:bottom, left:right] = 0
             scipy.io.savemat(folder / f"mask/{number}_{object_}.mat", {"segimg_t": outside})
             queries[f"{number}_{object_}"] = _sentences(number + object_, sentences)
