@@ -7,8 +7,9 @@ from PIL import Image
 from skimage import img_as_ubyte
 from skimage.transform import resize
 
+from models.inference import resize_and_crop, resize_and_pad
 from utils import resample
-from utils.geometry import fit_inside, pad, resize_and_crop, resize_and_pad, resize_image, resize_mask
+from utils.geometry import fit_inside, pad, resize_image, resize_mask
 
 SHAPES = [  # from, to
     ((120, 160), (90, 120)),  # 4:3, where a third of the columns lies halfway between two pixels
