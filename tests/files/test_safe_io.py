@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from prepare.refs_pickle import read_pickle
 from tests.conftest import SHARED, needs_shared
 from tests.support.hostile import FUZZ, attacks, refused, survives, write
 from utils.files.arrays import read_npy, read_npz
 from utils.files.images import MAX_IMAGE_SIDE, read_image, read_image_size, read_mask_png
-from utils.files.pickles import read_pickle
 from utils.files.reading import read_bytes, read_json, safe_name
 from utils.files.writing import atomic_write, write_json
 
