@@ -156,16 +156,12 @@ def test_groups_are_the_expressions_of_an_image(built, form):
 def test_training_samples(built):
     data = PreparedSplit(built["compact"], "train")
     samples = TrainDataset(data)
-    assert len(samples) == 20
     sample = samples[3]
-    assert {key: (value.dtype, tuple(value.shape)) for key, value in sample.items() if torch.is_tensor(value)} == {
-        "image": (torch.uint8, (3, 48, 48)),
-        "mask": (torch.bool, (1, 48, 48)),
-        "ids": (torch.int64, (20,)),
-    }
-    assert (sample["name"], sample["index"]) == ("Gref_train_3", 3)
-    assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), data.image(3))
-    assert np.array_equal(sample["mask"][0].numpy(), data.mask(3))
+    assert (len(samples), sample["name"], sample["index"]) == (20, "Gref_train_3", 3)
+    assert [sample[key].dtype for key in ("image", "mask", "ids")] == [torch.uint8, torch.bool, torch.int64]
+    assert sample["image"].is_contiguous() and sample["ids"].tolist() == data.text(3)[0].tolist()
+    assert np.array_equal(sample["image"].numpy(), data.image(3).transpose(2, 0, 1))
+    assert np.array_equal(sample["mask"].numpy(), data.mask(3)[None])
 
 
 def test_training_stream_is_the_same_of_both_forms(built):
@@ -212,14 +208,14 @@ def test_damaged_sample_reaches_the_trainer_as_one_line(folder):
     assert isinstance(batches[2], InputError) and path.name in str(batches[2])
 
 
-def test_folder_of_the_reference(built, tmp_path):
+def test_folder_of_the_reference(built, copy, tmp_path):
     """Without meta.json, the pictures in the npz files, and the image name's array of one element."""
     source = PreparedSplit(built["whole"], "train")
-    folder = tmp_path / "somewhere"
-    (folder / "train_batch").mkdir(parents=True)
-    for path in (built["whole"] / "train_batch").iterdir():
-        shutil.copy(path, folder / "train_batch")
-        rewrite(folder / "train_batch" / path.name, im_name_batch=np.array([f"image{path.stem[-1]}"]))
+    folder = copy("whole").rename(tmp_path / "somewhere")
+    (folder / META).unlink()
+    shutil.rmtree(folder / "val_batch")
+    for path in (folder / "train_batch").iterdir():
+        rewrite(path, im_name_batch=np.array([f"image{path.stem[-1]}"]))
     data = PreparedSplit(folder, "train")
     assert (data.meta, data.dataset, len(data), data.image_size) == (None, "Gref", 20, (48, 48))
     assert data.text(3)[2] == "image3" and data.name(3) == "Gref_train_3"
