@@ -9,8 +9,8 @@ Images. The products are done in float32 by BLAS. Their error has a bound, so ev
 of the rounding is rounded as the original is. The others (0.4% of a photograph, 8% at 640 -> 480) are recomputed in
 float64 from their neighbourhoods, by the original's operations in its order; if they are many, skimage does the image.
 
-Masks. `resized > 0` holds where a set pixel lies under a tap: the products count set pixels, which is exact. Taps so
-small that float32 may lose a product of two are counted once in and once out; where that matters, skimage decides.
+Masks. `resized > 0` holds where a set pixel lies under a tap: the products count set pixels, which is exact. For a few
+sizes, with taps so small that float32 may lose a product of two, skimage does the mask.
 """
 
 from functools import lru_cache
@@ -70,7 +70,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if image.shape[:2] == size:
         return image.copy()
     rows, columns = axis(image.shape[0], size[0]), axis(image.shape[1], size[1])
-    distance = _products(image, size, 0.0)
+    distance = _products(image, size)
     result = np.rint(distance)
     distance -= result
     margin = 2 * 255 * FLOAT32_ROUNDING * (rows.index.shape[1] + columns.index.shape[1] + 8)
@@ -91,15 +91,12 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """bool H x W -> bool `size`, equal to `skimage.transform.resize(mask.astype(float32), size) > 0`."""
     if mask.shape == size:
         return mask.copy()
-    rows, columns = axis(mask.shape[0], size[0]), axis(mask.shape[1], size[1])
-    support = _products(mask[..., None], size, None)[..., 0] > 0.5
-    if any(((a.weight > 0) & (a.weight < SAFE_WEIGHT)).any() for a in (rows, columns)):
-        certain = _products(mask[..., None], size, SAFE_WEIGHT)[..., 0] > 0.5
-        if (certain != support).any():
-            from skimage.transform import resize
+    weights = [axis(n, m).weight for n, m in zip(mask.shape, size, strict=True)]
+    if any(((weight > 0) & (weight < SAFE_WEIGHT)).any() for weight in weights):
+        from skimage.transform import resize
 
-            return resize(mask.astype(np.float32), size) > 0
-    return support
+        return resize(mask.astype(np.float32), size) > 0
+    return _products(mask[..., None], size, counting=True)[..., 0] > 0.5
 
 
 @lru_cache(maxsize=512)
@@ -123,13 +120,13 @@ def axis(n: int, m: int) -> Axis:
 
 
 @lru_cache(maxsize=512)
-def _blocks(n: int, m: int, channels: int, above: float | None) -> list[tuple[slice, slice, np.ndarray]]:
+def _blocks(n: int, m: int, channels: int, counting: bool) -> list[tuple[slice, slice, np.ndarray]]:
     """The axis's matrix as dense float32 blocks (outputs, inputs, weights), each repeated for interleaved `channels`.
 
-    `above` 0.0 gives the weights, else the matrix is 1 where a weight exceeds `above` (None: exceeds 0).
+    counting: 1 in place of each weight.
     """
     taps = axis(n, m)
-    weight = taps.weight if above == 0.0 else (taps.weight > (above or 0.0)).astype(float)
+    weight = (taps.weight > 0).astype(float) if counting else taps.weight
     blocks = []
     for first in range(0, m, BLOCK):
         last = min(first + BLOCK, m)
@@ -142,15 +139,15 @@ def _blocks(n: int, m: int, channels: int, above: float | None) -> list[tuple[sl
     return blocks
 
 
-def _products(image: np.ndarray, size: tuple[int, int], above: float | None) -> np.ndarray:
+def _products(image: np.ndarray, size: tuple[int, int], counting: bool = False) -> np.ndarray:
     """H x W x C times the two axes' matrices (see `_blocks`) -> float32 `size` x C."""
     height, width, channels = image.shape
     image = np.ascontiguousarray(image).reshape(height, width * channels)
     middle = np.empty((size[0], width * channels), np.float32)
-    for outputs, inputs, matrix in _blocks(height, size[0], 1, above):
+    for outputs, inputs, matrix in _blocks(height, size[0], 1, counting):
         np.matmul(matrix, image[inputs].astype(np.float32), out=middle[outputs])
     result = np.empty((size[0], size[1] * channels), np.float32)
-    for outputs, inputs, matrix in _blocks(width, size[1], channels, above):
+    for outputs, inputs, matrix in _blocks(width, size[1], channels, counting):
         np.matmul(middle[:, inputs], matrix.T, out=result[:, outputs])
     return result.reshape(*size, channels)
 
@@ -169,10 +166,9 @@ def _exact_values(image: np.ndarray, rows: Axis, columns: Axis, where: np.ndarra
     patches = np.multiply(patches, 1.0 / 255, dtype=np.float64)
     corners = _smooth(_smooth(patches, rows).swapaxes(0, 1), columns).swapaxes(0, 1)  # 2 2 K
     total = np.zeros(len(where))
-    lower = 1.0 - rows.fraction[row], 1.0 - columns.fraction[column]
-    for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        weights = (1.0 - lower[0] if y else lower[0]), (1.0 - lower[1] if x else lower[1])
-        total += corners[y, x] * weights[0] * weights[1]
+    down, across = ((1.0 - f, 1.0 - (1.0 - f)) for f in (rows.fraction[row], columns.fraction[column]))
+    for y, x in np.ndindex(2, 2):
+        total += corners[y, x] * down[y] * across[x]
     return np.rint(total * 255.0).astype(np.uint8)
 
 
