@@ -140,11 +140,3 @@ def first_to_fail() -> bool:
 def progress_bar(**options) -> tqdm:
     """A tqdm bar on standard error; in a scheduler's log a line each half minute instead of ten a second."""
     return tqdm(mininterval=0.1 if sys.stderr.isatty() else 30, **options)
-
-
-def size(text: str) -> tuple[int, int]:
-    """ "480,640" or "480" to (height, width) in pixels, for argparse."""
-    parts = [int(part) for part in text.split(",")]
-    if len(parts) > 2 or min(parts) < 1:
-        raise ValueError
-    return parts[0], parts[-1]

@@ -22,11 +22,11 @@ from utils.files.arrays import read_npz
 from utils.files.images import read_image, read_mask_png
 from utils.files.reading import BUILD_REMEDY, read_json, safe_name
 from utils.geometry import pad
+from utils.options import MAX_CANVAS_SIDE
 from utils.text import TEXT_LENGTH, Vocabulary
 
 FORMAT, VERSION = "restr-batches", 1
 MAX_EXPRESSIONS = 10_000_000  # a file that claims more would take the memory for their order
-MAX_CANVAS_SIDE = 8_192  # pixels; no model takes more (models.config.LARGEST, whose import takes PyTorch)
 META, VOCABULARY = "meta.json", "vocabulary.txt"
 OWN_FAMILY = "custom"  # the folder of data/ for prepared data of users' own
 SIZES = "bytes"  # of meta.json: of all files of each complete split; not in folders of version 1.0
