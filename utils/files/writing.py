@@ -13,8 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import naming
-
 TEMPORARY_PREFIX = ".writing-"  # a killed process leaves such files behind; they can be removed
 
 
@@ -64,20 +62,19 @@ def atomic_write(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[b
     """
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
-    with naming(path):
-        try:
-            with temporary.open("xb") as file:
-                yield file
-                file.flush()
-                if durable:
-                    os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException as error:
-            with suppress(OSError):
-                temporary.unlink()
-            if isinstance(error, OSError) and error.filename == str(temporary):
-                error.filename = str(path)  # the name that the user knows
-            raise
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # the name that the user knows
+        raise
     if durable:
         for folder in path.absolute().parents:  # new ones among them are durable when the folder above them is
             with suppress(OSError), opened_folder(folder) as handle:  # not every file system can
