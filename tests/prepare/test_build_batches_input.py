@@ -18,7 +18,8 @@ from tests.support.builder import (  # noqa: F401
     wait_for_group_to_end,
 )
 from tests.support.tiny_set import edit_instances, edit_refs
-from utils.prepared import MAX_CANVAS_SIDE, PreparedSplit, read_meta
+from utils.options import MAX_CANVAS_SIDE
+from utils.prepared import PreparedSplit, read_meta
 
 
 def truncate_jpeg(root):

@@ -28,8 +28,7 @@ from tests.support.small_model import REFERENCE, tiny_model, write_checkpoint
 from tests.support.tiny_set import make_tiny_set
 from utils.files.images import read_image, read_mask_png
 from utils.prepared import PreparedSplit
-from utils.text import SPECIAL_WORDS, Vocabulary
-from utils.words import embeddings_file, read_embeddings, vocabulary_of
+from utils.text import SPECIAL_WORDS, Vocabulary, read_embeddings
 
 
 class Values(NamedTuple):
@@ -162,7 +161,7 @@ def meta(folder: Path) -> Case:
 
     def read():
         split = PreparedSplit(prepared, "val")
-        return split.image_size, vocabulary_of(split), embeddings_file(split), split.sample(0)
+        return split.image_size, split.vocabulary(), split.embeddings_file(), split.sample(0)
 
     return Case(prepared / "meta.json", read, JSON)
 
