@@ -10,7 +10,7 @@ from argparse import SUPPRESS
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -107,7 +107,15 @@ def group(process: Process) -> Iterator[Ranks]:
     except BaseException as error:
         if not dist.is_initialized():
             raise
-        _end(error)
+        if isinstance(error, dist.DistError) or "gloo" in str(error):  # a collective call that was broken off
+            error = InputError(f"another process of this run has ended: its message says why ({one_line(error, 120)})")
+        try:
+            code = report(error)
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        os._exit(code)
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -128,18 +136,6 @@ def _join(process: Process) -> Ranks:
             fault = one_line(error, 200)
             raise InputError(f"WORLD_SIZE is {world}, but {fault}: start with torchrun, or unset it") from None
     return Ranks(chosen, rank, world)
-
-
-def _end(error: BaseException) -> NoReturn:
-    if isinstance(error, dist.DistError) or "gloo" in str(error):  # a collective call that was broken off
-        error = InputError(f"another process of this run has ended: its message says why ({one_line(error, 120)})")
-    try:
-        code = report(error)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    os._exit(code)
 
 
 def gather(items: list) -> list:

@@ -89,10 +89,8 @@ class Vocabulary:
         tokens = tokenize(expression)[:TEXT_LENGTH]
         if not tokens:
             warnings.warn(f"{where}: the expression is a lone '.', which has no words", stacklevel=2)
-        ids = np.full(TEXT_LENGTH, PAD, np.int64)
-        for position, token in enumerate(tokens, TEXT_LENGTH - len(tokens)):
-            ids[position] = self._ids.get(token, UNKNOWN)
-        return ids
+        ids = [self._ids.get(token, UNKNOWN) for token in tokens]
+        return np.array([PAD] * (TEXT_LENGTH - len(ids)) + ids, np.int64)
 
     def unknown(self, expression: str) -> list[str]:
         """The tokens of the expression that the vocabulary lacks, in order of appearance."""
