@@ -20,14 +20,7 @@ from skimage.transform import resize
 
 from prepare.png import encode_png
 from tests.conftest import ROOT, SHARED, needs_shared
-from tests.support.builder import (  # noqa: F401
-    batches,
-    build_fixture,
-    start,
-    tiny_fixture,
-    tree,
-    wait_for_group_to_end,
-)
+from tests.support.builder import batches, start, tree, wait_for_group_to_end
 from tests.support.tiny_set import make_tiny_set
 from utils.files.images import read_image, read_mask_png
 from utils.prepared import PreparedSplit

@@ -9,14 +9,7 @@ import pytest
 from PIL import Image
 
 from models.config import LARGEST
-from tests.support.builder import (  # noqa: F401
-    batches,
-    build_fixture,
-    start,
-    tiny_fixture,
-    tree,
-    wait_for_group_to_end,
-)
+from tests.support.builder import batches, start, tree, wait_for_group_to_end
 from tests.support.tiny_set import edit_instances, edit_refs
 from utils.options import MAX_CANVAS_SIDE
 from utils.prepared import PreparedSplit, read_meta

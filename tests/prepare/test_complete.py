@@ -8,7 +8,7 @@ import pytest
 
 from eval.evaluator import check_complete, evaluate
 from eval.metrics import SampleScore
-from tests.support.builder import batches, build_fixture, tiny_fixture  # noqa: F401
+from tests.support.builder import batches
 from tests.support.hostile import refused
 from tests.support.memory_split import MemorySplit, tiny_model
 from tests.support.tiny_set import edit_refs

@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 import build_vocab
 from prepare import own_data as custom
 from prepare.own_data import OwnData, own_data
-from tests.support.builder import build_fixture, tree  # noqa: F401
+from tests.support.builder import tree
 from tests.support.hostile import refused
 from utils.cli import run_main
 from utils.errors import InputError

@@ -10,7 +10,7 @@ import pytest
 
 from prepare import folder as batch_folder
 from prepare import writer as build_module
-from tests.support.builder import batches, build_fixture, tiny_fixture, tree  # noqa: F401
+from tests.support.builder import batches, tree
 from train.run import RunFolder
 from utils.errors import InputError
 from utils.files import writing as file_system

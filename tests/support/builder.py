@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.conftest import build as build_fixture  # noqa: F401 (a fixture)
-from tests.conftest import tiny as tiny_fixture  # noqa: F401 (a fixture)
 
 SIZE = "48"
 
