@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -26,7 +25,7 @@ from prepare.public import IMAGES_REMEDY, coco_files
 from prepare.ref import Ref, missing_files, require_distinct_names
 from prepare.referit import read_referit
 from utils.cli import ArgumentParser, run_main
-from utils.datasets import COCO_IMAGES, DATASETS, NAMES, REFERIT, Dataset, short_name
+from utils.datasets import COCO_IMAGES, DATASETS, NAMES, REFERIT, WORDS, Counts, Dataset, short_name
 from utils.errors import InputError, one_line
 from utils.files.images import read_image
 from utils.prepared import is_train
@@ -35,7 +34,6 @@ from utils.text import Vocabulary, read_embeddings
 Splits = dict[str, list[Ref]]
 DRAWN_MASKS = 500  # without --deep
 MAX_EXAMPLES = 10  # of the faults of one kind
-WORDS = {"Gref": 12_112, "referit": 8_803}  # of the published vocabularies
 EMBEDDING_WIDTH = 300
 # Measured on 22 COCO images with 42 refs, built on one core at --img-size 480.
 TRAIN_IMAGE_BYTES = 340_000
@@ -44,47 +42,7 @@ FILE_BYTES = 4_096  # each mask, and each expression: one block of the file syst
 SECONDS_PER_REF = 0.02
 
 
-@dataclass(frozen=True)
-class Counts:
-    """The numbers of a split; published ones are `counted` in the public files or, some lacking, of the literature."""
-
-    refs: int
-    expressions: int
-    images: int | None = None
-    counted: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.refs:,} refs, {self.expressions:,} expressions, {self.images:,} images"
-
-
-COUNTS = {
-    "unc": {
-        "train": Counts(42_404, 120_624, 16_994),
-        "val": Counts(3_811, 10_834, 1_500, counted=True),
-        "testA": Counts(1_975, 5_657, 750, counted=True),
-        "testB": Counts(1_810, 5_095, 750, counted=True),
-    },
-    "unc+": {
-        "train": Counts(42_278, 120_191),
-        "val": Counts(3_805, 10_758),
-        "testA": Counts(1_975, 5_726),
-        "testB": Counts(1_798, 4_889),
-    },
-    "Gref": {"train": Counts(44_822, 85_474), "val": Counts(5_000, 9_536)},
-    "Gref_umd": {"train": Counts(42_226, 80_512), "val": Counts(2_573, 4_896), "test": Counts(5_023, 9_602)},
-    "referit": {
-        "trainval": Counts(49_515, 59_976, 9_995, counted=True),
-        "test": Counts(49_730, 60_105, 9_994, counted=True),
-    },
-}
-
 _REFER = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"
-_FOLDERS = {  # data set -> its folder of annotations, and when its zip was archived
-    "unc": ("refcoco", "20220413011718"),
-    "unc+": ("refcoco+", "20220413011656"),
-    "Gref": ("refcocog", "20220413012904"),
-    "Gref_umd": ("refcocog", "20220413012904"),
-}
 _PHRASECUT = "https://github.com/chenxi116/TF-phrasecut-public (folder data/)"
 _COMMON_DOWNLOADS = {
     "vocabularies, to data/vocabulary_{Gref,referit}.txt": (_PHRASECUT, "or make your own with build_vocab.py"),
@@ -99,14 +57,16 @@ _REFERIT_DOWNLOADS = {
 }
 
 
-def downloads(dataset: str) -> dict[str, tuple[str, ...]]:
+def downloads(dataset: Dataset) -> dict[str, tuple[str, ...]]:
     """What a data set needs -> where people report that it is available, best first."""
-    if dataset == "referit":
+    if dataset.family == "referit":
         return _REFERIT_DOWNLOADS | _COMMON_DOWNLOADS
-    name, archived = _FOLDERS[dataset]
-    zipped = f"https://web.archive.org/web/{archived}/{_REFER}/{name}.zip (reported working in December 2025)"
+    name = Path(dataset.refs_file).parent
+    old = f"{_REFER}/{name}.zip"
+    zipped = f"https://web.archive.org/web/{dataset.archived}/{old} (reported working in December 2025)"
+    links = (zipped, f"gone since 2022: {old}") if dataset.archived else ("from those who publish the data set",)
     return {
-        f"annotations, to external/refer/data/{name}/": (zipped, f"gone since 2022: {_REFER}/{name}.zip"),
+        f"annotations, to external/refer/data/{name}/": links,
         "images (13 GB), to data/coco/images/train2014/": ("http://images.cocodataset.org/zips/train2014.zip",),
         **_COMMON_DOWNLOADS,
     }
@@ -159,25 +119,31 @@ def main() -> int:
     report = Report()
     if options.refs:
         return check_own(options, report)
-    names = list(dict.fromkeys(map(short_name, options.dataset or DATASETS)))
-    for name in names:
-        own_data(name, None, options.instances, options.images)  # refuses unknown names, and flags without --refs
-    for name in names:
-        print(f"{name}, below {options.root}")
-        splits = read_splits(DATASETS[name], options.root, report)
+    datasets = chosen(options)
+    for dataset in datasets:
+        print(f"{dataset.name}, below {options.root}")
+        splits = read_splits(dataset, options.root, report)
         refs = [ref for group in splits.values() for ref in group]
         if refs:
-            absent = check_images(refs, options.deep, report)
-            there = [ref for ref in refs if not isinstance(ref.segmentation, Path) or ref.segmentation not in absent]
-            check_shares(there, options.deep, report)
+            check_images(refs, options.deep, report)
         else:
-            check_folders(DATASETS[name], options.root, report)
-        estimate(name, splits, options.root)
-    for vocabulary in dict.fromkeys(DATASETS[name].vocabulary for name in names):
-        print(f"vocabulary {vocabulary}")
-        check_words(next(d for d in DATASETS.values() if d.vocabulary == vocabulary), options.root, report)
-    print_downloads(names)
+            check_folders(dataset, options.root, report)
+        estimate(dataset, splits, options.root)
+    for name, dataset in {dataset.vocabulary: dataset for dataset in datasets}.items():
+        print(f"vocabulary {name}")
+        check_words(dataset, options.root, report)
+    print("where to get it, as people reported on public trackers; no link was verified:")
+    for what, links in {what: links for dataset in datasets for what, links in downloads(dataset).items()}.items():
+        print(f"  {what}", *links, sep="\n    ")
     return finish(options.deep, report)
+
+
+def chosen(options) -> list[Dataset]:
+    """The data sets that -d names, each once. Raises InputError for others, and for the flags of own data."""
+    names = dict.fromkeys(map(short_name, options.dataset or DATASETS))
+    for name in names:
+        own_data(name, None, options.instances, options.images)
+    return [DATASETS[name] for name in names]
 
 
 def finish(deep: bool, report: Report) -> int:
@@ -202,7 +168,6 @@ def check_own(options, report: Report) -> int:
     report.fault(f"{len(faults):,} faults in {own.refs}:", faults)
     if refs:
         check_images(refs, options.deep, report)
-        check_shares(refs, options.deep, report)
     path = own.vocabulary_path(options.root)
     make_it = f"no such file yet; make it: python build_vocab.py -d {own.name} --refs {own.refs}"
     report.ok(f"{path} is there") if path.exists() else report.note(f"{path}: {make_it}")
@@ -224,7 +189,7 @@ def parse():
 def read_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
     """The usable refs of each split whose files can be read, after a report on the others and on the counts."""
     splits: Splits = {}
-    if dataset.name == "referit":
+    if dataset.family == "referit":
         for split in dataset.splits:
             refs = report.attempt(lambda split=split: read_referit(root, split))
             splits |= {} if refs is None else {split: refs}
@@ -233,7 +198,7 @@ def read_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
         splits = {split: [ref for ref in refs if ref.split == split] for split in dataset.splits}
         report.fault(f"{len(broken):,} refs cannot be used:", broken)
     for split, refs in splits.items():
-        check_counts(split, count(refs), COUNTS[dataset.name][split], report)
+        check_counts(split, count(refs), dataset.splits[split], report)
         check_expressions(split, refs, report)
         report.attempt(lambda refs=refs: require_distinct_names(refs))
     return splits
@@ -270,32 +235,32 @@ def check_counts(split: str, found: Counts, published: Counts, report: Report) -
 
 def check_folders(dataset: Dataset, root: Path, report: Report) -> None:
     """Where no ref tells which images are needed: whether there are any at all."""
-    for folder in (REFERIT / "images", REFERIT / "mask") if dataset.name == "referit" else (COCO_IMAGES,):
+    for folder in (REFERIT / "images", REFERIT / "mask") if dataset.family == "referit" else (COCO_IMAGES,):
         if not (root / folder).is_dir():
             report.fault(f"{root / folder}: no such folder; {IMAGES_REMEDY}")
 
 
-def check_images(refs: list[Ref], deep: bool, report: Report) -> set[Path]:
-    """Check that images and mask files are there, and with `deep` that they fit. Returns those that are not there."""
+def check_images(refs: list[Ref], deep: bool, report: Report) -> None:
+    """Check that images and mask files are there, which share of them masks cover and, with `deep`, that they fit."""
     by_image: dict[Path, list[Ref]] = {}
     for ref in refs:
         by_image.setdefault(ref.image_path, []).append(ref)
-    masks = [ref.segmentation for ref in refs if isinstance(ref.segmentation, Path)]
+    masks = [file for file in map(mask_file, refs) if file]
     absent = {*check_files("images", list(by_image), report), *(check_files("masks", masks, report) if masks else ())}
-    if not deep:
-        return absent
-    files = {
-        image: {image, *(ref.segmentation for ref in group if isinstance(ref.segmentation, Path))}
-        for image, group in by_image.items()
-    }
-    whole = [image for image in by_image if not absent & files[image]]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(look, whole, map(by_image.get, whole))
-        faults = list(dict.fromkeys(fault for faults in found for fault in faults))
-    report.fault(f"{len(faults):,} images or masks cannot be used:", faults)
-    if not faults:
-        report.ok(f"{len(whole):,} images opened, all their masks drawn")
-    return absent
+    if deep:
+        whole = {image: refs for image, refs in by_image.items() if not absent & {image, *map(mask_file, refs)}}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = pool.map(look, whole, whole.values())
+            faults = list(dict.fromkeys(fault for faults in found for fault in faults))
+        report.fault(f"{len(faults):,} images or masks cannot be used:", faults)
+        if not faults:
+            report.ok(f"{len(whole):,} images opened, all their masks drawn")
+    check_shares([ref for ref in refs if mask_file(ref) not in absent], deep, report)
+
+
+def mask_file(ref: Ref) -> Path | None:
+    """Where the mask is; None if the annotations hold it."""
+    return ref.segmentation if isinstance(ref.segmentation, Path) else None
 
 
 def check_shares(refs: list[Ref], deep: bool, report: Report) -> None:
@@ -370,10 +335,10 @@ def check_words(dataset: Dataset, root: Path, report: Report) -> None:
         report.note(f"{error} (training needs it, building does not)")
 
 
-def estimate(name: str, splits: Splits, root: Path) -> None:
+def estimate(dataset: Dataset, splits: Splits, root: Path) -> None:
     """Print disk and time that building all splits takes, by the refs that are there, else by the published counts."""
     size = refs = 0
-    for split, published in COUNTS[name].items():
+    for split, published in dataset.splits.items():
         found = count(splits[split]) if splits.get(split) else published
         image_bytes = TRAIN_IMAGE_BYTES if is_train(split) else IMAGE_BYTES
         size += (found.images or found.refs // 2) * image_bytes + FILE_BYTES * (found.refs + found.expressions)
@@ -383,14 +348,6 @@ def estimate(name: str, splits: Splits, root: Path) -> None:
     print(f"  build  about {disk} and {minutes:,.1f} minutes of one core at --img-size 480")
     sample = f"{TRAIN_IMAGE_BYTES // 1000} kB a training image and {SECONDS_PER_REF} s a ref"
     print(f"         (from {sample}, measured on a small sample)")
-
-
-def print_downloads(names: list[str]) -> None:
-    """Print where everything is available."""
-    print("where to get it, as people reported on public trackers; no link was verified:")
-    places = {what: links for name in names for what, links in downloads(name).items()}
-    for what, links in places.items():
-        print(f"  {what}", *links, sep="\n    ")
 
 
 if __name__ == "__main__":

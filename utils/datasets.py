@@ -1,4 +1,4 @@
-"""The public data sets -- RefCOCO, RefCOCO+, RefCOCOg, ReferIt -- and the reading of their annotations."""
+"""The public data sets (RefCOCO, RefCOCO+, RefCOCOg, ReferIt): where their files are, and their published numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,26 +6,42 @@ from pathlib import Path
 COCO_IMAGES = Path("data/coco/images/train2014")
 REFER_DATA = Path("external/refer/data")
 REFERIT = Path("data/referit")
+WORDS = {"Gref": 12_112, "referit": 8_803}  # of the published vocabularies
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The numbers of a split; published ones are `counted` in the public files or, some lacking, of the literature."""
+
+    refs: int
+    expressions: int
+    images: int | None = None
+    counted: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.refs:,} refs, {self.expressions:,} expressions, {self.images:,} images"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that `-d` can name: where its files are below the root, and its splits."""
+    """A data set that `-d` can name: where its files are below the root, its splits and their published numbers."""
 
     name: str
-    family: str  # "mscoco" or "referit": the folder of data/ its batches go to
-    refs_file: str  # referit: with the split in braces
-    splits: tuple[str, ...]
-    vocabulary: str  # the name in data/vocabulary_{name}.txt and data/{name}_emb.npy
     title: str  # the usual name, for people
+    refs_file: str  # in external/refer/data; of referit in data/referit, with the split in braces
+    splits: dict[str, Counts]  # the first is for training
     alias: str | None = None  # another name that `-d` takes
+    archived: str = ""  # when the zip of its annotations was archived
+    family: str = "mscoco"  # or "referit": the folder of data/ its prepared data goes to
+    vocabulary: str = "Gref"  # the name in data/vocabulary_{name}.txt and data/{name}_emb.npy
 
     @property
     def train_split(self) -> str:
-        return self.splits[0]
+        return next(iter(self.splits))
 
     def refs_path(self, root: Path, split: str) -> Path:
-        return Path(root) / self.refs_file.format(split=split)
+        folder = REFERIT if self.family == "referit" else REFER_DATA
+        return Path(root) / folder / self.refs_file.format(split=split)
 
     def vocabulary_path(self, root: Path) -> Path:
         return Path(root) / "data" / f"vocabulary_{self.vocabulary}.txt"
@@ -34,27 +50,34 @@ class Dataset:
         return Path(root) / "data" / f"{self.vocabulary}_emb.npy"
 
 
-_COCO_SETS = (
-    ("unc", "refcoco/refs(unc).p", ("train", "val", "testA", "testB"), "RefCOCO", "refcoco"),
-    ("unc+", "refcoco+/refs(unc).p", ("train", "val", "testA", "testB"), "RefCOCO+", "refcoco+"),
-    ("Gref", "refcocog/refs(google).p", ("train", "val"), "RefCOCOg (google)", "refcocog"),
-    ("Gref_umd", "refcocog/refs(umd).p", ("train", "val", "test"), "RefCOCOg (umd)", "refcocog_umd"),
-)
-
-
-DATASETS = {
-    name: Dataset(name, "mscoco", f"{REFER_DATA}/{file}", splits, "Gref", title, alias)
-    for name, file, splits, title, alias in _COCO_SETS
+_UNC = {
+    "train": Counts(42_404, 120_624, 16_994),
+    "val": Counts(3_811, 10_834, 1_500, counted=True),
+    "testA": Counts(1_975, 5_657, 750, counted=True),
+    "testB": Counts(1_810, 5_095, 750, counted=True),
 }
-
-
-DATASETS["referit"] = Dataset(
-    "referit", "referit", f"{REFERIT}/referit_query_{{split}}.json", ("trainval", "test"), "referit", "ReferItGame"
+_UNC_PLUS = {
+    "train": Counts(42_278, 120_191),
+    "val": Counts(3_805, 10_758),
+    "testA": Counts(1_975, 5_726),
+    "testB": Counts(1_798, 4_889),
+}
+_GOOGLE = {"train": Counts(44_822, 85_474), "val": Counts(5_000, 9_536)}
+_UMD = {"train": Counts(42_226, 80_512), "val": Counts(2_573, 4_896), "test": Counts(5_023, 9_602)}
+_REFERIT = {
+    "trainval": Counts(49_515, 59_976, 9_995, counted=True),
+    "test": Counts(49_730, 60_105, 9_994, counted=True),
+}
+_ROWS = (
+    Dataset("unc", "RefCOCO", "refcoco/refs(unc).p", _UNC, "refcoco", "20220413011718"),
+    Dataset("unc+", "RefCOCO+", "refcoco+/refs(unc).p", _UNC_PLUS, "refcoco+", "20220413011656"),
+    Dataset("Gref", "RefCOCOg (google)", "refcocog/refs(google).p", _GOOGLE, "refcocog", "20220413012904"),
+    Dataset("Gref_umd", "RefCOCOg (umd)", "refcocog/refs(umd).p", _UMD, "refcocog_umd", "20220413012904"),
+    Dataset("referit", "ReferItGame", "referit_query_{split}.json", _REFERIT, family="referit", vocabulary="referit"),
 )
-
-
-ALIASES = {dataset.alias: name for name, dataset in DATASETS.items() if dataset.alias}
-NAMES = "unc (or refcoco), unc+ (refcoco+), Gref (refcocog; the paper's google split), Gref_umd (refcocog_umd), referit"
+DATASETS = {dataset.name: dataset for dataset in _ROWS}
+ALIASES = {dataset.alias: dataset.name for dataset in _ROWS if dataset.alias}
+NAMES = ", ".join(f"{dataset.name} (or {dataset.alias})" if dataset.alias else dataset.name for dataset in _ROWS)
 
 
 def short_name(name: str) -> str:

@@ -90,8 +90,7 @@ def made_shapes() -> Made:
 
 
 def decode(entry, height, width):
-    encoded = coco_mask.frPyObjects(entry, height, width)
-    return coco_mask.decode(coco_mask.merge(encoded) if isinstance(entry, list) else encoded).astype(bool)
+    return coco_mask.decode(coco_mask.frPyObjects(entry, height, width)).astype(bool)
 
 
 def _colour(image, mask):

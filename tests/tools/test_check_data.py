@@ -12,7 +12,7 @@ from PIL import Image
 from tests.conftest import ROOT
 from tests.support.tiny_set import VOCABULARY, edit_instances, edit_refs, make_tiny_set
 from tools import check_data
-from tools.check_data import COUNTS, WORDS, Counts, downloads
+from tools.check_data import DATASETS, WORDS, Counts, downloads
 from utils.cli import run_main
 
 IMAGES = "data/coco/images/train2014"
@@ -27,13 +27,11 @@ TINY = {
 def root(tmp_path, monkeypatch):
     """A tiny set that is right in all that is looked at, if these were the published numbers."""
     for name, splits in TINY.items():
-        monkeypatch.setitem(COUNTS, name, splits)
+        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], splits=splits))
     for name in WORDS:
         monkeypatch.setitem(WORDS, name, len(VOCABULARY))
         (tmp_path / "data").mkdir(exist_ok=True)
         np.save(tmp_path / f"data/{name}_emb.npy", np.ones((len(VOCABULARY), 300), np.float32))
-    unc = check_data.DATASETS["unc"]
-    monkeypatch.setitem(check_data.DATASETS, "unc", replace(unc, splits=("train", "testA")))
     return make_tiny_set(tmp_path)
 
 
@@ -41,12 +39,13 @@ def root(tmp_path, monkeypatch):
 def check(root, monkeypatch, capsys):
     """Run the script; returns its exit code and what it printed."""
 
-    def run(*flags):
+    def run(*flags, root=root):
         monkeypatch.setattr(sys, "argv", ["check_data.py", "--root", str(root), *flags])
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             run_main(check_data.main)
-        return left.value.code, capsys.readouterr().out
+        printed = capsys.readouterr()
+        return left.value.code, printed.out + printed.err
 
     return run
 
@@ -169,11 +168,9 @@ def test_own_data_shows_all_faults_of_all_splits(check, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"), [(["-d", "foo"], "known are unc,"), (["--refs", "x.jsonl"], "one name after -d")]
 )
-def test_flags_that_do_not_go_together(root, monkeypatch, capsys, flags, said):
-    monkeypatch.setattr(sys, "argv", ["check_data.py", "--root", str(root), *flags])
-    with pytest.raises(SystemExit) as left:
-        run_main(check_data.main)
-    assert left.value.code == 2 and said in capsys.readouterr().err
+def test_flags_that_do_not_go_together(check, flags, said):
+    code, output = check(*flags)
+    assert code == 2 and said in output
 
 
 def test_of_many_faults_ten_are_shown(check, root):
@@ -183,21 +180,17 @@ def test_of_many_faults_ten_are_shown(check, root):
     assert len(re.findall(r"image 99 is not there", output)) == 10
 
 
-def test_nothing_is_there(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["check_data.py", "--root", str(tmp_path / "none")])
-    with pytest.raises(SystemExit) as left:
-        run_main(check_data.main)
-    assert left.value.code == 2 and "no such folder" in capsys.readouterr().err
+def test_nothing_is_there(check, tmp_path):
+    code, output = check(root=tmp_path / "none")
+    assert code == 2 and "no such folder" in output
     (tmp_path / "none").mkdir()
-    with pytest.raises(SystemExit) as left:
-        run_main(check_data.main)
-    output = capsys.readouterr().out
-    assert left.value.code == 1 and "Traceback" not in output
+    code, output = check(root=tmp_path / "none")
+    assert code == 1 and "Traceback" not in output
     for folder in ("coco/images/train2014", "referit/images", "referit/mask"):
         assert f"FAULT  {tmp_path / 'none/data' / folder}: no such folder" in output
-    for name in COUNTS:
+    for name, dataset in DATASETS.items():
         assert re.search(rf"^{re.escape(name)}, below ", output, re.MULTILINE)
-        assert all(link in output for links in downloads(name).values() for link in links)
+        assert all(link in output for links in downloads(dataset).values() for link in links)
 
 
 def test_literature_s_numbers_may_be_slightly_off(capsys):
@@ -210,17 +203,17 @@ def test_literature_s_numbers_may_be_slightly_off(capsys):
 
 
 def test_numbers_and_links_are_those_of_the_pages():
-    """Splits of the -d table, and the links of the two READMEs."""
+    """The words of the vocabularies, and the links, are those of the two READMEs."""
     pages = "".join((ROOT / folder / "README.md").read_text() for folder in ("data", "external"))
-    for name, splits in COUNTS.items():
-        assert set(splits) == set(check_data.DATASETS[name].splits)
-        links = {link.split()[0] for group in downloads(name).values() for link in group if link.startswith("http")}
+    for dataset in DATASETS.values():
+        links = {link.split()[0] for group in downloads(dataset).values() for link in group if link.startswith("http")}
         assert len(links) >= 3 and all(link in pages for link in links)
     assert all(f"{words:,} words" in pages for words in WORDS.values())
 
 
 def test_the_build_s_estimate_is_of_the_right_size(capsys, tmp_path):
-    check_data.estimate("unc", {}, tmp_path)
+    unc = DATASETS["unc"]
+    check_data.estimate(unc, {}, tmp_path)
     gigabytes = float(re.search(r"about ([\d.]+) GB", capsys.readouterr().out)[1])
-    per_expression = gigabytes * 1e6 / sum(counts.expressions for counts in COUNTS["unc"].values())
+    per_expression = gigabytes * 1e6 / sum(counts.expressions for counts in unc.splits.values())
     assert 30 < per_expression < 70  # kB; the authors' code takes 920

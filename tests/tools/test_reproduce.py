@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.support.tiny_set import make_tiny_set
-from tools.check_data import COUNTS
+from utils.datasets import DATASETS
 
 SCRIPT = ROOT / "tools/reproduce.sh"
 TOY = (
@@ -98,7 +98,7 @@ def test_every_split_of_every_data_set(started, tmp_path):
         assert train.endswith(f"--exp_name {dataset} --resume --adamW")
         assert [n.split()[1] for n in names(lines) if n.startswith("evaluate")] == splits.split()
         assert [n.split()[1] for n in names(lines) if n.startswith("build_batches")] == [split, *splits.split()]
-        assert {split, *splits.split()} == set(COUNTS[dataset])
+        assert {split, *splits.split()} == set(DATASETS[dataset].splits)
         assert all(f"--checkpoint {tmp_path}/weights/{dataset}/" in n for n in lines if n.startswith("evaluate"))
         assert any("last.pth" in line for line in lines) == (dataset == "referit")  # best.pth was chosen on test
         assert names(lines)[-1] == "tables.py"

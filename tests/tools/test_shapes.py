@@ -13,9 +13,9 @@ from scipy.ndimage import binary_fill_holes, label
 
 from tests.support.shapes import IMAGES, RGB, SEED, decode, made_shapes
 from tools.shapes import expressions
+from tools.shapes.dataset import annotation
 from tools.shapes.drawing import visible_masks
 from tools.shapes.expressions import Phrase, View
-from tools.shapes.masks import annotation, segmentation
 from tools.shapes.scenes import Thing, sample_scene
 
 
@@ -58,28 +58,22 @@ def test_masks_lie_on_the_shapes_in_the_image(made):
     assert np.quantile(overlaps, 0.05) > 0.6
 
 
-def test_some_masks_are_in_pieces_and_rings_have_their_hole(made):
+def test_some_masks_are_in_pieces_and_only_rings_have_a_hole(made):
     forms = Counter()
     referred = {r["ann_id"] for r in made.refs}
     for thing in (thing for things in made.things.values() for thing in things):
-        form, hole = thing.entry["segmentation"], (binary_fill_holes(thing.mask) & ~thing.mask).sum()
-        if isinstance(form, dict):
-            assert set(form) == {"counts", "size"} and sum(form["counts"]) == thing.mask.size
-            assert isinstance(form["counts"], list) and form["size"] == list(thing.mask.shape)
-            assert thing.kind == "ring" and hole > 20
-        else:
-            assert hole == 0 and len(form) == label(thing.mask)[1]
-            assert all(len(p) >= 8 and len(p) % 2 == 0 for p in form)
-        kind = "rle" if isinstance(form, dict) else "pieces" if len(form) > 1 else "one"
-        forms[kind] += thing.entry["id"] in referred
-    assert forms["rle"] >= 3 and forms["pieces"] >= 3 and forms["one"] >= 50
+        hole = (binary_fill_holes(thing.mask) & ~thing.mask).sum()
+        assert hole == 0 or thing.kind == "ring" and hole > 20
+        form = "ring" if hole else "pieces" if label(thing.mask)[1] > 1 else "one"
+        forms[form] += thing.entry["id"] in referred
+    assert forms["ring"] >= 3 and forms["pieces"] >= 3 and forms["one"] >= 50
 
 
 @settings(max_examples=150, deadline=None)
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))).filter(np.any))
-def test_any_mask_survives_its_segmentation(mask):
-    assert np.array_equal(decode(segmentation(mask), *mask.shape), mask)
-    assert annotation(mask, 1, 1, 1)["area"] == mask.sum()
+def test_any_mask_survives_its_run_lengths(mask):
+    entry = annotation(mask, 1, 1, 1)
+    assert np.array_equal(decode(entry["segmentation"], *mask.shape), mask) and entry["area"] == mask.sum()
 
 
 KINDS = "circle|square|triangle|star|ring|cross|diamond|shape|one"

@@ -9,6 +9,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -16,8 +17,7 @@ import numpy as np
 
 from tools.shapes.drawing import KINDS, paint
 from tools.shapes.expressions import View, expressions
-from tools.shapes.masks import annotation
-from tools.shapes.scenes import sample_scene
+from tools.shapes.scenes import extent, sample_scene
 from utils.errors import InputError
 from utils.files.reading import read_json
 from utils.files.writing import atomic_write, write_json
@@ -25,7 +25,7 @@ from utils.files.writing import atomic_write, write_json
 IMAGES = Path("data/coco/images/train2014")
 ANNOTATIONS = Path("external/refer/data/refcoco")
 RECORD = Path("data/shapes.json")
-VERSION = 2  # a new number wherever the same arguments give other files
+VERSION = 3  # a new number wherever the same arguments give other files
 JPEG_QUALITY = 94
 SENTENCES = (2, 3, 3, 4)  # how many for a ref, near RefCOCO's average of 2.84
 
@@ -71,23 +71,17 @@ def write_dataset(plan: Plan, root: Path, workers: int, overwrite: bool = False)
         (root / folder).mkdir(parents=True, exist_ok=True)
     write_json(root / RECORD, {**record, "complete": False})
     draw = partial(_draw, plan, root)
-    if workers == 1:
-        drawn = list(map(draw, range(plan.count)))
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            drawn = list(pool.map(draw, range(plan.count), chunksize=8))
+    with ProcessPoolExecutor(workers) as pool:
+        drawn = list(pool.map(draw, range(plan.count), chunksize=8))
     refs = _refs(drawn, plan.splits())
     with atomic_write(root / ANNOTATIONS / "instances.json") as file:
-        file.write(json.dumps(_instances(drawn), separators=(",", ":")).encode())  # compact: polygons are long
+        file.write(json.dumps(_instances(drawn), separators=(",", ":")).encode())
     with atomic_write(root / ANNOTATIONS / "refs(unc).p") as file:
         # pickle refers back to a string that is the same object. Through JSON that depends on the refs alone, not on
         # which process made them. Protocol 2 is the newest that Python 2 wrote.
         file.write(pickle.dumps(json.loads(json.dumps(refs)), protocol=2))
     write_json(root / RECORD, {**record, "complete": True})
-    counts: Counter = Counter()
-    for ref in refs:
-        counts[ref["split"]] += len(ref["sentences"])
-    return counts
+    return Counter(ref["split"] for ref in refs for _ in ref["sentences"])
 
 
 def image_name(index: int) -> str:
@@ -111,6 +105,22 @@ def _draw(plan: Plan, root: Path, index: int) -> Drawn:
     return Drawn(image, annotations, [expressions(words, view, i, words.choice(SENTENCES)) for i in range(len(things))])
 
 
+def annotation(mask: np.ndarray, ann_id: int, image_id: int, category_id: int) -> dict:
+    """The entry of a bool H W mask in instances.json, as COCO's uncompressed run lengths down the columns."""
+    top, bottom, left, right = extent(mask)
+    pixels = np.concatenate([[0], mask.ravel(order="F"), [2]]).astype(np.int8)
+    runs = np.diff(np.flatnonzero(np.diff(pixels)), prepend=0)  # of zeros, ones, zeros, ...
+    return {
+        "segmentation": {"counts": runs.tolist(), "size": list(mask.shape)},
+        "area": float(mask.sum()),
+        "iscrowd": 0,
+        "image_id": image_id,
+        "bbox": [float(left), float(top), float(right - left), float(bottom - top)],
+        "category_id": category_id,
+        "id": ann_id,
+    }
+
+
 def _instances(drawn: list[Drawn]) -> dict:
     """The content of instances.json."""
     return {
@@ -124,13 +134,12 @@ def _instances(drawn: list[Drawn]) -> dict:
 def _refs(drawn: list[Drawn], splits: list[str]) -> list[dict]:
     """The list in refs(unc).p; things without an unambiguous expression are left out."""
     refs: list[dict] = []
-    next_sentence = 0
+    numbers = count()
     for d, split in zip(drawn, splits, strict=True):
         for entry, texts in zip(d.annotations, d.texts, strict=True):
             if not texts:
                 continue
-            ids = list(range(next_sentence, next_sentence + len(texts)))
-            next_sentence += len(texts)
+            sentences = [{"sent_id": next(numbers), "raw": t, "sent": t, "tokens": t.split()} for t in texts]
             ref = {
                 "ref_id": len(refs),
                 "ann_id": entry["id"],
@@ -138,11 +147,8 @@ def _refs(drawn: list[Drawn], splits: list[str]) -> list[dict]:
                 "category_id": entry["category_id"],
                 "file_name": f"{d.image['file_name'].removesuffix('.jpg')}_{len(refs)}.jpg",
                 "split": split,
-                "sent_ids": ids,
-                "sentences": [
-                    {"sent_id": i, "raw": text, "sent": text, "tokens": text.split()}
-                    for text, i in zip(texts, ids, strict=True)
-                ],
+                "sent_ids": [sentence["sent_id"] for sentence in sentences],
+                "sentences": sentences,
             }
             refs.append(ref)
     return refs
@@ -157,17 +163,13 @@ def _claim(root: Path, record: dict, overwrite: bool) -> bool:
                 raise InputError(f"{found} is not from make_shapes ({root / RECORD} is missing): give another --root")
         return True
     there = read_json(root / RECORD, "the record of make_shapes")
-    if there == {**record, "complete": True}:
-        return False
-    if there == {**record, "complete": False}:
-        return True
     try:
-        arguments = ", ".join(f"{name} {value}" for name, value in there["arguments"].items())
-        count = sum(int(number) for number in there["arguments"]["images"].values())
+        number = sum(map(int, there["arguments"]["images"].values()))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(f"{root / RECORD}: not a record of make_shapes; give another --root") from None
-    if not overwrite:
-        raise InputError(f"{root} holds other shapes ({arguments}; see {RECORD}): pass --overwrite or another --root")
-    for index in range(count):
+    other = {**there, "complete": False} != {**record, "complete": False}
+    if other and not overwrite:
+        raise InputError(f"{root} holds other shapes (see {RECORD}): pass --overwrite or another --root")
+    for index in range(number if other else 0):
         (root / IMAGES / image_name(index)).unlink(missing_ok=True)
-    return True
+    return other or not there["complete"]
