@@ -21,6 +21,7 @@ def test_embeddings_of_any_floating_point_type(tmp_path, dtype):
     ("table", "said"),
     [
         (np.ones((5, 2)), "5 x 2, but"),
+        (np.ones((6, 3)), "6 x 3, but"),
         (np.array(1.0), "one number, but"),
         (np.full((5, 3), "1.0"), "holds <U3 and not"),
         (np.ones((5, 3), bool), "holds bool and not"),
