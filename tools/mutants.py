@@ -32,14 +32,13 @@ from cosmic_ray.plugins import get_operator, operator_names
 ROOT = Path(__file__).resolve().parents[1]
 PER_FILE, MINUTES, AT_ONCE = 12, 25, 2  # faults of a file at most; no fault is begun after MINUTES; faults at a time
 TESTS = {  # file -> its tests, quick ones first: models/loss is tests/models/test_loss.py
-    "models/attention.py": "models/attention",
     "models/blocks.py": "models/blocks models/decoder models/vision models/reference",
     "models/checkpoint.py": "models/checkpoint files/bombs",
     "models/config.py": "models/config models/reference",
     "models/convert.py": "models/convert",
     "models/decoder.py": "models/decoder models/reference",
     "models/fusion.py": "models/blocks models/attention models/reference",
-    "models/inference.py": "models/attention tools/predict",
+    "models/inference.py": "models/attention prepare/geometry tools/predict",
     "models/language.py": "models/language models/reference",
     "models/loss.py": "models/loss models/reference",
     "models/reference.py": "models/reference models/convert",

@@ -1,4 +1,4 @@
-"""models/attention.py: which words the class seed looks at."""
+"""Which words the class seed looks at."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.plain_restr import PlainReSTR
 from models import load_restr
-from models.attention import seed_attention
+from models.inference import seed_attention
 from models.inference import segment, to_canvas
 from tests.models.test_reference import random_case, reference_names
 from tests.support.eval_folder import VOCABULARY, write_checkpoint
