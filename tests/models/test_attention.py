@@ -6,8 +6,7 @@ import torch
 
 from benchmarks.plain_restr import PlainReSTR
 from models import load_restr
-from models.inference import seed_attention
-from models.inference import segment, to_canvas
+from models.inference import seed_attention, segment, to_canvas
 from tests.models.test_reference import random_case, reference_names
 from tests.support.eval_folder import VOCABULARY, write_checkpoint
 from tests.support.memory_split import SIZE, tiny_model
