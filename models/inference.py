@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from utils.errors import InputError, one_line
 from utils.files.images import read_image, to_rgb
-from utils.geometry import centre, fit_inside
+from utils.geometry import fit_inside, window
 from utils.text import TEXT_LENGTH, Vocabulary, tokenize
 
 THRESHOLD = 1e-9  # logit from which a pixel belongs to the object; the authors' code's
@@ -57,11 +57,10 @@ def resize_and_pad(image: Tensor, size: tuple[int, int], antialias: bool = False
     canvas's colour after normalisation: 0.0, which is mid-grey for mean 0.5, or a tensor C x 1 x 1.
     """
     fit = fit_inside(*image.shape[-2:], size)
-    inner = fit.height, fit.width
-    resized = functional.interpolate(image, inner, mode="bilinear", align_corners=False, antialias=antialias)
+    resized = functional.interpolate(image, fit.size, mode="bilinear", align_corners=False, antialias=antialias)
     canvas = image.new_empty(*image.shape[:2], *size)
     canvas[:] = fill
-    canvas[..., fit.top : fit.top + fit.height, fit.left : fit.left + fit.width] = resized
+    canvas[..., *fit.window] = resized
     return canvas
 
 
@@ -73,9 +72,8 @@ def resize_and_crop(logits: Tensor, height: int, width: int) -> Tensor:
     canvas = logits.shape[-2:]
     scale = max(height / canvas[0], width / canvas[1])
     resized = max(height, round(canvas[0] * scale)), max(width, round(canvas[1] * scale))
-    top, left = centre((height, width), resized)
     logits = functional.interpolate(logits, resized, mode="bilinear", align_corners=False)
-    return logits[..., top : top + height, left : left + width]
+    return logits[..., *window((height, width), resized)]
 
 
 def canvas_logits(model: nn.Module, v: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
