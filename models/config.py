@@ -1,8 +1,7 @@
 """The numbers of a ReSTR. Every default is the paper's: `ReSTRConfig()` is its model."""
 
 import reprlib
-from collections.abc import Iterable
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, fields
 from typing import get_args
 
 from models.fusion import VARIANTS
@@ -72,10 +71,10 @@ class DecoderConfig:
 class ReSTRConfig:
     """Everything that decides the shapes of a model; stored in each checkpoint."""
 
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    language: LanguageConfig = field(default_factory=LanguageConfig)
-    fusion: FusionConfig = field(default_factory=FusionConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    vision: VisionConfig = VisionConfig()
+    language: LanguageConfig = LanguageConfig()
+    fusion: FusionConfig = FusionConfig()
+    decoder: DecoderConfig = DecoderConfig()
 
     def __post_init__(self):
         for part in (self.vision, self.language, self.fusion, self.decoder):
@@ -96,16 +95,16 @@ class ReSTRConfig:
     def from_dict(cls, values: dict) -> "ReSTRConfig":
         """The inverse of `to_dict`. Raises InputError for an unknown or a missing part or number."""
         try:
-            kinds = {part.name: part.default_factory for part in fields(cls)}
-            _same_names(values, kinds)
-            for name, kind in kinds.items():
-                _same_names(values[name], [item.name for item in fields(kind)])
+            known = cls().to_dict()
+            for given, names in [(values, known), *((values[part], numbers) for part, numbers in known.items())]:
+                if set(given) != set(names):
+                    raise KeyError(min(map(str, set(given) ^ set(names))))
             vision = {**values["vision"], "image_size": tuple(values["vision"]["image_size"])}
             if vision["backbone"].partition(".")[0] == VisionConfig.backbone:  # version 1.0 stored None for its numbers
                 names = [name for name in ("patch_size", "width", "depth", "heads") if vision[name] is None]
                 vision |= {name: getattr(VisionConfig, name) for name in names}
             parts = {**values, "vision": vision}
-            return cls(**{name: kind(**parts[name]) for name, kind in kinds.items()})
+            return cls(**{part.name: part.type(**parts[part.name]) for part in fields(cls)})
         except InputError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # ValueError: a number too long to be shown
@@ -122,12 +121,6 @@ def _is_valid(item: Field, value: object) -> bool:
     if type(value) not in kinds and not (float in kinds and type(value) is int):
         return False
     return value is None or item.name not in LARGEST or (0 if float in kinds else 1) <= value <= LARGEST[item.name]
-
-
-def _same_names(values: dict, names: Iterable[str]) -> None:
-    differing = set(values) ^ set(names)
-    if differing:
-        raise KeyError(min(map(str, differing)))
 
 
 # Vision encoders by name; any plain ViT of timm is one too.
