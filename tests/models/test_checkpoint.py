@@ -212,14 +212,16 @@ def test_broken_reference_files(tmp_path, model, allocations):
         {**state, embedding: 5},
         {**state, embedding: torch.tensor(5.0)},
         {**state, embedding: torch.zeros(1).expand(9_000_000, 12)},
-        {**state, "encoder_q.weight": torch.zeros(1)},
-        {**state, 7: torch.zeros(1)},
+        {name: value for name, value in state.items() if name != "fusion_module.norm.weight"},
+        *({**state, name: torch.zeros(1)} for name in ("encoder_q.weight", "fusion_module.extra.weight", 7)),
+        {**state, "encoder_l.proj_lang.bias": torch.zeros(7)},
     ):
         path = store(tmp_path / "broken.pth", broken)
         assert str(path) in refused(lambda path=path: load_restr(path, reference=REFERENCE))
     store(path, state)
     vision = REFERENCE["v_backbone"]
     wrong = [{"v_backbone": {**vision, "d_model": value}} for value in (12_000, "24")]
-    for change in (*wrong, {"l_backbone": {"x": 1}}):
-        assert str(path) in refused(lambda change=change: load_restr(path, reference=REFERENCE | change))
+    for change in (*wrong, {"l_backbone": {"x": 1}}, {"v_backbone": {}}):
+        message = refused(lambda change=change: load_restr(path, reference=REFERENCE | change))
+        assert str(path) in message and ("configuration" in message or "width" in message)
     assert set(allocations) == {"meta"}

@@ -13,10 +13,8 @@ from models.config import DecoderConfig, ReSTRConfig
 from models.reference import HEAD, _reference_name, config_from_reference, our_name, reference_config
 from models.restr import build_restr
 from tests.conftest import DATA
-from tests.support.hostile import refused
 from tests.support.small_model import REFERENCE, SIZE, WORDS
 from tools.model_size import count_parameters
-from train.schedule import Schedule
 
 CONFIG = copy.deepcopy(REFERENCE)
 CONFIG["v_backbone"]["n_layers"] = CONFIG["l_backbone"]["n_layers"] = 2
@@ -46,14 +44,6 @@ def test_every_official_name_and_count(case):
     assert counts["vision"] == official["by_part"]["encoder_v"] - official["head"]
     assert counts["language"] == official["by_part"]["encoder_l"]
     assert counts["fusion"] + counts.get("decoder", 0) == official["by_part"]["fusion_module"]
-
-
-def test_learning_rates_of_the_authors_schedule():
-    stored = json.loads((DATA / "schedule.json").read_text())["lr_poly"]
-    args = stored["args"]
-    schedule = Schedule(args["base"], args["end"], args["max_iter"], args["warm"], args["power"])
-    for step, rate in stored["step_to_lr"].items():
-        assert args["base"] * schedule.factor(int(step)) == pytest.approx(rate, rel=1e-12, abs=1e-30)
 
 
 def random_case(variant="indirect", **fusion):
@@ -98,28 +88,6 @@ def test_gradients_equal_those_of_the_plain_form(case):
         if name == "language.embedding.weight":  # the reference's padding row gets no gradient
             theirs[0] = 0
         assert (parameter.grad - theirs).norm() <= 1e-9 * theirs.norm(), name
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_from_reference_finds_what_to_reference_wrote(case):
-    model, config, image, ids = random_case(**case)
-    state = {f"module.{name}": value for name, value in to_reference(model).items()}  # as saved under DataParallel
-    again, model, image = from_reference(state, config), model.float(), image.float()
-    assert all(torch.equal(a, b) for a, b in zip(model(image, ids), again(image, ids), strict=True))
-
-
-def test_a_reference_state_with_a_wrong_tensor_is_refused():
-    model, config, _, _ = random_case()
-    state = to_reference(model)
-    for broken in (
-        {name: value for name, value in state.items() if name != "fusion_module.norm.weight"},
-        {**state, "fusion_module.extra.weight": torch.zeros(1)},
-        {**state, "encoder_l.proj_lang.bias": torch.zeros(7)},
-        {**state, "classifier.weight": torch.zeros(1)},
-        {},
-    ):
-        refused(from_reference, broken, config)
-    assert "configuration" in refused(from_reference, state, {"v_backbone": {}})
 
 
 def test_paper_size_is_the_default():
