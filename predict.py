@@ -12,7 +12,7 @@ annotations and evaluate.py know only pixels as stored.
 import math
 import time
 import warnings
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -42,20 +42,14 @@ def parse_args(arguments: list[str] | None = None) -> Namespace:
     model.add_argument("--checkpoint", type=Path, metavar="FILE", required=True, help="what train_restr.py wrote")
     model.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     result = parser.add_argument_group("results")
-    result.add_argument(
-        "--out", type=Path, metavar="DIR", default=Path("predictions"), help="folder, created if needed"
-    )
+    folder = {"type": Path, "metavar": "DIR", "default": Path("predictions")}
+    result.add_argument("--out", help="folder, created if needed", **folder)
     logit = "logit from which a pixel belongs to the object"
-    result.add_argument("--threshold", type=finite, default=THRESHOLD, help=logit)
-    return parser.parse_args(arguments)
-
-
-def finite(text: str) -> float:
-    """A number that is one, for argparse."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ArgumentTypeError(f"{text} is not a finite number")
-    return value
+    result.add_argument("--threshold", type=float, default=THRESHOLD, help=logit)
+    args = parser.parse_args(arguments)
+    if not math.isfinite(args.threshold):
+        parser.error(f"--threshold: {args.threshold} is not a finite number")
+    return args
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -105,16 +99,15 @@ def remarks(result: Segmentation) -> str:
 
 
 def write(stem: Path, image: np.ndarray, result: Segmentation, canvas: tuple[int, int]) -> None:
-    """The three images of a result; their names begin with `stem`."""
-    save(stem, "mask", result.mask.astype(np.uint8) * 255)
-    save(stem, "overlay", overlay(image, result.mask, ORANGE))
-    save(stem, "patches", patch_picture(image, result.patches, canvas))
-
-
-def save(stem: Path, what: str, pixels: np.ndarray) -> None:
-    """Write an image, uint8 H x W or H x W x 3, whole or not at all."""
-    with atomic_write(stem.with_name(f"{stem.name}_{what}.png")) as file:
-        Image.fromarray(pixels).save(file, "PNG")
+    """The three images of a result, each whole or not at all; their names begin with `stem`."""
+    pictures = {
+        "mask": result.mask.astype(np.uint8) * 255,
+        "overlay": overlay(image, result.mask, ORANGE),
+        "patches": patch_picture(image, result.patches, canvas),
+    }
+    for what, pixels in pictures.items():
+        with atomic_write(stem.with_name(f"{stem.name}_{what}.png")) as file:
+            Image.fromarray(pixels).save(file, "PNG")
 
 
 if __name__ == "__main__":

@@ -8,23 +8,14 @@ import torch
 
 from models.config import ReSTRConfig
 from models.reference import from_reference, reference_config
-from models.restr import ReSTR
+from models.restr import ReSTR, model_with
 from models.tensor_file import load_tensors
-from models.weights import model_with
-from utils.errors import InputError, one_line
+from utils.errors import InputError
 from utils.files.writing import atomic_write
 
 FORMAT, VERSION = "restr-checkpoint", 1
 MAX_STEP = 10**12
-KINDS = {
-    "model": dict,
-    "config": dict,
-    "vocabulary": list | None,
-    "data": dict,
-    "step": int,
-    "metrics": dict,
-    "training": dict | None,
-}
+REST = {"vocabulary": list | None, "data": dict, "step": int, "metrics": dict, "training": dict | None}
 
 
 @dataclass
@@ -39,38 +30,22 @@ class Checkpoint:
     metrics: dict = field(default_factory=dict)
     training: dict | None = None
 
-    def build(self, file: Path | str) -> ReSTR:
-        """The model, in eval mode. Raises InputError, naming `file`, if the weights do not fit the configuration."""
-        try:
-            return model_with(self.config, self.weights)
-        except InputError as error:
-            raise InputError(f"{file}: the weights do not fit its configuration: {error}") from None
-
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint`, for `torch.load(weights_only=True)`, under a temporary name, flush it and rename it.
 
     Raises InputError or OSError if it cannot be written; a file that was there before stays.
     """
-    values = {
-        "format": FORMAT,
-        "version": VERSION,
-        "model": checkpoint.weights,
-        "config": checkpoint.config.to_dict(),
-        "vocabulary": checkpoint.vocabulary,
-        "data": checkpoint.data,
-        "step": checkpoint.step,
-        "metrics": checkpoint.metrics,
-    }
-    if checkpoint.training is not None:
-        values["training"] = checkpoint.training
+    values = {"format": FORMAT, "version": VERSION, "model": checkpoint.weights, "config": checkpoint.config.to_dict()}
+    values |= {name: getattr(checkpoint, name) for name in REST}
+    if checkpoint.training is None:
+        del values["training"]
     try:
         with atomic_write(path, durable=True) as file:
             torch.save(values, file)
     except RuntimeError as error:  # torch.save hides the operating system's error behind its own
-        raise InputError(
-            f"{path}: could not be written ({error.__context__ or error}): make room on the disk"
-        ) from None
+        reason = error.__context__ or error
+        raise InputError(f"{path}: could not be written ({reason}): make room on the disk") from None
 
 
 def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Checkpoint:
@@ -85,10 +60,9 @@ def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Che
         return _read_reference(path, values, reference, assumed)
     version = values.get("version")
     if not isinstance(version, int) or version != VERSION:
-        version = one_line(repr(version), 40)
-        raise InputError(f"{path}: written by another version of this code (format {version})")
+        raise InputError(f"{path}: written by another version of this code, not in format {VERSION}")
     values = {"training": None, **values}
-    for name, kind in KINDS.items():
+    for name, kind in {"model": dict, "config": dict, **REST}.items():
         if name not in values or not isinstance(values[name], kind):
             raise InputError(f"{path}: '{name}' is missing or of a wrong kind: the checkpoint is damaged")
     if not 0 <= values["step"] <= MAX_STEP:
@@ -100,8 +74,7 @@ def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Che
     words, size = values["vocabulary"], config.language.vocabulary_size
     if words is not None and (len(words) != size or not all(isinstance(word, str) for word in words)):
         raise InputError(f"{path}: its vocabulary is not the {size} words of its model: the checkpoint is damaged")
-    rest = (values[name] for name in ("data", "step", "metrics", "training"))
-    return Checkpoint(values["model"], config, words, *rest)
+    return Checkpoint(values["model"], config, **{name: values[name] for name in REST})
 
 
 def load_restr(path: Path | str, device: str = "cpu", reference: dict | None = None, **assumed) -> ReSTR:
@@ -112,15 +85,13 @@ def load_restr(path: Path | str, device: str = "cpu", reference: dict | None = N
     """
     path = checkpoint_file(path)
     checkpoint = read_checkpoint(path, reference, **assumed)
-    model = checkpoint.build(path).to(device)
+    try:
+        model = model_with(checkpoint.config, checkpoint.weights).to(device)
+    except InputError as error:
+        raise InputError(f"{path}: the weights do not fit its configuration: {error}") from None
     model.vocabulary = checkpoint.vocabulary
-    model.provenance = {
-        "file": str(path),
-        "sha256": file_sha256(path),
-        "data": checkpoint.data,
-        "step": checkpoint.step,
-        "metrics": checkpoint.metrics,
-    }
+    known = {name: getattr(checkpoint, name) for name in ("data", "step", "metrics")}
+    model.provenance = {"file": str(path), "sha256": file_sha256(path), **known}
     return model
 
 
@@ -136,20 +107,14 @@ def file_sha256(path: Path | str) -> str:
 
 
 def _read_reference(path: Path, values: dict, config: dict | None, assumed: dict) -> Checkpoint:
-    state = _reference_state(path, values)
+    """The authors' state dict is the whole file, or stands in it as "model" or "state_dict"."""
+    states = [state for state in (values, values.get("model"), values.get("state_dict")) if isinstance(state, dict)]
+    state = next((state for state in states if any("encoder_l." in str(name) for name in state)), None)
+    if state is None:
+        raise InputError(f"{path}: neither a checkpoint of this code nor one of the authors' code")
     try:
         model = from_reference(state, config or reference_config(state, **assumed))
     except InputError as error:
         remedy = "say is_shared if its encoders share weights, or give python -m models.convert its configuration"
         raise InputError(f"{path}: {error}{'' if config else f'; {remedy}'}") from None
     return Checkpoint(model.state_dict(), model.config, vocabulary=None, data={"image_size": list(model.image_size)})
-
-
-def _reference_state(path: Path, values: dict) -> dict[str, torch.Tensor]:
-    """The authors' state dict in a loaded file: bare, or under "model" or "state_dict". Raises InputError."""
-    for state in (values, values.get("model"), values.get("state_dict")):
-        if isinstance(state, dict):
-            state = {str(name).removeprefix("module."): value for name, value in state.items()}
-            if any(name.startswith("encoder_l.") for name in state):
-                return state
-    raise InputError(f"{path}: neither a checkpoint of this code nor one of the authors' code")

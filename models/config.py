@@ -1,7 +1,8 @@
 """The numbers of a ReSTR. Every default is the paper's: `ReSTRConfig()` is its model."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+import reprlib
+from dataclasses import Field, asdict, dataclass, fields
+from typing import get_args
 
 from models.fusion import VARIANTS
 from utils.errors import InputError, one_line
@@ -20,7 +21,6 @@ LARGEST = {
     "drop_path": 0.9,
     "norm_eps": 0.1,
 }
-MAY_BE_NONE = ("patch_size", "width", "depth", "heads", "norm_eps")  # of the vision encoder; "heads" of fusion too
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,18 @@ class DecoderConfig:
 class ReSTRConfig:
     """Everything that decides the shapes of a model; stored in each checkpoint."""
 
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    language: LanguageConfig = field(default_factory=LanguageConfig)
-    fusion: FusionConfig = field(default_factory=FusionConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    vision: VisionConfig = VisionConfig()
+    language: LanguageConfig = LanguageConfig()
+    fusion: FusionConfig = FusionConfig()
+    decoder: DecoderConfig = DecoderConfig()
 
     def __post_init__(self):
         for part in (self.vision, self.language, self.fusion, self.decoder):
             for item in fields(part):
                 value = getattr(part, item.name)
-                optional = item.name in MAY_BE_NONE and part is not self.language
-                if not (value is None and optional) and not _is_valid(item.name, value):
-                    name = item.name.replace("_", " ")
-                    raise InputError(f"{name} {one_line(repr(value), 60)} is out of range or of a wrong kind")
+                if not _is_valid(item, value):
+                    name, shown = item.name.replace("_", " "), one_line(reprlib.repr(value), 60)
+                    raise InputError(f"{name} {shown} is out of range or of a wrong kind")
         if self.fusion.variant not in VARIANTS:
             known = ", ".join(VARIANTS)
             raise InputError(f"unknown fusion {one_line(repr(self.fusion.variant), 60)}: choose from {known}")
@@ -96,45 +95,32 @@ class ReSTRConfig:
     def from_dict(cls, values: dict) -> "ReSTRConfig":
         """The inverse of `to_dict`. Raises InputError for an unknown or a missing part or number."""
         try:
-            kinds = {part.name: part.default_factory for part in fields(cls)}
-            _same_names(values, kinds)
-            for name, kind in kinds.items():
-                _same_names(values[name], [item.name for item in fields(kind)])
+            known = cls().to_dict()
+            for given, names in [(values, known), *((values[part], numbers) for part, numbers in known.items())]:
+                if set(given) != set(names):
+                    raise KeyError(min(map(str, set(given) ^ set(names))))
             vision = {**values["vision"], "image_size": tuple(values["vision"]["image_size"])}
-            config = cls(**{name: kind(**{**values, "vision": vision}[name]) for name, kind in kinds.items()})
-            return replace(config, vision=_with_numbers(config.vision))
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"not a ReSTR configuration ({one_line(error, 80)}): was it written by another version?"
-            ) from None
+            if vision["backbone"].partition(".")[0] == VisionConfig.backbone:  # version 1.0 stored None for its numbers
+                names = [name for name in ("patch_size", "width", "depth", "heads") if vision[name] is None]
+                vision |= {name: getattr(VisionConfig, name) for name in names}
+            parts = {**values, "vision": vision}
+            return cls(**{part.name: part.type(**parts[part.name]) for part in fields(cls)})
+        except InputError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # ValueError: a number too long to be shown
+            reason = one_line(error, 80)
+            raise InputError(f"not a ReSTR configuration ({reason}): was it written by another version?") from None
 
 
-def _with_numbers(vision: VisionConfig) -> VisionConfig:
-    """`vision` with the numbers that version 1.0 stored as None for the paper's backbone, so that the two are equal."""
-    if vision.backbone.partition(".")[0] != VisionConfig.backbone:
-        return vision
-    names = ("patch_size", "width", "depth", "heads")
-    return replace(vision, **{name: getattr(VisionConfig, name) for name in names if getattr(vision, name) is None})
-
-
-def _is_valid(name: str, value: object) -> bool:
-    if name == "image_size":
-        return isinstance(value, tuple) and len(value) == 2 and all(_in_range(name, side) for side in value)
-    if name in LARGEST:
-        return _in_range(name, value)
-    return isinstance(value, bool if name in ("shared", "enabled") else str)
-
-
-def _in_range(name: str, value: object) -> bool:
-    if isinstance(LARGEST[name], int):
-        return type(value) is int and 1 <= value <= LARGEST[name]
-    return type(value) in (int, float) and 0 <= value <= LARGEST[name]
-
-
-def _same_names(values: dict, names: Iterable[str]) -> None:
-    differing = set(values) ^ set(names)
-    if differing:
-        raise KeyError(min(map(str, differing)))
+def _is_valid(item: Field, value: object) -> bool:
+    """Whether `value` is of the field's type, where a whole number does for a fraction, and in its range."""
+    if item.name == "image_size":
+        limit = LARGEST["image_size"]
+        return isinstance(value, tuple) and len(value) == 2 and all(type(n) is int and 1 <= n <= limit for n in value)
+    kinds = get_args(item.type) or (item.type,)  # int and NoneType of int | None
+    if type(value) not in kinds and not (float in kinds and type(value) is int):
+        return False
+    return value is None or item.name not in LARGEST or (0 if float in kinds else 1) <= value <= LARGEST[item.name]
 
 
 # Vision encoders by name; any plain ViT of timm is one too.

@@ -1,5 +1,8 @@
 """From an image's pixels to a mask at the image's own size; for the evaluator, predict.py and the page."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attention import seed_attention
 from utils.errors import InputError, one_line
 from utils.files.images import read_image, to_rgb
 from utils.geometry import fit_inside, window
@@ -21,7 +23,7 @@ class Segmentation(NamedTuple):
 
     mask: bool H x W. logits: float32 H x W. patches: float32 rows x columns, the patch logits over the padded canvas.
     words: the tokens of the expression that the model read, and the attention in 0..1 that the class seed paid each
-    (see `models.attention`; the rest of 1 went to padding and the seed itself). unknown: tokens that the vocabulary
+    (see `seed_attention`; the rest of 1 went to padding and the seed itself). unknown: tokens that the vocabulary
     lacks. unread: tokens beyond the first 20.
     """
 
@@ -44,9 +46,7 @@ def to_canvas(model: nn.Module, image: Tensor, pad: str = "grey", antialias: boo
     pad: "grey" fills with zeros after normalisation (authors' code), "black" with normalised black (as in training).
     """
     image = model.normalise(image.permute(2, 0, 1)[None])  # 1 3 H W
-    fill = 0.0
-    if pad == "black":
-        fill = model.normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=image.device))
+    fill = 0.0 if pad == "grey" else model.normalise(torch.zeros(3, 1, 1, dtype=torch.uint8, device=image.device))
     return resize_and_pad(image, model.image_size, antialias=antialias, fill=fill)
 
 
@@ -54,12 +54,12 @@ def resize_and_pad(image: Tensor, size: tuple[int, int], antialias: bool = False
     """An evaluation image onto the network's canvas: float B x C x h x w -> B x C x H x W.
 
     Bilinear with half-pixel centres; `antialias`: through a filter, as Pillow does, where it shrinks. `fill` is the
-    canvas's colour after normalisation: 0.0, which is mid-grey for mean 0.5, or a tensor of C values.
+    canvas's colour after normalisation: 0.0, which is mid-grey for mean 0.5, or a tensor C x 1 x 1.
     """
     fit = fit_inside(*image.shape[-2:], size)
     resized = functional.interpolate(image, fit.size, mode="bilinear", align_corners=False, antialias=antialias)
     canvas = image.new_empty(*image.shape[:2], *size)
-    canvas[:] = fill if isinstance(fill, float | int) else fill.view(-1, 1, 1)
+    canvas[:] = fill
     canvas[..., *fit.window] = resized
     return canvas
 
@@ -101,7 +101,14 @@ def encode(model: nn.Module, image) -> EncodedImage:
     orientation (as phones write it) is turned upright first; an array is taken as it is.
     Raises InputError for an unreadable image.
     """
-    pixels = _pixels(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise InputError(f"an image array must be uint8 H x W x 3, not {image.dtype} {image.shape}")
+        pixels = np.require(image, requirements=["C", "W"])  # PyTorch takes no memory that it may not write
+    elif hasattr(image, "convert"):
+        pixels = to_rgb(image, upright=True)
+    else:
+        pixels = read_image(image, remedy="give an image file", upright=True)
     device = next(model.parameters()).device
     return EncodedImage(model.encode_image(to_canvas(model, torch.from_numpy(pixels).to(device))), pixels.shape[:2])
 
@@ -128,22 +135,38 @@ def segment(model: nn.Module, image, texts: list[str], threshold: float = THRESH
         if not np.isfinite(logits).all():  # no pixel would reach the threshold, as if nothing were there
             name = (model.provenance or {}).get("file", "the model")
             raise InputError(f"{name}: its logits are not finite: its training has diverged; take an earlier one")
-        pieces = tokenize(text)
-        read = pieces[:TEXT_LENGTH]
-        paid = attention[0][0, TEXT_LENGTH - len(read) :].tolist()
-        words = list(zip(read, paid, strict=True))
-        unknown = vocabulary.unknown(text)
+        tokens = tokenize(text)
+        read, unread = tokens[:TEXT_LENGTH], tokens[TEXT_LENGTH:]
+        words = list(zip(read, attention[0][0, TEXT_LENGTH - len(read) :].tolist(), strict=True))
         patches = patch[0, 0].cpu().numpy()
-        found.append(Segmentation(logits >= threshold, logits, patches, words, unknown, pieces[TEXT_LENGTH:]))
+        found.append(Segmentation(logits >= threshold, logits, patches, words, vocabulary.unknown(text), unread))
     return found
 
 
-def _pixels(image) -> np.ndarray:
-    """A path, a PIL image or an array as uint8 H x W x 3."""
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise InputError(f"an image array must be uint8 H x W x 3, not {image.dtype} {image.shape}")
-        return np.require(image, requirements=["C", "W"])  # PyTorch takes no memory that it may not write
-    if hasattr(image, "convert"):
-        return to_rgb(image, upright=True)
-    return read_image(image, remedy="give an image file", upright=True)
+@contextmanager
+def seed_attention(model: nn.Module) -> Iterator[list[Tensor]]:
+    """While the block runs, each `segment_features` of `model` appends the class seed's attention to the words: B x 20.
+
+    The mean over the heads of the last block (linguistic-seed encoder; `vanilla` has one encoder for everything),
+    float32. A row sums to less than 1: the seed also looks at itself, and with `vanilla` at the patches.
+    Computed again from what enters that block's attention, because fused kernels keep no weights.
+    """
+    fusion = model.fusion
+    encoder = fusion.visual_linguistic if fusion.variant == "vanilla" else fusion.linguistic_seed
+    found: list[Tensor] = []
+    calls = count(1)
+
+    def look(attention: nn.Module, inputs: tuple[Tensor]) -> None:
+        if next(calls) % encoder.repeats:  # a shared block runs several times; the last counts
+            return
+        x = inputs[0]  # B T d
+        qkv = attention.qkv(x).float().reshape(*x.shape[:2], 3, attention.num_heads, -1)
+        q, k, _ = qkv.permute(2, 0, 3, 1, 4)  # each B heads T d/heads
+        weights = torch.softmax(q[:, :, -1:] @ k.transpose(-2, -1) * attention.scale, -1)  # B heads 1 T
+        found.append(weights.mean(1)[:, 0, -1 - TEXT_LENGTH : -1])
+
+    hook = encoder.blocks[-1].attn.register_forward_pre_hook(look)
+    try:
+        yield found
+    finally:
+        hook.remove()

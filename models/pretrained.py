@@ -36,6 +36,10 @@ def load_pretrained(encoder: VisionEncoder, file: Path | None) -> None:
     fit; the encoder then stays as it was.
     """
     loaded = _from_hub(encoder.config) if file is None else _from_file(encoder.config, Path(file))
+    missing = [name for name, value in loaded.state_dict().items() if value.isnan().any()]
+    if missing:
+        source = f"pre-trained {encoder.config.backbone}" if file is None else file
+        raise InputError(f"{source}: {len(missing)} tensors of the backbone are not in it, e.g. {missing[0]}: {CHECK}")
     encoder.backbone.load_state_dict(loaded.state_dict())
 
 
@@ -47,12 +51,6 @@ def _empty(config: VisionConfig) -> nn.Module:
     return model
 
 
-def _require_full(model: nn.Module, source: object) -> None:
-    missing = [name for name, value in model.state_dict().items() if value.isnan().any()]
-    if missing:
-        raise InputError(f"{source}: {len(missing)} tensors of the backbone are not in it, e.g. {missing[0]}: {CHECK}")
-
-
 def _filter(model: nn.Module):
     """timm's function that turns the published layouts of this family into its own."""
     return sys.modules[type(model).__module__].checkpoint_filter_fn
@@ -60,41 +58,35 @@ def _filter(model: nn.Module):
 
 def _from_hub(config: VisionConfig) -> nn.Module:
     model = _empty(config)
+    repository = model.pretrained_cfg.get("hf_hub_id")
+    name = model.pretrained_cfg.get("hf_hub_filename") or "model.safetensors"
     try:
-        _require_hub(model.pretrained_cfg)
+        if repository and not isinstance(try_to_load_from_cache(repository, name), str):
+            # Fails within seconds where there is no network: timm would retry for minutes.
+            with contextlib.suppress(HfHubHTTPError):  # an answer, of whatever kind
+                get_hf_file_metadata(hf_hub_url(repository, name), timeout=HUB_SECONDS)
         timm.models.load_pretrained(model, num_classes=0, filter_fn=_filter(model), strict=False)
     except Exception as error:  # timm and its hub client raise many kinds
         reason = one_line(error, 160)
         raise InputError(f"pre-trained {config.backbone} is not available ({reason}): {NO_WEIGHTS}") from None
-    _require_full(model, f"pre-trained {config.backbone}")
     return model
-
-
-def _require_hub(source: dict) -> None:
-    """Fail within seconds where neither a cache nor the network has the weights: timm would retry for minutes."""
-    repository, name = source.get("hf_hub_id"), source.get("hf_hub_filename") or "model.safetensors"
-    if not repository or isinstance(try_to_load_from_cache(repository, name), str):
-        return
-    with contextlib.suppress(HfHubHTTPError):  # an answer, of whatever kind
-        get_hf_file_metadata(hf_hub_url(repository, name), timeout=HUB_SECONDS)
 
 
 def _from_file(config: VisionConfig, file: Path) -> nn.Module:
     """The backbone with the weights of `file`, loaded at the file's own grid of positions and then resampled."""
     if not file.is_file():
         raise InputError(f"{file}: no such file of ViT weights: {CHECK}")
+    unexpected = []
     try:
         arrays = _arrays(file)
         model = _empty(replace(config, image_size=_native_size(config, arrays)))
         if file.suffix == ".npz":
             model.load_pretrained(str(file))
-            unexpected = []
         else:
             unexpected = model.load_state_dict(_filter(model)(arrays, model), strict=False).unexpected_keys
     except Exception as error:  # whatever a damaged or foreign file makes the loaders raise
         reason = one_line(" ".join(str(error).split()), 200)
         raise InputError(f"{file}: not weights of {config.backbone} ({reason}): {CHECK}") from None
-    _require_full(model, file)
     foreign = [name for name in unexpected if name.startswith(BACKBONE_ONLY)]
     if foreign:
         raise InputError(f"{file}: {config.backbone} has no place for its {one_line(foreign[0], 80)}: {CHECK}")

@@ -5,51 +5,49 @@ import re
 import torch
 
 from models.config import DecoderConfig, FusionConfig, LanguageConfig, ReSTRConfig, VisionConfig
-from models.restr import ReSTR
-from models.weights import model_with
+from models.restr import ReSTR, model_with
 from utils.errors import InputError, one_line
 
 # An ImageNet classifier that the authors' code keeps and never uses.
 HEAD = ("encoder_v.head.weight", "encoder_v.head.bias")
 HEAD_CLASSES = 1000
 
-# (pattern of an authors' name, our name); a decoder step is decoder.N.up.1, the last layer decoder.N
-_NAMES = (
-    (r"encoder_v\.", "vision.backbone."),
-    (r"encoder_l\.proj_lang\.", "language.proj."),
-    (r"encoder_l\.lang_norm\.", "language.norm."),
-    (r"encoder_l\.", "language."),
-    (r"fusion_module\.seed_emb$", "fusion.class_seed"),
-    (r"fusion_module\.proj_cls$", "fusion.proj_classifier"),
-    (r"fusion_module\.blocks_vl\.", "fusion.visual_linguistic.blocks."),
-    (r"fusion_module\.blocks_ls\.", "fusion.linguistic_seed.blocks."),
-    (r"fusion_module\.decoder\.(\d+)\.up\.1\.weight$", r"decoder.up.\1.weight"),
-    (r"fusion_module\.decoder\.\d+\.weight$", "decoder.head.weight"),
-    (r"fusion_module\.", "fusion."),
-)
+# How an authors' name begins, and how ours does, once their decoder's steps have our names; the first that fits.
+_PREFIXES = {
+    "encoder_v.": "vision.backbone.",
+    "encoder_l.proj_lang.": "language.proj.",
+    "encoder_l.lang_norm.": "language.norm.",
+    "encoder_l.": "language.",
+    "fusion_module.seed_emb": "fusion.class_seed",
+    "fusion_module.proj_cls": "fusion.proj_classifier",
+    "fusion_module.blocks_vl.": "fusion.visual_linguistic.blocks.",
+    "fusion_module.blocks_ls.": "fusion.linguistic_seed.blocks.",
+    "fusion_module.decoder.": "decoder.",
+    "fusion_module.": "fusion.",
+}
 
 
 def our_name(reference_name: str) -> str:
     """Our name of a tensor of the authors' code. Raises InputError for a name that their checkpoints do not have."""
-    for pattern, name in _NAMES:
-        new, count = re.subn("^" + pattern, name, reference_name)
-        if count:
-            return new
+    for theirs, ours in _PREFIXES.items():
+        if reference_name.startswith(theirs):
+            name = re.sub(r"^decoder\.(\d+)\.up\.1\.", r"decoder.up.\1.", ours + reference_name.removeprefix(theirs))
+            return re.sub(r"^decoder\.\d+\.", "decoder.head.", name)
     raise InputError(f"{one_line(repr(reference_name), 80)} is not a tensor of the authors' ReSTR")
 
 
-def reference_config(names, image_size=(480, 480), layers: int = 2, shared: bool = False) -> dict:
+def reference_config(names, image_size=(480, 480), shared: bool = False) -> dict:
     """The authors' configuration at its default size; whether there is a decoder is read from the tensor `names`."""
     vision = {"backbone": "vit_base_patch16_384", "image_size": list(image_size), "patch_size": 16}
     return {
         "v_backbone": {**vision, "d_model": 768, "n_heads": 12, "n_layers": 12, "drop_path_rate": 0.1},
         "l_backbone": {"d_lang": 300, "n_layers": 6, "n_heads": 12},
         "mm_fusion": {
-            "n_layers": layers,
+            "n_layers": 2,
             "n_heads": 12,
             "drop_path_rate": 0.1,
             "is_shared": shared,
-            "is_decoder": any(name.startswith("fusion_module.decoder.") for name in names),
+            "is_decoder": any("fusion_module.decoder." in str(name) for name in names),
         },
     }
 
@@ -69,7 +67,6 @@ def config_from_reference(config: dict, vocabulary_size: int) -> ReSTRConfig:
                 width=v["d_model"],
                 depth=v["n_layers"],
                 heads=v["n_heads"],
-                norm_eps=1e-5,
                 drop_path=v["drop_path_rate"],
             ),
             LanguageConfig(vocabulary_size, width=l["d_lang"], depth=l["n_layers"], heads=l["n_heads"]),
@@ -87,7 +84,7 @@ def from_reference(state_dict: dict[str, torch.Tensor], config: dict) -> ReSTR:
 
     Raises InputError if a tensor is missing, left over (but for the unused ViT head) or of another shape.
     """
-    state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}  # saved under DataParallel
+    state_dict = {str(name).removeprefix("module."): value for name, value in state_dict.items()}  # of DataParallel
     embedding = state_dict.get("encoder_l.embedding.weight")
     if getattr(embedding, "ndim", 0) != 2:
         raise InputError("not a ReSTR of the authors' code: encoder_l.embedding.weight is missing or not a matrix")
@@ -113,10 +110,6 @@ def to_reference(model: ReSTR) -> dict[str, torch.Tensor]:
 
 
 def _reference_name(name: str, steps: int) -> str:
-    if name == "decoder.head.weight":
-        return f"fusion_module.decoder.{steps}.weight"
-    name = re.sub(r"^decoder\.up\.(\d+)\.weight$", r"fusion_module.decoder.\1.up.1.weight", name)
-    for pattern, ours in _NAMES:
-        if "decoder" not in pattern and name.startswith(ours):
-            return re.sub(r"\\\.", ".", pattern).rstrip("$") + name.removeprefix(ours)
-    return name
+    name = re.sub(r"^decoder\.up\.(\d+)\.", r"decoder.\1.up.1.", name).replace("decoder.head.", f"decoder.{steps}.")
+    theirs, ours = next(pair for pair in _PREFIXES.items() if name.startswith(pair[1]))
+    return theirs + name.removeprefix(ours)

@@ -11,7 +11,7 @@ from models.fusion import MultimodalFusion
 from models.inference import THRESHOLD, EncodedImage, encode, segment
 from models.language import LanguageEncoder
 from models.vision import VisionEncoder
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 
 class ReSTR(nn.Module):
@@ -111,3 +111,33 @@ class ReSTR(nn.Module):
 def build_restr(config: ReSTRConfig) -> ReSTR:
     """A ReSTR with random weights; `models.pretrained.load_pretrained` fills its vision encoder."""
     return ReSTR(config)
+
+
+def model_with(config: ReSTRConfig, weights: dict[str, torch.Tensor]) -> ReSTR:
+    """The model of `config` with `weights`, in eval mode. Raises InputError if they do not fit."""
+    check_weights(config, weights)
+    model = build_restr(config)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def check_weights(config: ReSTRConfig, weights: dict[str, torch.Tensor]) -> None:
+    """Raise InputError unless `weights` have the names and shapes of a model of `config`.
+
+    They are compared on the meta device: a configuration from a stranger's file cannot make this machine allocate more
+    than the file's own tensors take.
+    """
+    try:
+        with torch.device("meta"):
+            expected = build_restr(config).state_dict()
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"no model has these numbers: {one_line(error, 160) or type(error).__name__}") from None
+    for name, value in expected.items():
+        found, shape = weights.get(name), tuple(value.shape)
+        if not isinstance(found, torch.Tensor):
+            raise InputError(f"{name} is missing, or not a tensor")
+        if not found.is_floating_point() or found.shape != shape:
+            raise InputError(f"{name} is {found.dtype} of shape {tuple(found.shape)}, not floats of shape {shape}")
+    for name in weights:
+        if name not in expected:
+            raise InputError(f"{one_line(name, 80)} is left over")

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from torch.serialization import StorageType
 
 from utils.errors import InputError, one_line
 from utils.files.pickles import checked_pickle
@@ -16,14 +17,6 @@ _IGNORED = re.compile(
     r"(builtins|__builtin__) (set|frozenset|slice|range|complex|int|float|bool|str|list|dict|tuple|object)|"
     r"torch (\w*int\d+|b?float\d+|bool|device)|torch\._utils _rebuild_\w+|torch\.serialization _get_layout"
 )
-_STORAGES = {
-    f"torch {name}Storage": getattr(torch, dtype)
-    for name, dtype in zip(
-        "Double Float Half BFloat16 Long Int Short Char Byte Bool ComplexFloat ComplexDouble".split(),
-        "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128".split(),
-        strict=True,
-    )
-}
 _SHARED = 4  # times that tensors of one file may use the same numbers, on average
 
 
@@ -36,38 +29,15 @@ def load_tensors(path: Path | str) -> dict:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
-        _require_zip(path)
+        if not zipfile.is_zipfile(path):
+            raise ValueError("cut off, or written by PyTorch before 1.6: then load it and torch.save it again")
         with zipfile.ZipFile(path) as archive:
-            values = _TensorUnpickler(archive, _checked_pickle(archive, Path(path).stat().st_size)).load()
+            values = _TensorUnpickler(archive, Path(path).stat().st_size).load()
     except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
         raise InputError(f"{path}: damaged, or not a checkpoint ({one_line(error, 120)})") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: not a checkpoint: it holds a {type(values).__name__}")
     return values
-
-
-def _require_zip(path: Path | str) -> None:
-    if not zipfile.is_zipfile(path):
-        raise ValueError("cut off, or written by PyTorch before 1.6: then load it and torch.save it again")
-
-
-def _checked_pickle(archive: zipfile.ZipFile, size: int) -> zipfile.ZipInfo:
-    """The pickle in an archive of `size` bytes. Raises ValueError unless all in it is whole, and nothing is packed."""
-    members = archive.infolist()
-    if len({member.filename for member in members}) < len(members):
-        raise ValueError("a name is in it twice")
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise ValueError("it is compressed, which torch.save never does")
-    if sum(member.file_size for member in members) > size:
-        raise ValueError("its parts are larger than the file")
-    if damaged := archive.testzip():
-        raise ValueError(f"{damaged} is not what was written")
-    named = {name: [m for m in members if m.filename.rpartition("/")[2] == name] for name in ("data.pkl", "byteorder")}
-    if len(named["data.pkl"]) != 1:
-        raise ValueError("it has no data.pkl of its own")
-    if any(archive.read(member) != b"little" for member in named["byteorder"]):
-        raise ValueError("it was written on a machine with another order of bytes")
-    return named["data.pkl"][0]
 
 
 class _Ignored:
@@ -93,13 +63,23 @@ class _Dict(dict):
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    def __init__(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo):
-        super().__init__(checked_pickle(archive.read(member), "it", builds=False), encoding="latin1")
-        self.archive, self.folder = archive, member.filename.removesuffix("data.pkl")
+    """The pickle in an archive of `size` bytes. Each part is compared with its checksum when it is read."""
+
+    def __init__(self, archive: zipfile.ZipFile, size: int):
+        if sum(member.file_size for member in archive.infolist()) > size:
+            raise ValueError("its parts are larger than the file, which torch.save never compresses")
+        names = archive.namelist()
+        pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
+        if len(pickles) != 1:
+            raise ValueError("it has no data.pkl of its own")
+        self.archive, self.folder = archive, pickles[0].removesuffix("data.pkl")
+        order = f"{self.folder}byteorder"
+        if order in names and archive.read(order) != b"little":
+            raise ValueError("it was written on a machine with another order of bytes")
+        super().__init__(checked_pickle(archive.read(pickles[0]), "it", builds=False), encoding="latin1")
         self.numbers: dict[str, bytearray] = {}  # by the name of a storage
-        self.room = _SHARED * sum(other.file_size for other in archive.infolist())  # bytes of tensors
+        self.room = _SHARED * size  # bytes of tensors
         self.known = {
-            **_STORAGES,
             "data dict": _Dict,
             "collections OrderedDict": _Dict,
             "torch Size": lambda sizes=(): sizes,
@@ -109,6 +89,8 @@ class _TensorUnpickler(pickle.Unpickler):
         }
 
     def find_class(self, module: str, name: str):
+        if module == "torch" and name.endswith("Storage"):
+            return StorageType(name).dtype
         named = f"{module} {name}"
         if named not in self.known and not _IGNORED.fullmatch(named):
             raise ValueError(f"it names {one_line(named, 80)}, which is not part of a checkpoint")

@@ -67,21 +67,16 @@ def create_backbone(config: VisionConfig) -> nn.Module:
         options |= {"img_size": config.image_size, "num_classes": 0, "drop_path_rate": config.drop_path}
         model = timm.create_model(config.backbone, **options)
         model.reset_classifier(0, "")  # no pooling: SigLIP's attention pool would be left without a gradient
-    except (RuntimeError, TypeError, AssertionError, ValueError) as error:
+        _ = model.blocks, model.num_prefix_tokens, model.embed_dim, model.fc_norm  # each plain ViT has these
+        rows, columns = model.patch_embed.patch_size
+        if rows != columns or rows < 2 or hasattr(model.patch_embed, "backbone"):
+            raise ValueError("its patches are not square, or cut by a convolutional network")
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = one_line(error, 160) or type(error).__name__
         raise InputError(f"backbone {config.backbone} is not a plain ViT ({reason}): {PLAIN_VITS}") from None
-    return _checked(model, config)
-
-
-def _checked(model: nn.Module, config: VisionConfig) -> nn.Module:
-    needed = ("patch_embed", "blocks", "num_prefix_tokens", "embed_dim", "fc_norm")
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (0, 1))
-    hybrid = hasattr(getattr(model, "patch_embed", None), "backbone")  # a convolutional network cuts its patches
-    if not all(hasattr(model, name) for name in needed) or patch[0] != patch[1] or patch[0] < 2 or hybrid:
-        raise InputError(f"backbone {config.backbone} is not a plain ViT: {PLAIN_VITS}")
     height, width = config.image_size
-    if height % patch[0] or width % patch[0]:
-        raise InputError(f"image size {height} x {width} is not divisible by the patch size {patch[0]}")
-    if height * width // patch[0] ** 2 > MAX_PATCHES:
-        raise InputError(f"image size {height} x {width} has more than {MAX_PATCHES} patches of {patch[0]} pixels")
+    if height % rows or width % rows:
+        raise InputError(f"image size {height} x {width} is not divisible by the patch size {rows}")
+    if height * width // rows**2 > MAX_PATCHES:
+        raise InputError(f"image size {height} x {width} has more than {MAX_PATCHES} patches of {rows} pixels")
     return model

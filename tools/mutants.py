@@ -32,7 +32,6 @@ from cosmic_ray.plugins import get_operator, operator_names
 ROOT = Path(__file__).resolve().parents[1]
 PER_FILE, MINUTES, AT_ONCE = 12, 25, 2  # faults of a file at most; no fault is begun after MINUTES; faults at a time
 TESTS = {  # file -> its tests, quick ones first: models/loss is tests/models/test_loss.py
-    "models/attention.py": "models/attention",
     "models/blocks.py": "models/blocks models/decoder models/vision models/reference",
     "models/checkpoint.py": "models/checkpoint files/bombs",
     "models/config.py": "models/config models/reference",
@@ -43,9 +42,8 @@ TESTS = {  # file -> its tests, quick ones first: models/loss is tests/models/te
     "models/language.py": "models/language models/reference",
     "models/loss.py": "models/loss models/reference",
     "models/reference.py": "models/reference models/convert",
-    "models/restr.py": "models/config models/attention models/reference models/compile",
+    "models/restr.py": "models/config models/checkpoint models/attention models/reference models/compile",
     "models/vision.py": "models/pretrained models/reference models/vision",
-    "models/weights.py": "models/checkpoint",
     "train/loop.py": "train/training train/train",
     "eval/metrics.py": "eval/metrics eval/evaluator",
     "eval/evaluator.py": "eval/evaluator",

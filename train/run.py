@@ -17,7 +17,7 @@ from eval.evaluator import evaluate
 from eval.metrics import summarise
 from eval.visualise import strip, write_prediction
 from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from models.weights import check_weights
+from models.restr import check_weights
 from train.logs import NoLog, RunLog
 from train.loop import Trainer
 from train.options import GROUPS, DataOptions, Options, flags_of_part

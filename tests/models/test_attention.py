@@ -1,16 +1,13 @@
-"""models/attention.py: which words the class seed looks at."""
+"""Which words the class seed looks at."""
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.plain_restr import PlainReSTR
-from models import load_restr
-from models.attention import seed_attention
-from models.inference import segment, to_canvas
+from models.inference import seed_attention, segment, to_canvas
 from tests.models.test_reference import random_case, reference_names
-from tests.support.eval_folder import VOCABULARY, write_checkpoint
-from tests.support.memory_split import SIZE, tiny_model
+from tests.support.small_model import SIZE, VOCABULARY, WORDS, tiny_model
 
 
 class WatchedPlain(PlainReSTR):
@@ -50,16 +47,14 @@ def test_attention_to_the_words_equals_the_plain_form(case, block):
     assert len(found) == 1  # nothing stays behind
 
 
-def test_attention_belongs_to_the_words_as_they_stand(tmp_path):
-    write_checkpoint(tmp_path / "best.pth")
-    model = load_restr(tmp_path / "best.pth")
+def test_attention_belongs_to_the_words_as_they_stand():
+    model = tiny_model()
+    model.vocabulary = WORDS
     image = np.random.default_rng(5).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     result = segment(model, image, ["w4 w5, zebra"])[0]
     assert [word for word, _ in result.words] == ["w4", "w5", ", ", "zebra"]
     ids = torch.from_numpy(VOCABULARY.ids("w4 w5, zebra"))[None]
-    again = tiny_model()
-    with torch.inference_mode(), seed_attention(again) as found:
-        v = again.encode_image(to_canvas(again, torch.from_numpy(image)))
-        again.segment_features(v, again.encode_text(ids), ids)
+    with torch.inference_mode(), seed_attention(model) as found:
+        model(to_canvas(model, torch.from_numpy(image)), ids)
     assert [paid for _, paid in result.words] == pytest.approx(found[0][0, -4:].tolist(), rel=1e-4)
     assert 0 < sum(paid for _, paid in result.words) < 1

@@ -6,7 +6,7 @@ import pytest
 
 from models.config import ReSTRConfig
 from models.vision import vision_config
-from tests.support.hostile import refused
+from tests.support.hostile import UNSHOWN, refused
 from tests.support.small_model import CONFIG
 
 
@@ -29,6 +29,7 @@ def test_config_goes_through_plain_values():
         ("vision", "image_size", [32, -48]),
         ("vision", "image_size", [10**6, 10**6]),
         ("vision", "image_size", [32]),
+        ("vision", "image_size", [32, 48, 3]),
         ("vision", "image_size", "ab"),
         ("vision", "image_size", 32),
         ("vision", "backbone", 7),
@@ -45,7 +46,9 @@ def test_config_goes_through_plain_values():
         ("fusion", "variant", "\x1b[2J" + 10_000 * "é"),
         ("decoder", "enabled", "yes"),
         ("decoder", "colour", "red"),
+        *(("vision", "width", value) for value in UNSHOWN),
     ],
+    ids=range(28),
 )
 def test_a_config_with_a_wrong_value_is_refused(part, name, value):
     broken = CONFIG.to_dict()

@@ -2,19 +2,15 @@
 
 import hashlib
 import json
-import os
-import subprocess
+import runpy
 import sys
 
 import pytest
 import torch
 
 from models import from_reference, load_restr, to_reference
-from models.convert import main
 from models.restr import build_restr
-from tests.conftest import ROOT
 from tests.support.small_model import CONFIG, REFERENCE, WORDS, outputs
-from utils.cli import run_main
 
 
 @pytest.fixture
@@ -28,25 +24,26 @@ def inputs(tmp_path):
     return state
 
 
-def arguments(folder, out="weights/X/unc_25000.pth", **changes):
-    files = {"reference": "ref.pth", "config": "config.json", "vocabulary": "words.txt", **changes}
-    command = [str(folder / files.pop("reference"))]
-    for name, file in files.items():
-        command += [f"--{name}", str(folder / file)] if file is not None else []
-    return [*command, "--out", str(folder / out)]
+@pytest.fixture
+def convert(tmp_path, inputs, monkeypatch, capsys):
+    """convert(out, *flags, FLAG=file): `python -m models.convert` in this process -> (exit code, output, errors)."""
+
+    def run(out="weights/X/unc_25000.pth", *flags, reference="ref.pth", **changes):
+        files = {"config": "config.json", "vocabulary": "words.txt", "out": out, **changes}
+        given = [f"--{name}={tmp_path / file}" for name, file in files.items() if file is not None]
+        monkeypatch.setattr(sys, "argv", ["convert.py", str(tmp_path / reference), *given, *flags])
+        with pytest.raises(SystemExit) as left:
+            runpy.run_module("models.convert", run_name="__main__")
+        return left.value.code, *capsys.readouterr()
+
+    return run
 
 
-def run(command):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "models.convert", *command]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_the_command(tmp_path, inputs):
-    done = run(arguments(tmp_path))
-    assert (done.returncode, done.stderr) == (0, "")
+def test_the_command(tmp_path, inputs, convert):
+    code, said, error = convert()
+    assert (code, error) == (0, "")
     out = tmp_path / "weights/X/unc_25000.pth"
-    assert done.stdout.startswith(str(out)) and "step 25000" in done.stdout
+    assert said.startswith(str(out)) and "step 25000" in said
     converted = load_restr(out)
     assert torch.equal(outputs(converted), outputs(from_reference(inputs, REFERENCE)))
     back = to_reference(converted)
@@ -57,35 +54,29 @@ def test_the_command(tmp_path, inputs):
     assert converted.provenance["data"] == expected
 
 
-def converted(monkeypatch, capsys, command):
-    """Exit code and standard error of the script, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["convert.py", *command])
-    with pytest.raises(SystemExit) as left:
-        run_main(main)
-    return left.value.code, capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("out", "flags", "expected"),
+    [
+        ("unc+_500.pth", [], ("unc+", 500)),
+        ("Gref_umd_7.pth", [], ("Gref_umd", 7)),
+        ("mine.pth", [], (None, 0)),
+        ("mine_3.pth", ["--dataset", "referit"], ("referit", 3)),
+    ],
+)
+def test_data_set_and_step(tmp_path, convert, out, flags, expected):
+    assert convert(out, *flags)[::2] == (0, "")
+    provenance = load_restr(tmp_path / out).provenance
+    assert (provenance["data"]["dataset"], provenance["step"]) == expected
 
 
-def test_data_set_and_step(tmp_path, inputs, monkeypatch, capsys):
-    for out, dataset, expected in (
-        ("unc+_500.pth", None, ("unc+", 500)),
-        ("Gref_umd_7.pth", None, ("Gref_umd", 7)),
-        ("mine.pth", None, (None, 0)),
-        ("mine_3.pth", "referit", ("referit", 3)),
-    ):
-        extra = ["--dataset", dataset] if dataset else []
-        assert converted(monkeypatch, capsys, [*arguments(tmp_path, out), *extra]) == (0, "")
-        provenance = load_restr(tmp_path / out).provenance
-        assert (provenance["data"]["dataset"], provenance["step"]) == expected
-
-
-def test_errors(tmp_path, inputs, monkeypatch, capsys):
+def test_errors(tmp_path, convert):
     (tmp_path / "damaged.pth").write_bytes((tmp_path / "ref.pth").read_bytes()[:2000])
     (tmp_path / "other.json").write_text(json.dumps({**REFERENCE, "l_backbone": {"d_lang": "12"}}))
     (tmp_path / "list.json").write_text("[1, 2]")
     (tmp_path / "text.json").write_text("{")
     (tmp_path / "short.txt").write_text("\n".join(WORDS[:-1]) + "\n")
     (tmp_path / "file").write_text("")
-    assert converted(monkeypatch, capsys, arguments(tmp_path, "ours_1.pth"))[0] == 0
+    assert convert("ours_1.pth")[0] == 0
     ours = (tmp_path / "ours_1.pth").read_bytes()
     for changes, named in (
         ({"reference": "absent.pth"}, "absent.pth"),
@@ -104,7 +95,7 @@ def test_errors(tmp_path, inputs, monkeypatch, capsys):
         ({"out": "ours_1.pth"}, "ours_1.pth: exists"),
         ({"out": "X/unc_1000000000001.pth"}, "at most 1,000,000,000,000"),
     ):
-        code, error = converted(monkeypatch, capsys, arguments(tmp_path, **{"out": "X/unc_1.pth", **changes}))
+        code, _, error = convert(**{"out": "X/unc_1.pth", **changes})
         assert code == 2 and error.count("\n") == 1 and named in error, (changes, error)
         assert not (tmp_path / "X").exists(), changes
     assert (tmp_path / "ours_1.pth").read_bytes() == ours

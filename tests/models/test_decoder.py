@@ -33,10 +33,10 @@ def plain(model, v, p, patch_logits, patch, grid):
     return torch.einsum("bchw,dc->bdhw", x, model.head.weight[:, :, 0, 0])
 
 
-def assert_same_gradients(ours, theirs, wanted, weights):
-    pairs = zip(torch.autograd.grad(ours, wanted, weights), torch.autograd.grad(theirs, wanted, weights), strict=True)
-    for a, b in pairs:
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+def assert_same_gradients(ours, theirs, wanted):
+    weights = torch.randn_like(ours)
+    gradients = (torch.autograd.grad(logits, wanted, weights) for logits in (ours, theirs))
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("width, patch, grid", CASES)
@@ -45,16 +45,10 @@ def test_equals_upsampling_first_with_its_gradients(width, patch, grid):
     wanted = [*inputs, *model.parameters()]
     ours, theirs = model(*inputs), plain(model, *inputs, patch, grid)
     assert ours.shape == (2, 1, grid[0] * patch, grid[1] * patch)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
-    weights = torch.randn_like(ours)
-    assert_same_gradients(ours, theirs, wanted, weights)
-
-
-def test_without_gradients_the_logits_are_the_same():
-    model, inputs = make(*CASES[0])
     with torch.no_grad():
-        without = model(*inputs)
-    assert torch.equal(without, model(*inputs))
+        assert torch.equal(model(*inputs), ours)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+    assert_same_gradients(ours, theirs, wanted)
 
 
 def test_the_size_of_a_group_changes_nothing(monkeypatch):
@@ -65,7 +59,7 @@ def test_the_size_of_a_group_changes_nothing(monkeypatch):
     whole = model(*inputs)
     torch.testing.assert_close(grouped, whole, rtol=0, atol=1e-12)
     wanted = [*inputs, *model.parameters()]
-    assert_same_gradients(grouped, whole, wanted, torch.randn_like(whole))
+    assert_same_gradients(grouped, whole, wanted)
 
 
 def saved_at_image_size(forward):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.config import FusionConfig, LanguageConfig, ReSTRConfig, VisionConfig
+from models.config import FusionConfig, LanguageConfig
 from models.language import LanguageEncoder, sinusoids
-from models.restr import build_restr
+from tests.support.small_model import tiny_model
 
 
 @pytest.mark.parametrize("width", [300, 48, 7])
@@ -35,11 +35,9 @@ def test_positions_are_fixed_and_the_padding_row_stays_zero():
 
 @pytest.mark.parametrize("variant", ["indirect", "independent", "vanilla"])
 def test_padding_features_do_not_reach_the_logits(variant):
-    vision = VisionConfig("vit_tiny_patch16_224", (32, 48), width=24, depth=1, heads=3)
-    language = LanguageConfig(9, 12, depth=1, heads=3)
-    model = build_restr(ReSTRConfig(vision, language, FusionConfig(variant, layers=1))).eval()
+    model = tiny_model(fusion=FusionConfig(variant, layers=1))
     ids = torch.tensor([[0] * 17 + [3, 5, 3]])
-    v, l, other = torch.randn(1, 6, 24), torch.randn(1, 20, 24), torch.randn(1, 20, 24)
+    v, l, other = torch.randn(1, 24, 24), torch.randn(1, 20, 24), torch.randn(1, 20, 24)
     words = (ids != 0).unsqueeze(-1)
 
     def logits(l):

@@ -1,7 +1,7 @@
 """Pre-trained ViT weights: every file layout, resampled positions, and files that are refused."""
 
-import io
 import pickle
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -66,15 +66,14 @@ def google_arrays(state):
 
 def save(path, kind, state):
     """Write `state` as one of KINDS; returns the file."""
+    file = path / f"vit.{kind if kind in ('npz', 'safetensors') else 'pth'}"
     if kind == "npz":
-        np.savez(path / "vit.npz", **google_arrays(state))
-        return path / "vit.npz"
-    if kind == "safetensors":
-        save_file(state, path / "vit.safetensors")
-        return path / "vit.safetensors"
-    wrap = {"bare": state, "model": {"model": state, "epoch": 3}, "state_dict": {"state_dict": state}}
-    torch.save(wrap[kind], path / "vit.pth")
-    return path / "vit.pth"
+        np.savez(file, **google_arrays(state))
+    elif kind == "safetensors":
+        save_file(state, file)
+    else:
+        torch.save(state if kind == "bare" else {kind: state, "epoch": 3}, file)
+    return file
 
 
 KINDS = ["bare", "model", "state_dict", "safetensors", "npz"]
@@ -112,12 +111,12 @@ def test_positions_are_resampled_as_pillow_does(tmp_path, kind, grid, new):
 )
 def test_other_families_at_another_size(tmp_path, name):
     patch = 14 if "14" in name else 16
-    options = {"width": 24, "depth": 1, "heads": 3}
-    first = VisionEncoder(vision_config(name, (4 * patch, 4 * patch), **options))
+    first, other = (
+        VisionEncoder(vision_config(name, (rows * patch, columns * patch), width=24, depth=1, heads=3))
+        for rows, columns in ((4, 4), (2, 8))
+    )
     state = {key: torch.randn_like(value) for key, value in first.backbone.state_dict().items()}
-    torch.save(state, tmp_path / "vit.pth")
-    other = VisionEncoder(vision_config(name, (2 * patch, 8 * patch), **options))
-    load_pretrained(other, tmp_path / "vit.pth")
+    load_pretrained(other, save(tmp_path, "bare", state))
     ours = other.backbone.state_dict()
     differing = [key for key, value in state.items() if not torch.equal(value, ours[key])]
     assert differing == ["pos_embed"] and ours["pos_embed"].shape == state["pos_embed"].shape
@@ -126,28 +125,17 @@ def test_other_families_at_another_size(tmp_path, name):
 
 def test_half_precision_files_load(tmp_path):
     state = {name: value.half() for name, value in source().items()}
-    ours = loaded(save(tmp_path, "safetensors", state))
-    assert all(value.dtype == torch.float32 and torch.equal(value, state[name].float()) for name, value in ours.items())
+    ours = loaded(save(tmp_path, "safetensors", state)).items()
+    assert all(value.dtype == torch.float32 and torch.equal(value, state[name].float()) for name, value in ours)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_file_lacks_is_never_left_random(tmp_path, kind):
-    file = save(tmp_path, kind, source(depth=1))  # one block where two are needed
-    message = refused(loaded, file)
-    assert str(file) in message and ("blocks.1." in message or "encoderblock_1" in message)
-
-
-@pytest.mark.parametrize("name", ["pos_embed", "blocks.1.norm1.bias", "cls_token", "patch_embed.proj.bias"])
-def test_a_missing_tensor_is_named(tmp_path, name):
-    state = source()
-    del state[name]
-    assert name in refused(loaded, save(tmp_path, "bare", state))
-
-
-def test_a_refused_file_leaves_the_model_as_it_was(tmp_path):
     encoder = VisionEncoder(config())
     before = {name: value.clone() for name, value in encoder.backbone.state_dict().items()}
-    refused(load_pretrained, encoder, save(tmp_path, "npz", source(depth=1)))
+    file = save(tmp_path, kind, source(depth=1))  # one block where two are needed
+    message = refused(load_pretrained, encoder, file)
+    assert str(file) in message and ("blocks.1." in message or "encoderblock_1" in message)
     assert all(torch.equal(value, before[name]) for name, value in encoder.backbone.state_dict().items())
 
 
@@ -160,11 +148,18 @@ def test_weights_of_another_width_or_with_nan_are_refused(tmp_path, kind):
     refused(loaded, save(tmp_path, kind, state))
 
 
-@pytest.mark.parametrize("extra", ["blocks.2.norm1.weight", "blocks.0.ls1.gamma", "norm_pre.weight", "reg_token"])
-def test_weights_of_another_architecture_are_refused(tmp_path, extra):
+LACKING = ["pos_embed", "blocks.1.norm1.bias", "cls_token", "patch_embed.proj.bias"]
+EXTRA = ["blocks.2.norm1.weight", "blocks.0.ls1.gamma", "norm_pre.weight", "reg_token"]
+
+
+@pytest.mark.parametrize("name", LACKING + EXTRA)
+def test_weights_of_another_architecture_are_refused(tmp_path, name):
     state = source()
-    state[extra] = torch.ones(12)
-    assert extra in refused(loaded, save(tmp_path, "bare", state))
+    if name in LACKING:
+        del state[name]
+    else:
+        state[name] = torch.ones(12)
+    assert name in refused(loaded, save(tmp_path, "bare", state))
 
 
 def hostile_files(folder):
@@ -180,12 +175,9 @@ def hostile_files(folder):
     for i, attack in enumerate(attacks(folder / "ran")):
         for suffix in (".pth", ".safetensors", ".npz"):
             yield f"pickle{i}{suffix}", pickle.dumps(attack)
-        stream = io.BytesIO()
-        torch.save({"state_dict": {**state, "cls_token": attack}}, stream)
-        yield f"torch{i}.pth", stream.getvalue()
-        stream = io.BytesIO()
-        np.savez(stream, **{**google_arrays(state), "cls": np.array([attack], dtype=object)})
-        yield f"numpy{i}.npz", stream.getvalue()
+        yield f"torch{i}.pth", save(folder, "state_dict", {**state, "cls_token": attack}).read_bytes()
+        np.savez(folder / "vit.npz", **google_arrays(state) | {"cls": np.array([attack], dtype=object)})
+        yield f"numpy{i}.npz", (folder / "vit.npz").read_bytes()
 
 
 def test_damaged_foreign_and_hostile_files(tmp_path, recwarn):
@@ -194,15 +186,14 @@ def test_damaged_foreign_and_hostile_files(tmp_path, recwarn):
         message = refused(loaded, file)
         assert str(file) in message and "check the file" in message
         assert not (tmp_path / "ran").exists(), name
+    assert "no such file" in refused(loaded, tmp_path / "absent.pth")
     shown = [warning for warning in recwarn if warning.category is not ResourceWarning]
     assert shown == []  # they would be lines beside the one
 
 
 @pytest.mark.parametrize("values", [[1, 2], {"model": 3}, {"state_dict": {"pos_embed": "x"}}, {1: 2}, 5], ids=repr)
 def test_torch_files_of_something_else(tmp_path, values):
-    torch.save(values, tmp_path / "vit.pth")
-    assert "vit.pth" in refused(loaded, tmp_path / "vit.pth")
-    assert "no such file" in refused(loaded, tmp_path / "absent.pth")
+    assert "vit.pth" in refused(loaded, save(tmp_path, "bare", values))
 
 
 class TestHub:
@@ -210,9 +201,7 @@ class TestHub:
 
     @pytest.fixture(autouse=True)
     def no_network(self, monkeypatch, tmp_path):
-        def download(*_, **__):
-            return str(tmp_path / "vit.safetensors")
-
+        download = Mock(return_value=str(tmp_path / "vit.safetensors"))
         monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
         monkeypatch.setattr(pretrained, "try_to_load_from_cache", download)
 
@@ -229,15 +218,11 @@ class TestHub:
         assert "blocks.1." in refused(loaded, None)
 
     def test_without_a_network_the_remedies_are_named_before_any_retry(self, monkeypatch):
-        def unreachable(*_, **__):
-            raise ConnectionError("Name or service\nnot known")
-
-        def retry(*_, **__):
-            raise AssertionError("timm's client would retry for a minute")
-
-        monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda *_: None)
-        monkeypatch.setattr(pretrained, "get_hf_file_metadata", unreachable)
+        retry = Mock(side_effect=AssertionError("timm's client would retry for a minute"))
         monkeypatch.setattr("timm.models._hub.hf_hub_download", retry)
+        monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda *_: None)
+        unreachable = Mock(side_effect=ConnectionError("Name or service\nnot known"))
+        monkeypatch.setattr(pretrained, "get_hf_file_metadata", unreachable)
         message = refused(loaded, None)
         assert "not known" in message and "give a file" in message and "random weights" in message
 

@@ -1,14 +1,16 @@
 """The vision encoder: backbones of timm, their normalisation, their gradients, the whole model around them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import timm
 import torch
 
-from models.config import FusionConfig, LanguageConfig, ReSTRConfig, VisionConfig
-from models.restr import build_restr
+from models.config import VisionConfig
 from models.vision import VisionEncoder, vision_config
 from tests.support.hostile import refused
+from tests.support.small_model import CONFIG, tiny_model
 
 # timm's name -> (patch size, class and register tokens); two blocks of each are built
 PLAIN_VITS = {
@@ -25,7 +27,6 @@ PLAIN_VITS = {
     "vit_little_patch16_reg4_gap_256": (16, 4),
     "vit_small_patch16_18x2_224": (16, 1),
 }
-SMALL = VisionConfig("vit_tiny_patch16_224", (32, 48), width=24, depth=2, heads=3)
 
 
 def noise_loss(output, seed=0):
@@ -79,22 +80,29 @@ def test_other_networks_are_refused(name):
     assert "plain ViT" in refused(VisionEncoder, vision_config(name, (224, 224)))
 
 
+@pytest.mark.parametrize("patch", [(16, 8), (1, 1)])
+def test_patches_that_are_not_square_or_a_pixel_are_refused(monkeypatch, patch):
+    monkeypatch.setattr("timm.layers.PatchEmbed.patch_size", property(lambda _: patch, lambda *_: None), raising=False)
+    assert "not a plain ViT (its patches" in refused(VisionEncoder, CONFIG.vision)
+
+
 @pytest.mark.parametrize("name", ["no_such_vit", "hf-hub:someone/model", "local-dir:folder", "../vit", "", "a\nb"])
 def test_names_that_timm_does_not_have_are_refused(name):
     assert "unknown to timm" in refused(VisionEncoder, VisionConfig(name, (32, 32)))
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("vit_tiny_patch16_224", (32, 40)), ("vit_small_patch14_dinov2", (480, 480))]
+    ("name", "size", "fault"),
+    [
+        ("vit_tiny_patch16_224", (32, 40), "size 32 x 40 is not divisible"),
+        ("vit_tiny_patch16_224", (40, 32), "size 40 x 32 is not divisible"),
+        ("vit_small_patch14_dinov2", (480, 480), "size 480 x 480 is not divisible"),
+        ("vit_shapes_patch8", (1024, 1032), "more than 16384 patches of 8"),
+    ],
 )
-def test_a_size_that_is_no_multiple_of_the_patch_is_refused(name, size):
-    message = refused(VisionEncoder, vision_config(name, size, depth=1))
-    assert "not divisible" in message and f"{size[0]} x {size[1]}" in message
-
-
-def test_more_patches_than_any_memory_attends_to_are_refused():
+def test_sizes_that_no_grid_of_patches_has_are_refused(name, size, fault):
     with torch.device("meta"):
-        assert "patches" in refused(VisionEncoder, vision_config("vit_shapes_patch8", (2048, 2048)))
+        assert fault in refused(VisionEncoder, vision_config(name, size, depth=1))
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_clip_224"])
@@ -109,28 +117,19 @@ def test_normalise(name):
     np.testing.assert_allclose(ours, (image / 255.0 - mean) / std, rtol=1e-5, atol=1e-6)
 
 
-def test_stochastic_depth_only_in_training():
+@pytest.mark.parametrize(("drop_path", "training"), [(0.5, True), (0.5, False), (0.0, True)])
+def test_stochastic_depth_only_in_training(drop_path, training):
     torch.manual_seed(0)
-    encoder = VisionEncoder(VisionConfig(**{**vars(SMALL), "drop_path": 0.5}))
+    encoder = VisionEncoder(replace(CONFIG.vision, depth=2, drop_path=drop_path)).train(training)
     image = torch.randn(1, 3, 32, 48)
-
-    def outcomes():
-        with torch.no_grad():
-            return {encoder(image).sum().item() for _ in range(20)}
-
-    encoder.train()
-    assert len(outcomes()) > 1
-    encoder.eval()
-    assert len(outcomes()) == 1
-    encoder = VisionEncoder(VisionConfig(**{**vars(SMALL), "drop_path": 0.0})).train()
-    assert len(outcomes()) == 1
+    with torch.no_grad():
+        outcomes = {encoder(image).sum().item() for _ in range(20)}
+    assert (len(outcomes) > 1) == (drop_path > 0 and training)
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "eva02_tiny_patch14_224"])
 def test_patch_14_gives_logits_of_the_input_size(name):
-    vision = vision_config(name, (42, 70), depth=1)
-    config = ReSTRConfig(vision, LanguageConfig(9, 12, depth=1, heads=3), FusionConfig(layers=1))
-    model = build_restr(config).train()
+    model = tiny_model(vision=vision_config(name, (42, 70), width=24, heads=2, depth=1)).train()
     ids = torch.zeros(2, 20, dtype=torch.long)
     ids[:, -3:] = torch.tensor([[1, 2, 3], [4, 5, 8]])
     pixel, patch = model(torch.randint(0, 256, (2, 3, 42, 70), dtype=torch.uint8), ids)
@@ -140,14 +139,12 @@ def test_patch_14_gives_logits_of_the_input_size(name):
 
 
 def test_parameter_groups():
-    config = ReSTRConfig(SMALL, LanguageConfig(9, 12, depth=1, heads=3), FusionConfig(layers=1))
-    model = build_restr(config)
+    model = tiny_model()
     rest, vision = model.parameter_groups(lr=1e-5, vision_lr_scale=0.1)
     assert (rest["lr"], vision["lr"]) == (1e-5, pytest.approx(1e-6))
     names = {id(value): name for name, value in model.named_parameters()}
     grouped = [names[id(value)] for group in (rest, vision) for value in group["params"]]
     assert sorted(grouped) == sorted(names.values())
-    assert {names[id(value)].startswith("vision.") for value in vision["params"]} == {True}
-    assert {names[id(value)].startswith("vision.") for value in rest["params"]} == {False}
+    assert [names[id(value)] for value in vision["params"]] == [n for n in names.values() if n.startswith("vision.")]
     optimizer = torch.optim.AdamW([rest, vision], weight_decay=5e-4)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [5e-4, 5e-4]  # biases and norms too

@@ -139,7 +139,7 @@ def plain_bilinear(array, size):
 def test_resize_and_pad_is_plain_bilinear(shape, size):
     image = torch.rand((1, 3, *shape), generator=torch.Generator().manual_seed(0))
     fit = fit_inside(*shape, size)
-    fill = torch.tensor([-1.0, 2.0, 0.5])
+    fill = torch.tensor([-1.0, 2.0, 0.5]).view(3, 1, 1)
     canvas = resize_and_pad(image, size, fill=fill)
     assert canvas.shape == (1, 3, *size)
     inside = canvas[0, :, *fit.window].numpy()

@@ -35,6 +35,14 @@ def write(path: Path, data: bytes) -> Path:
     return path
 
 
+def laughs(levels: int = 60) -> list:
+    """Two lists, which are the same, of two lists and so on: 2**60 to whoever prints them."""
+    return [] if not levels else [laughs(levels - 1)] * 2
+
+
+UNSHOWN = [10**5000, laughs()]  # Python does not print such a number, nor finish to print such a list
+
+
 class Call:
     """Pickles as a call of a function, made when the pickle is read."""
 
