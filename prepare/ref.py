@@ -23,7 +23,7 @@ class Ref:
     image_path: Path
     image_name: str  # unique among the split's images, and a plain file name: "COCO_train2014_000000581857", "30993"
     size: tuple[int, int] | None  # height, width the annotations were made for; None: not known
-    sentences: tuple[str, ...]  # may hold empty ones
+    sentences: tuple[str, ...]  # may hold empty ones, which the build skips
     split: str
     segmentation: list | dict | Path  # polygons, RLE, or a .mat or .png file
     left_out: int = 0  # polygons of fewer than three points, which are not drawn
@@ -37,8 +37,11 @@ class Ref:
         return read_mask_png(self.segmentation, "save it again as PNG, 0 outside of the object")
 
 
-def checked_sentences(sentences: list[Any], where: str, remedy: str) -> tuple[str, ...]:
-    """Expressions that can be stored. Raises InputError beginning with `where` for what is no text, or too long."""
+def checked_sentences(sentences: list[Any], where: str, remedy: str, skip_empty: bool) -> tuple[str, ...]:
+    """Expressions that can be stored. Raises InputError beginning with `where` for what is not text, or too long.
+
+    `skip_empty`: empty ones are left to the build, which skips them; else they are refused too.
+    """
     for sentence in sentences:
         if not isinstance(sentence, str):
             raise InputError(f"{where}: an expression is not text; {remedy}")
@@ -46,6 +49,8 @@ def checked_sentences(sentences: list[Any], where: str, remedy: str) -> tuple[st
             raise InputError(f"{where}: an expression has {len(sentence):,} characters; at most {MAX_EXPRESSION:,} go")
         if any(0xD800 <= ord(character) < 0xE000 for character in sentence):
             raise InputError(f"{where}: an expression is not valid Unicode; {remedy}")
+        if not skip_empty and not sentence.strip():
+            raise InputError(f"{where}: an expression is empty; fix it or pass --skip_empty")
     return tuple(sentences)
 
 
@@ -65,6 +70,15 @@ def relative_path(name: object, where: str) -> Path:
     return Path(path)
 
 
+def require_size(image: Path, size: tuple[int, int], said: tuple[int, int], by: Path) -> None:
+    """Raise InputError unless the image's size (height, width) is what the file `by` said."""
+    if size != said:
+        raise InputError(
+            f"{image}: is {size[0]} x {size[1]} pixels (height x width), but {by} says {said[0]} x {said[1]}; "
+            "get the image that the annotations were made for"
+        )
+
+
 def left_out_polygons(given: object, kept: list | dict) -> int:
     """How many polygons `checked_segmentation` left out."""
     return len(given) - len(kept) if isinstance(given, list) else 0
@@ -80,8 +94,7 @@ def require_distinct_names(refs: list[Ref]) -> None:
 
 def require_files(paths: Iterable[Path], what: str, remedy: str) -> None:
     """Raise InputError, which names the first, unless all are there."""
-    missing = missing_files(paths, remedy)
-    if missing:
+    if missing := missing_files(paths, remedy):
         more = f" ({len(missing):,} {what} are missing)" if len(missing) > 1 else ""
         raise InputError(f"{missing[0]}: no such file{more}; {remedy}")
 

@@ -24,9 +24,9 @@ from prepare.folder import begun_split, claim, new_meta, record_split, remove_st
 from prepare.own_data import OwnData
 from prepare.png import encode_png
 from prepare.public import read_refs
-from prepare.ref import Ref
+from prepare.ref import Ref, require_size
 from prepare.workers import run_all
-from utils.datasets import DATASETS
+from utils.datasets import DATASETS, Dataset
 from utils.errors import InputError
 from utils.files.images import MAX_IMAGE_BYTES, read_image
 from utils.files.reading import read_bytes
@@ -36,6 +36,7 @@ from utils.prepared import SIZES, SUMS_KEY, SplitFiles, folder_path, is_train, t
 from utils.text import Vocabulary, tokenize
 
 _IMAGE_REMEDY = "download it again (data/README.md)"
+MANY_UNKNOWN = 0.1  # share of the words; with the published vocabularies it is a few in a hundred
 Sizes = dict[Path, dict[str, int]]  # folder -> name -> bytes
 
 
@@ -53,25 +54,17 @@ class Job:
         return sum(len(sentences) for _, sentences in self.refs)
 
 
-def plan(refs: list[Ref], source: Path, skip_empty: bool) -> list[Job]:
+def plan(refs: list[Ref], source: Path) -> list[Job]:
     """Refs grouped by image, in order of first appearance; expressions numbered in the order of the file `source`.
 
-    Raises InputError for an empty expression unless `skip_empty`, and if nothing is left.
+    Empty expressions are skipped. Raises InputError if nothing is left.
     """
     by_image: dict[Path, list] = {}
-    number = 0
+    numbers = itertools.count()
     for ref in refs:
-        sentences = []
-        for sentence in ref.sentences:
-            if not sentence.strip():
-                if skip_empty:
-                    continue
-                raise InputError(f"{source}: ref {ref.ref_id} has an empty expression; fix it or pass --skip_empty")
-            sentences.append((number, sentence))
-            number += 1
-        if sentences:
-            by_image.setdefault(ref.image_path, []).append((ref, tuple(sentences)))
-    if not number:
+        if sentences := tuple((next(numbers), text) for text in ref.sentences if text.strip()):
+            by_image.setdefault(ref.image_path, []).append((ref, sentences))
+    if not by_image:
         raise InputError(f"{source}: the split has no expressions")
     return [Job(tuple(group)) for group in by_image.values()]
 
@@ -120,16 +113,23 @@ class BuildOptions:
     own: OwnData | None = None  # of the user, with the name `dataset`
 
     @property
+    def described(self) -> Dataset | OwnData:
+        """The data set itself."""
+        return self.own or DATASETS[self.dataset]
+
+    @property
     def sources(self) -> tuple[Path, Path]:
         """The files that give expressions, and image sizes: for messages."""
         if self.own:
             return self.own.refs, self.own.instances or self.own.refs
-        refs = DATASETS[self.dataset].refs_path(self.root, self.split)
+        refs = self.described.refs_path(self.root, self.split)
         return refs, refs.with_name("instances.json")
 
     def read_refs(self) -> list[Ref]:
         """The refs of the split. Raises InputError."""
-        return self.own.read_refs(self.split) if self.own else read_refs(self.root, self.dataset, self.split)
+        if self.own:
+            return self.own.read_refs(self.split)
+        return read_refs(self.root, self.dataset, self.split, self.skip_empty)
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,7 @@ class Summary:
     bytes: int
     seconds: float
     missing: int  # expressions that other shards have still to build
-    wordless: list[str]  # names of expressions without a word (a lone "."), whose ids are all padding
-    unknown: float  # share of the words that the vocabulary does not have
-    empty: list[str]  # names of an expression of each ref whose mask, drawn in this run, has no pixel
-    nameless: list[str]  # ids of refs that are left out, as they have no expression
-    left_out: tuple[int, str]  # polygons of fewer than three points, and the id of a ref that has them
+    warnings: list[str]
 
 
 def build(options: BuildOptions) -> Summary:
@@ -156,11 +152,10 @@ def build(options: BuildOptions) -> Summary:
     Raises InputError for whatever the user can fix, OSError for a full or read-only disk.
     """
     started = time.monotonic()
-    dataset = options.own or DATASETS[options.dataset]
-    vocabulary_path = options.vocabulary or dataset.vocabulary_path(options.root)
+    vocabulary_path = options.vocabulary or options.described.vocabulary_path(options.root)
     vocabulary = Vocabulary.load(vocabulary_path)
     refs = options.read_refs()
-    jobs = plan(refs, options.sources[0], options.skip_empty)
+    jobs = plan(refs, options.sources[0])
     folder = folder_path(options.root, options.dataset, options.size)
     files, sharded = SplitFiles(folder, options.dataset, options.split), options.shard != (1, 1)
     meta = new_meta(options.dataset, options.size, vocabulary, vocabulary_path.name, options.self_contained)
@@ -169,8 +164,17 @@ def build(options: BuildOptions) -> Summary:
     entry = split_entry(jobs)
     with begun_split(files, entry, sharded) as meta:
         writer.prepare(sharded)
-        result = _build(writer, meta, entry, jobs, options)
-    return _summary(writer, refs, jobs, result, time.monotonic() - started)
+        sizes, left, empty = _build(writer, meta, entry, jobs, options)
+    return Summary(
+        folder=folder,
+        refs=entry["refs"],
+        expressions=entry["expressions"],
+        images=entry["images"],
+        bytes=sum(sum(names.values()) for names in sizes.values()),
+        seconds=time.monotonic() - started,
+        missing=sum(job.expressions() for job in left),
+        warnings=[*_warnings(options, writer, refs, jobs, sorted(itertools.chain(*empty)))],
+    )
 
 
 def _build(
@@ -204,30 +208,38 @@ def _build(
     return sizes, left, empty
 
 
-def _summary(
-    writer: "Writer", refs: list[Ref], jobs: list[Job], result: tuple[Sizes, list[Job], list[list[int]]], seconds: float
-) -> Summary:
-    sizes, left, empty = result
-    texts = [numbered for job in jobs for _, pairs in job.refs for numbered in pairs]
+def _warnings(
+    options: BuildOptions, writer: "Writer", refs: list[Ref], jobs: list[Job], empty: list[int]
+) -> Iterator[str]:
+    """What the user should know. `empty`: an expression of each ref whose mask, drawn in this run, has no pixel."""
+    texts = [pair for job in jobs for _, pairs in job.refs for pair in pairs]
     tokens = [tokenize(text) for _, text in texts]
-    unknown = sum(len(writer.vocabulary.unknown(text)) for _, text in texts)
-    name = writer.files.name
-    built = {ref.ref_id for job in jobs for ref, _ in job.refs}
+    wordless = [number for (number, _), words in zip(texts, tokens, strict=True) if not words]  # a lone "."
+    if wordless:
+        yield f"{len(wordless):,} expressions have no words, such as {writer.files.name(wordless[0])}"
+    nameless = [ref.ref_id for ref in refs if not any(map(str.strip, ref.sentences))]
+    if nameless:
+        yield f"{len(nameless):,} refs have no expression and are left out, such as ref {nameless[0]}"
+    unknown = sum(len(writer.vocabulary.unknown(text)) for _, text in texts) / max(1, sum(map(len, tokens)))
+    if unknown > MANY_UNKNOWN:
+        yield f"{unknown:.0%} of the words are not in the vocabulary: {_vocabulary_remedy(options)}"
     flat = [ref for ref in refs if ref.left_out]
-    return Summary(
-        folder=writer.files.folder,
-        refs=sum(len(job.refs) for job in jobs),
-        expressions=len(texts),
-        images=len(jobs),
-        bytes=sum(sum(names.values()) for names in sizes.values()),
-        seconds=seconds,
-        missing=sum(job.expressions() for job in left),
-        wordless=[name(i) for (i, _), words in zip(texts, tokens, strict=True) if not words],
-        unknown=unknown / max(1, sum(map(len, tokens))),
-        empty=[name(i) for i in sorted(itertools.chain(*empty))],
-        nameless=[ref.ref_id for ref in refs if ref.ref_id not in built],
-        left_out=(sum(ref.left_out for ref in flat), flat[0].ref_id if flat else ""),
-    )
+    if flat:
+        number = sum(ref.left_out for ref in flat)
+        yield f"{number:,} polygons of fewer than three points are not drawn, such as of ref {flat[0].ref_id}"
+    if empty:
+        yield f"{len(empty):,} refs have a mask without any pixel, such as {writer.files.name(empty[0])}"
+
+
+def _vocabulary_remedy(options: BuildOptions) -> str:
+    path = options.described.vocabulary_path(options.root)
+    if options.own:
+        names = f"{options.dataset} --refs {options.own.refs}"
+    else:
+        names = " ".join(set_.name for set_ in DATASETS.values() if set_.vocabulary == options.described.vocabulary)
+        names = names.replace(" Gref_umd", "")
+    command = f"python build_vocab.py -d {names} --root {options.root}"
+    return f"give another --vocabulary, or move {path} away, make one of your own words ({command}) and build anew"
 
 
 @dataclass(frozen=True)
@@ -319,17 +331,11 @@ class Writer:
 
     def _mask(self, ref: Ref, size: tuple[int, int]) -> np.ndarray:
         """The ref's mask, which must be of the image's size (height, width)."""
-        if ref.size not in (None, size):
-            said, by = ref.size, self.sources[1]
-        else:
-            mask = ref.mask()
-            if mask.shape == size:
-                return mask
-            said, by = mask.shape, ref.segmentation
-        raise InputError(
-            f"{ref.image_path}: is {size[0]} x {size[1]} pixels (height x width), but {by} says {said[0]} x {said[1]}; "
-            "get the image that the annotations were made for"
-        )
+        if ref.size:
+            require_size(ref.image_path, size, ref.size, self.sources[1])
+        mask = ref.mask()
+        require_size(ref.image_path, size, mask.shape, ref.segmentation)
+        return mask
 
     def _write_npz(self, number: int, ref: Ref, sentence: str, pictures: dict) -> None:
         with warnings.catch_warnings():

@@ -4,6 +4,7 @@ import gzip
 import json
 import pickle
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -193,7 +194,7 @@ def test_all_faults_are_listed_with_their_lines_before_anything_is_built(folder,
     lines += [{**LINES[0], "split": 3}, {**LINES[2], "split": "train", "mask": "masks/small.png"}]
     lines += [
         '{"image": "a/1.jpg", "text": "a", "text": "b", "split": "train"}',
-        {**LINES[0], "polygon": [[1, 2, 3, 4]]},
+        {**LINES[0], "polygon": [[1, 2, 3, 4]], "text": ["left", " "]},
     ]
     refs = save(folder, lines)
     code, _, error = build(folder.parent, "own", "train", "--refs", str(refs), "--vocabulary", "none")
@@ -205,6 +206,7 @@ def test_all_faults_are_listed_with_their_lines_before_anything_is_built(folder,
         "line 6: the mask",
         'the key "text" is there twice',
         "line 8: a polygon has 4 numbers",
+        "line 8: an expression is empty; fix it or pass --skip_empty",
     ]
     assert code == 2 and not (folder.parent / "data/custom").exists()
     words = folder / "words.txt"
@@ -221,14 +223,15 @@ def test_all_faults_are_listed_with_their_lines_before_anything_is_built(folder,
 
 
 def test_faults_of_refcoco_s_layout_are_listed_too(folder):
-    own = coco_data(folder)
+    own = replace(coco_data(folder), skip_empty=False)
     ref = json.loads(own.refs.read_text())[0]
-    own.refs.write_text(json.dumps([ref, {**ref, "ref_id": 8, "ann_id": 9}, {**ref, "ref_id": "x"}, ref]))
+    others = {"ref_id": 8, "ann_id": 9}, {"ref_id": "x"}, {}, {"ref_id": 10, "sentences": [""]}
+    own.refs.write_text(json.dumps([ref, *({**ref, **other} for other in others)]))
     with pytest.raises(InputError) as caught:
         own.read_refs("train")
     faults = str(caught.value).splitlines()
-    for fault, words in zip(faults, ("ref number 2", "ref 7 is there twice", "annotation 9 is not"), strict=True):
-        assert words in fault
+    expected = "ref number 2", "ref 7 is there twice", "ref 10: an expression is empty", "annotation 9 is not"
+    assert all(words in fault for fault, words in zip(faults, expected, strict=True))
 
 
 @pytest.mark.parametrize("name", ["refs.jsonl", "REFS.JSONL", "refs.ndjson", "refs.jsonl.gz", "refs.NDJSON.GZ"])
