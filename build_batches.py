@@ -35,16 +35,8 @@ def main() -> None:
     if verify:
         _verify(options)
         return
-    done = build(options)
-    size = f"{done.bytes / 2**20:,.1f} MiB, {done.bytes / done.expressions / 1e3:,.1f} kB an expression"
-    print(
-        f"{done.folder}: {options.split} has {done.refs:,} refs, {done.expressions:,} expressions, "
-        f"{done.images:,} images; {size}; {done.seconds:,.1f} s"
-    )
-    for warning in done.warnings:
-        print(f"warning: {warning}")
-    if done.missing:
-        print(f"not complete yet: {done.missing:,} expressions belong to other shards")
+    for line in build(options).report:
+        print(line)
 
 
 def _verify(options: BuildOptions) -> None:

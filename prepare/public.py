@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prepare.ref import Ref, checked_sentences, require_distinct_names, require_files
+from prepare.ref import Ref, checked_sentences, missing_files, require_distinct_names
 from prepare.refcoco import CocoFiles
 from utils.datasets import COCO_IMAGES, DATASETS, REFERIT, Dataset
 from utils.errors import InputError, one_line, raise_all
@@ -33,9 +33,11 @@ def read_refs(root: Path | str, dataset: str, split: str, skip_empty: bool = Tru
         refs, faults = coco_files(chosen, root, skip_empty).check([split])
         raise_all(faults[:1])
     require_distinct_names(refs)
-    require_files((ref.image_path for ref in refs), "images", IMAGES_REMEDY)
-    if dataset == "referit":
-        require_files((ref.segmentation for ref in refs), "masks", IMAGES_REMEDY)
+    masks = (ref.segmentation for ref in refs if isinstance(ref.segmentation, Path))
+    for what, paths in (("images", (ref.image_path for ref in refs)), ("masks", masks)):
+        if missing := missing_files(paths, IMAGES_REMEDY):
+            more = f" ({len(missing):,} {what} are missing)" if len(missing) > 1 else ""
+            raise InputError(f"{missing[0]}: no such file{more}; {IMAGES_REMEDY}")
     return refs
 
 

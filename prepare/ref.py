@@ -92,27 +92,15 @@ def require_distinct_names(refs: list[Ref]) -> None:
             raise InputError(f"{ref.image_path}: another image differs from it in the suffix only; rename one")
 
 
-def require_files(paths: Iterable[Path], what: str, remedy: str) -> None:
-    """Raise InputError, which names the first, unless all are there."""
-    if missing := missing_files(paths, remedy):
-        more = f" ({len(missing):,} {what} are missing)" if len(missing) > 1 else ""
-        raise InputError(f"{missing[0]}: no such file{more}; {remedy}")
-
-
 def missing_files(paths: Iterable[Path], remedy: str) -> list[Path]:
     """Those that are not there, each once; one listing of a folder is far quicker than a look at each file in it.
 
     Raises InputError for a folder that cannot be listed.
     """
-    present: dict[Path, set[str]] = {}
-    missing: dict[Path, None] = {}
-    for path in paths:
-        folder = path.parent
-        if folder not in present:
-            try:
-                present[folder] = set(os.listdir(folder))  # noqa: PTH208
-            except OSError as error:
-                raise InputError(f"{folder}: {error.strerror}; {remedy}") from error
-        if path.name not in present[folder]:
-            missing[path] = None
-    return list(missing)
+    wanted, present = dict.fromkeys(paths), {}
+    for folder in dict.fromkeys(path.parent for path in wanted):
+        try:
+            present[folder] = set(os.listdir(folder))  # noqa: PTH208
+        except OSError as error:
+            raise InputError(f"{folder}: {error.strerror}; {remedy}") from error
+    return [path for path in wanted if path.name not in present[path.parent]]

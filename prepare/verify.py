@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from prepare.workers import run_all
-from utils.errors import InputError
+from utils.errors import noting
 from utils.prepared import PreparedSplit
 from utils.words import vocabulary_of
 
@@ -25,11 +25,9 @@ def damage(folder: Path, split: str, workers: int) -> list[str]:
     return sorted(set().union(*found))
 
 
-def _faults(split: PreparedSplit, numbers: Sequence[int]) -> set[str]:
-    faults = set()
+def _faults(split: PreparedSplit, numbers: Sequence[int]) -> list[str]:
+    faults: list[str] = []
     for i in numbers:
-        try:
+        with noting(faults):
             split.read(i)
-        except InputError as error:
-            faults.add(str(error))
     return faults

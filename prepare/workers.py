@@ -38,34 +38,22 @@ def stop_in_order() -> None:
 
 
 def run_all(
-    work: Callable[[J], R],
-    jobs: list[J],
-    workers: int,
-    weigh: Callable[[J], int],
-    done: int = 0,
-    title: str = "",
+    work: Callable[[J], R], jobs: list[J], workers: int, weigh: Callable[[J], int], done: int = 0, title: str = ""
 ) -> list[R]:
     """What `work` returns of every job, in any order, from `workers` processes (1: from this one).
 
     `work` is pickled once a process. The bar counts what `weigh` gives, from `done` on; it shows on terminals only.
     Raises the first exception of any job, when all processes have stopped.
     """
-    finished = _in_processes(work, jobs, workers) if workers > 1 and len(jobs) > 1 else _here(work, jobs)
-    total = done + sum(map(weigh, jobs))
-    results = []
-    with (
-        closing(finished),
-        tqdm(total=total, initial=done, desc=title, unit=" expr", disable=None, smoothing=0.1) as bar,
-    ):
+    alone = workers == 1 or len(jobs) <= 1
+    finished = ((job, work(job)) for job in jobs) if alone else _in_processes(work, jobs, workers)
+    total, results = done + sum(map(weigh, jobs)), []
+    bar = tqdm(total=total, initial=done, desc=title, unit=" expr", disable=None, smoothing=0.1)
+    with closing(finished), bar:
         for job, result in finished:
             results.append(result)
             bar.update(weigh(job))
     return results
-
-
-def _here(work: Callable[[J], R], jobs: list[J]) -> Generator[tuple[J, R], None, None]:
-    for job in jobs:
-        yield job, work(job)
 
 
 def _in_processes(work: Callable[[J], R], jobs: list[J], workers: int) -> Generator[tuple[J, R], None, None]:

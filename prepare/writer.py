@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from prepare.png import encode_png
 from prepare.public import read_refs
 from prepare.ref import Ref, require_size
 from prepare.workers import run_all
-from utils.datasets import DATASETS, Dataset
+from utils.datasets import DATASETS
 from utils.errors import InputError
 from utils.files.images import MAX_IMAGE_BYTES, read_image
 from utils.files.reading import read_bytes
@@ -113,16 +114,16 @@ class BuildOptions:
     own: OwnData | None = None  # of the user, with the name `dataset`
 
     @property
-    def described(self) -> Dataset | OwnData:
-        """The data set itself."""
-        return self.own or DATASETS[self.dataset]
+    def own_vocabulary(self) -> Path:
+        """Where build_vocab.py puts the data set's own."""
+        return (self.own or DATASETS[self.dataset]).vocabulary_path(self.root)
 
     @property
     def sources(self) -> tuple[Path, Path]:
         """The files that give expressions, and image sizes: for messages."""
         if self.own:
             return self.own.refs, self.own.instances or self.own.refs
-        refs = self.described.refs_path(self.root, self.split)
+        refs = DATASETS[self.dataset].refs_path(self.root, self.split)
         return refs, refs.with_name("instances.json")
 
     def read_refs(self) -> list[Ref]:
@@ -132,27 +133,20 @@ class BuildOptions:
         return read_refs(self.root, self.dataset, self.split, self.skip_empty)
 
 
-@dataclass(frozen=True)
-class Summary:
+class Built(NamedTuple):
     """What a run leaves behind."""
 
     folder: Path
-    refs: int
-    expressions: int
-    images: int
-    bytes: int
-    seconds: float
-    missing: int  # expressions that other shards have still to build
-    warnings: list[str]
+    report: list[str]  # lines for the user: what there is now, and warnings
 
 
-def build(options: BuildOptions) -> Summary:
+def build(options: BuildOptions) -> Built:
     """Build one split, or one shard of it, or what is missing of it.
 
     Raises InputError for whatever the user can fix, OSError for a full or read-only disk.
     """
     started = time.monotonic()
-    vocabulary_path = options.vocabulary or options.described.vocabulary_path(options.root)
+    vocabulary_path = options.vocabulary or options.own_vocabulary
     vocabulary = Vocabulary.load(vocabulary_path)
     refs = options.read_refs()
     jobs = plan(refs, options.sources[0])
@@ -165,16 +159,17 @@ def build(options: BuildOptions) -> Summary:
     with begun_split(files, entry, sharded) as meta:
         writer.prepare(sharded)
         sizes, left, empty = _build(writer, meta, entry, jobs, options)
-    return Summary(
-        folder=folder,
-        refs=entry["refs"],
-        expressions=entry["expressions"],
-        images=entry["images"],
-        bytes=sum(sum(names.values()) for names in sizes.values()),
-        seconds=time.monotonic() - started,
-        missing=sum(job.expressions() for job in left),
-        warnings=[*_warnings(options, writer, refs, jobs, sorted(itertools.chain(*empty)))],
-    )
+    size, count = sum(sum(names.values()) for names in sizes.values()), entry["expressions"]
+    contents = f"{entry['refs']:,} refs, {count:,} expressions, {entry['images']:,} images"
+    room = f"{size / 2**20:,.1f} MiB, {size / count / 1e3:,.1f} kB an expression"
+    report = [f"{folder}: {options.split} has {contents}; {room}; {time.monotonic() - started:,.1f} s"]
+    report += [f"warning: {text}" for text in _warnings(options, writer, refs, jobs)]
+    if empty := sorted(itertools.chain(*empty)):
+        report.append(f"warning: {len(empty):,} refs have a mask without any pixel, such as {files.name(empty[0])}")
+    if left:
+        missing = sum(job.expressions() for job in left)
+        report.append(f"not complete yet: {missing:,} expressions belong to other shards")
+    return Built(folder, report)
 
 
 def _build(
@@ -208,10 +203,7 @@ def _build(
     return sizes, left, empty
 
 
-def _warnings(
-    options: BuildOptions, writer: "Writer", refs: list[Ref], jobs: list[Job], empty: list[int]
-) -> Iterator[str]:
-    """What the user should know. `empty`: an expression of each ref whose mask, drawn in this run, has no pixel."""
+def _warnings(options: BuildOptions, writer: "Writer", refs: list[Ref], jobs: list[Job]) -> Iterator[str]:
     texts = [pair for job in jobs for _, pairs in job.refs for pair in pairs]
     tokens = [tokenize(text) for _, text in texts]
     wordless = [number for (number, _), words in zip(texts, tokens, strict=True) if not words]  # a lone "."
@@ -222,24 +214,14 @@ def _warnings(
         yield f"{len(nameless):,} refs have no expression and are left out, such as ref {nameless[0]}"
     unknown = sum(len(writer.vocabulary.unknown(text)) for _, text in texts) / max(1, sum(map(len, tokens)))
     if unknown > MANY_UNKNOWN:
-        yield f"{unknown:.0%} of the words are not in the vocabulary: {_vocabulary_remedy(options)}"
-    flat = [ref for ref in refs if ref.left_out]
-    if flat:
+        names = "referit" if options.dataset == "referit" else "unc unc+ Gref"
+        names = f"{options.dataset} --refs {options.own.refs}" if options.own else names
+        command = f"python build_vocab.py -d {names} --root {options.root}"
+        remedy = f"move {options.own_vocabulary} away, make one of your own words ({command}) and build anew"
+        yield f"{unknown:.0%} of the words are not in the vocabulary: give another --vocabulary, or {remedy}"
+    if flat := [ref for ref in refs if ref.left_out]:
         number = sum(ref.left_out for ref in flat)
         yield f"{number:,} polygons of fewer than three points are not drawn, such as of ref {flat[0].ref_id}"
-    if empty:
-        yield f"{len(empty):,} refs have a mask without any pixel, such as {writer.files.name(empty[0])}"
-
-
-def _vocabulary_remedy(options: BuildOptions) -> str:
-    path = options.described.vocabulary_path(options.root)
-    if options.own:
-        names = f"{options.dataset} --refs {options.own.refs}"
-    else:
-        names = " ".join(set_.name for set_ in DATASETS.values() if set_.vocabulary == options.described.vocabulary)
-        names = names.replace(" Gref_umd", "")
-    command = f"python build_vocab.py -d {names} --root {options.root}"
-    return f"give another --vocabulary, or move {path} away, make one of your own words ({command}) and build anew"
 
 
 @dataclass(frozen=True)
