@@ -9,75 +9,49 @@ import pytest
 from PIL import Image
 
 from models.config import LARGEST
-from tests.support.builder import (  # noqa: F401
-    batches,
-    build_fixture,
-    start,
-    tiny_fixture,
-    tree,
-    wait_for_group_to_end,
-)
+from tests.support.builder import batches, start, tree, wait_for_group_to_end
 from tests.support.tiny_set import edit_instances, edit_refs
 from utils.prepared import MAX_CANVAS_SIDE, PreparedSplit, read_meta
 
+IMAGE = "data/coco/images/train2014/COCO_train2014_000000000003.jpg"
+REFCOCOG = "external/refer/data/refcocog"
+
 
 def truncate_jpeg(root):
-    path = root / "data/coco/images/train2014/COCO_train2014_000000000003.jpg"
-    path.write_bytes(path.read_bytes()[:-300])
-
-
-def lose_image(root):
-    (root / "data/coco/images/train2014/COCO_train2014_000000000003.jpg").unlink()
-
-
-def lose_annotations(root):
-    (root / "external/refer/data/refcocog/instances.json").unlink()
-
-
-def lose_refs(root):
-    (root / "external/refer/data/refcocog/refs(google).p").unlink()
-
-
-def lose_vocabulary(root):
-    (root / "data/vocabulary_Gref.txt").unlink()
-
-
-def lose_annotation_of_ref(root):
-    edit_instances(root, lambda value: value["annotations"].pop(4))
+    (root / IMAGE).write_bytes((root / IMAGE).read_bytes()[:-300])
 
 
 def blank_expression(root):
     edit_refs(root, lambda refs: refs[2]["sentences"][1].update(sent=" \n"))
 
 
-def other_size(root):
-    def change(value):
-        value["images"][2].update(height=64)
-
-    edit_instances(root, change)
+def other_outline(root):
+    edit_instances(root, lambda value: value["annotations"][3].update(segmentation=[[1, 1, 9, 1, 9, 9]]))
 
 
-def not_an_image(root):
-    (root / "data/coco/images/train2014/COCO_train2014_000000000003.jpg").write_text("<html>404</html>")
-
-
-def folder_of_the_reference(root):
-    (batches(root) / "train_batch").mkdir(parents=True)
+def other_image(root):
+    Image.new("RGB", (48, 48)).save(root / IMAGE.replace("3.jpg", "2.jpg"))
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (truncate_jpeg, ["COCO_train2014_000000000003.jpg", "truncated", "download"]),
-        (not_an_image, ["COCO_train2014_000000000003.jpg", "download"]),
-        (lose_image, ["COCO_train2014_000000000003.jpg", "no such file"]),
-        (lose_annotations, ["instances.json", "no such file"]),
-        (lose_refs, ["refs(google).p", "no such file"]),
-        (lose_vocabulary, ["vocabulary_Gref.txt", "build_vocab.py"]),
-        (lose_annotation_of_ref, ["instances.json", "ref 4", "annotation 4"]),
+        (truncate_jpeg, [IMAGE, "truncated", "download"]),
+        (lambda root: (root / IMAGE).write_text("<html>404</html>"), [IMAGE, "download"]),
+        (lambda root: (root / IMAGE).unlink(), [IMAGE, "no such file"]),
+        (lambda root: (root / REFCOCOG / "instances.json").unlink(), ["instances.json", "no such file"]),
+        (lambda root: (root / REFCOCOG / "refs(google).p").unlink(), ["refs(google).p", "no such file"]),
+        (lambda root: (root / "data/vocabulary_Gref.txt").unlink(), ["vocabulary_Gref.txt", "build_vocab.py"]),
+        (
+            lambda root: edit_instances(root, lambda value: value["annotations"].pop(4)),
+            ["instances.json", "ref 4", "annotation 4"],
+        ),
         (blank_expression, ["refs(google).p", "ref 2", "--skip_empty"]),
-        (other_size, ["COCO_train2014_000000000002.jpg: is 48 x 48", "instances.json", "64 x 48"]),
-        (folder_of_the_reference, ["Gref_48_batch", "another program"]),
+        (
+            lambda root: edit_instances(root, lambda value: value["images"][2].update(height=64)),
+            ["COCO_train2014_000000000002.jpg: is 48 x 48", "instances.json", "64 x 48"],
+        ),
+        (lambda root: (batches(root) / "train_batch").mkdir(parents=True), ["Gref_48_batch", "another program"]),
     ],
 )
 def test_bad_input_is_one_line(tiny, build, damage, words):
@@ -141,15 +115,6 @@ def test_other_parameters_for_a_folder(tiny, build, tmp_path):
     assert PreparedSplit(batches(tiny), "train").text(0)[1] == "another"
 
 
-def other_outline(root):
-    edit_instances(root, lambda value: value["annotations"][3].update(segmentation=[[1, 1, 9, 1, 9, 9]]))
-
-
-def other_image(root):
-    image = root / "data/coco/images/train2014/COCO_train2014_000000000002.jpg"
-    Image.new("RGB", (48, 48)).save(image)
-
-
 @pytest.mark.parametrize("change", [other_outline, other_image])
 @pytest.mark.parametrize(("first", "then"), [("1/1", "1/1"), ("1/1", "1/2"), ("1/2", "2/2")])
 def test_other_annotations_do_not_go_into_a_folder_that_was_begun(tiny, build, change, first, then):
@@ -165,13 +130,13 @@ def test_other_annotations_do_not_go_into_a_folder_that_was_begun(tiny, build, c
 
 
 def test_a_build_goes_on_when_the_broken_image_is_mended(tiny, build):
-    image = tiny / "data/coco/images/train2014/COCO_train2014_000000000003.jpg"
+    image = tiny / IMAGE
     whole = image.read_bytes()
     truncate_jpeg(tiny)
     assert build(tiny)[0] == 2
     assert not read_meta(batches(tiny))["splits"]["train"]["complete"]
     image.write_bytes(whole)
-    instances = tiny / "external/refer/data/refcocog/instances.json"
+    instances = tiny / REFCOCOG / "instances.json"
     annotations = instances.read_bytes()
     other_outline(tiny)
     code, _, error = build(tiny, "Gref", "train", "--shard", "1/2")
@@ -189,7 +154,7 @@ def test_the_same_command_goes_on_when_an_annotation_is_fixed(tiny, build, fix):
     """What the first build left is removed; not while another build is at it."""
     truncate_jpeg(tiny)
     assert build(tiny)[0] == 2 and any((batches(tiny) / "train_batch").iterdir())
-    Image.new("RGB", (48, 80)).save(tiny / "data/coco/images/train2014/COCO_train2014_000000000003.jpg")
+    Image.new("RGB", (48, 80)).save(tiny / IMAGE)
     edit_instances(tiny, lambda value: value["images"][3].update(height=80, width=48))
     fix(tiny)
     with (batches(tiny) / ".train.lock").open() as other:
