@@ -24,7 +24,8 @@ from prepare.writer import BuildOptions, build
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import NAMES, short_name
 from utils.errors import InputError
-from utils.prepared import MAX_CANVAS_SIDE, folder_path, is_plain_name
+from utils.options import size
+from utils.prepared import folder_path, is_plain_name
 
 MAX_SHOWN = 1_000  # damaged files
 
@@ -87,19 +88,11 @@ def _add_what(group) -> None:
     splits = "train, val, testA, testB, trainval or test; of your own data any"
     group.add_argument("-t", "--split", required=True, help=splits)
     side = "pixels, the side of the square canvas or HEIGHT,WIDTH"
-    group.add_argument("--img-size", "--img_size", type=image_size, default="480", metavar="SIZE", help=side)
+    group.add_argument("--img-size", "--img_size", type=size, default="480", metavar="SIZE", help=side)
     where = "folder that holds data/ and external/ (default: the repository)"
     group.add_argument("--root", type=Path, default=Path(__file__).resolve().parent, metavar="DIR", help=where)
     words = "(default: ROOT/data/vocabulary_Gref.txt, _referit.txt or of your own data _NAME.txt)"
     group.add_argument("--vocabulary", type=Path, metavar="FILE", help=f"word list that gives the ids {words}")
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """ "480" -> (480, 480); "480,640" -> (480, 640)."""
-    sides = [int(side) for side in text.split(",")]
-    if len(sides) > 2 or not all(1 <= side <= MAX_CANVAS_SIDE for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a side or HEIGHT,WIDTH of 1 to {MAX_CANVAS_SIDE} pixels")
-    return sides[0], sides[-1]
 
 
 def shard(text: str) -> tuple[int, int]:

@@ -36,8 +36,7 @@ from utils.device import Ranks, settle_memory
 from utils.errors import InputError, one_line
 from utils.loaders import EXIT_RESUME, StopSignal, check_shared_memory, explained_loaders, loading
 from utils.prepared import PreparedSplit
-from utils.text import PAD, TEXT_LENGTH
-from utils.words import embeddings_file, read_embeddings, vocabulary_of
+from utils.text import PAD, TEXT_LENGTH, read_embeddings
 
 
 def main() -> int:
@@ -61,7 +60,7 @@ def train(options: Options, ranks: Ranks) -> int:
     """Wire data, model, optimiser and run together, and train. Returns the exit code."""
     data, run_options = options.data, options.run
     split, valset = PreparedSplit(data.data_dir, data.set), PreparedSplit(data.data_dir, data.valset)
-    vocabulary = vocabulary_of(split, data.vocabulary)
+    vocabulary = split.vocabulary(data.vocabulary)
     config = options.model.config(data.input_size, len(vocabulary))
     if options.model.print_model:
         from tools.model_size import describe
@@ -118,7 +117,7 @@ def build_model(
     model.set_grad_checkpointing(options.machine.grad_checkpoint)
     if resuming:
         return model
-    file = options.data.embeddings or embeddings_file(split)
+    file = options.data.embeddings or split.embeddings_file()
     missing = flags.no_pretrained and not options.data.embeddings and not file.exists()
     if flags.random_embeddings or missing:
         why = f"{file} is not there" if missing else "--random_embeddings"

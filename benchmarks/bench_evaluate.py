@@ -20,13 +20,12 @@ from benchmarks.bench_model import build, seconds
 from benchmarks.photos import make_set
 from benchmarks.report import table, where
 from eval.evaluator import EvalSettings, evaluate
-from models.inference import to_canvas
+from models.inference import resize_and_crop, to_canvas
 from prepare.writer import BuildOptions
 from prepare.writer import build as build_batches
 from utils.cli import ArgumentParser, run_main
 from utils.device import Ranks
 from utils.errors import InputError
-from utils.geometry import resize_and_crop
 from utils.prepared import PreparedSplit
 
 CLOSE = 1e-5  # share of a sample's pixels that may differ

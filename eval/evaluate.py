@@ -30,11 +30,11 @@ from eval.visualise import write_prediction
 from models.checkpoint import checkpoint_file, file_sha256
 from models.restr import ReSTR
 from utils import device as distributed
-from utils.cli import ArgumentParser, run_main, size
+from utils.cli import ArgumentParser, run_main
 from utils.device import Precision, Process, Ranks
 from utils.files.writing import atomic_write, made_folder, write_json
 from utils.loaders import explained_loaders
-from utils.options import add_options, option, read_options
+from utils.options import add_options, option, read_options, size
 from utils.prepared import META, PreparedSplit
 
 

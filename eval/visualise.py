@@ -49,9 +49,8 @@ def heat(image: np.ndarray, soft: np.ndarray) -> np.ndarray:
 
 def patch_picture(image: np.ndarray, patches: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
     """The probability of each patch (logits rows x columns over the `canvas`) as coloured squares over the image."""
-    fit = fit_inside(*image.shape[:2], canvas)
     soft = np.kron(probability(patches), np.ones((canvas[0] // patches.shape[0], canvas[1] // patches.shape[1])))
-    soft = soft[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
+    soft = soft[fit_inside(*image.shape[:2], canvas).window]
     size = image.shape[1::-1]
     return heat(image, np.asarray(Image.fromarray(soft.astype(np.float32)).resize(size, Image.Resampling.NEAREST)))
 

@@ -5,11 +5,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models.attention import seed_attention
 from utils.errors import InputError, one_line
 from utils.files.images import read_image, to_rgb
-from utils.geometry import resize_and_crop, resize_and_pad
+from utils.geometry import fit_inside, window
 from utils.text import TEXT_LENGTH, Vocabulary, tokenize
 
 THRESHOLD = 1e-9  # logit from which a pixel belongs to the object; the authors' code's
@@ -47,6 +48,32 @@ def to_canvas(model: nn.Module, image: Tensor, pad: str = "grey", antialias: boo
     if pad == "black":
         fill = model.normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=image.device))
     return resize_and_pad(image, model.image_size, antialias=antialias, fill=fill)
+
+
+def resize_and_pad(image: Tensor, size: tuple[int, int], antialias: bool = False, fill: float | Tensor = 0.0) -> Tensor:
+    """An evaluation image onto the network's canvas: float B x C x h x w -> B x C x H x W.
+
+    Bilinear with half-pixel centres; `antialias`: through a filter, as Pillow does, where it shrinks. `fill` is the
+    canvas's colour after normalisation: 0.0, which is mid-grey for mean 0.5, or a tensor of C values.
+    """
+    fit = fit_inside(*image.shape[-2:], size)
+    resized = functional.interpolate(image, fit.size, mode="bilinear", align_corners=False, antialias=antialias)
+    canvas = image.new_empty(*image.shape[:2], *size)
+    canvas[:] = fill if isinstance(fill, float | int) else fill.view(-1, 1, 1)
+    canvas[..., *fit.window] = resized
+    return canvas
+
+
+def resize_and_crop(logits: Tensor, height: int, width: int) -> Tensor:
+    """Network logits back to an image's own resolution: float N x C x H x W -> N x C x `height` x `width`.
+
+    The inverse of `resize_and_pad`: resized by max(height/H, width/W), then the centre is cut out.
+    """
+    canvas = logits.shape[-2:]
+    scale = max(height / canvas[0], width / canvas[1])
+    resized = max(height, round(canvas[0] * scale)), max(width, round(canvas[1] * scale))
+    logits = functional.interpolate(logits, resized, mode="bilinear", align_corners=False)
+    return logits[..., *window((height, width), resized)]
 
 
 def canvas_logits(model: nn.Module, v: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

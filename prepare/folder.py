@@ -11,8 +11,10 @@ from typing import IO
 
 from utils.errors import InputError
 from utils.files.writing import TEMPORARY_PREFIX, lock_file, write_json
-from utils.prepared import FORMAT, LOCK, META, SIZES, VERSION, VOCABULARY, SplitFiles, read_meta, size_name
+from utils.prepared import FORMAT, META, SIZES, VERSION, VOCABULARY, SplitFiles, read_meta, size_name
 from utils.text import TEXT_LENGTH, Vocabulary
+
+LOCK = ".lock"
 
 
 def new_meta(dataset: str, size: tuple[int, int], vocabulary: Vocabulary, source: str, self_contained: bool) -> dict:

@@ -7,9 +7,9 @@ from typing import Any
 
 from prepare.masks import checked_segmentation, checked_size, whole_number
 from prepare.ref import Ref, checked_sentences, left_out_polygons, relative_path
+from prepare.refs_pickle import read_pickle
 from utils.errors import InputError, noting, one_line
 from utils.files.images import read_image_size
-from utils.files.pickles import read_pickle
 from utils.files.reading import MEBIBYTE, read_json, safe_name
 
 MAX_INSTANCES_BYTES = 512 * MEBIBYTE  # RefCOCO's instances.json has about 120 MB

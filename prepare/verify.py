@@ -7,7 +7,6 @@ from pathlib import Path
 from prepare.workers import run_all
 from utils.errors import noting
 from utils.prepared import PreparedSplit
-from utils.words import vocabulary_of
 
 _AT_ONCE = 32  # expressions
 
@@ -18,7 +17,7 @@ def damage(folder: Path, split: str, workers: int) -> list[str]:
     Check sums are compared, and every file is decoded. Raises InputError where there is no such split.
     """
     data = PreparedSplit(folder, split)
-    vocabulary_of(data)
+    data.vocabulary()
     numbers = range(len(data))
     jobs = [numbers[i : i + _AT_ONCE] for i in numbers[::_AT_ONCE]]
     found = run_all(partial(_faults, data), jobs, workers, len, title=data.name(0).rpartition("_")[0])

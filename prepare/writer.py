@@ -286,7 +286,7 @@ class Writer:
         original = image.shape[:2]
         fit = fit_inside(*original, self.size) if is_train(self.files.split) else None
         if fit:
-            image = resize_image(image, fit)
+            image = resize_image(image, fit.size)
         if not self.self_contained:
             data = encode_png(image) if fit else data
             self._write(self._image_path(job), data)
@@ -297,7 +297,7 @@ class Writer:
             if not mask.any():
                 empty.append(sentences[0][0])
             if fit:
-                mask = resize_mask(mask, fit)
+                mask = resize_mask(mask, fit.size)
             if not self.self_contained:
                 label = encode_png(mask)
                 self._write(self._label_path(ref), label)

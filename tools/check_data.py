@@ -29,8 +29,7 @@ from utils.datasets import COCO_IMAGES, DATASETS, NAMES, REFERIT, Dataset, short
 from utils.errors import InputError, one_line
 from utils.files.images import read_image
 from utils.prepared import is_train
-from utils.text import Vocabulary
-from utils.words import read_embeddings
+from utils.text import Vocabulary, read_embeddings
 
 Splits = dict[str, list[Ref]]
 DRAWN_MASKS = 500  # without --deep

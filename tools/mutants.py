@@ -39,7 +39,7 @@ TESTS = {  # file -> its tests, quick ones first: models/loss is tests/models/te
     "models/convert.py": "models/convert",
     "models/decoder.py": "models/decoder models/reference",
     "models/fusion.py": "models/blocks models/attention models/reference",
-    "models/inference.py": "models/attention tools/predict",
+    "models/inference.py": "models/attention prepare/geometry tools/predict",
     "models/language.py": "models/language models/reference",
     "models/loss.py": "models/loss models/reference",
     "models/reference.py": "models/reference models/convert",
@@ -50,7 +50,7 @@ TESTS = {  # file -> its tests, quick ones first: models/loss is tests/models/te
     "eval/metrics.py": "eval/metrics eval/evaluator",
     "eval/evaluator.py": "eval/evaluator",
     "prepare/masks.py": "prepare/segmentation",
-    "utils/text.py": "prepare/text prepare/build_vocab",
+    "utils/text.py": "prepare/text prepare/words prepare/build_vocab",
 }
 # Not tried: | (mostly in annotations), `is` in place of a comparison (often the same), operators with arguments.
 SKIPPED = re.compile("BitOr|Comparison.*[qtE]_Is|Variable")

@@ -31,8 +31,8 @@ class TrainDataset(Dataset):
         except InputError as error:
             return error
         if mask.shape != self.size:
-            fit = fit_inside(*mask.shape, self.size)
-            image, mask = pad(resize_image(image, fit), self.size), pad(resize_mask(mask, fit), self.size)
+            inner = fit_inside(*mask.shape, self.size).size
+            image, mask = pad(resize_image(image, inner), self.size), pad(resize_mask(mask, inner), self.size)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),  # 3 H W
             "mask": torch.from_numpy(mask)[None],  # 1 H W

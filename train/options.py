@@ -14,10 +14,10 @@ from models.fusion import VARIANTS
 from models.loss import LossConfig
 from models.vision import vision_config
 from train.schedule import Schedule
-from utils.cli import ArgumentParser, size
+from utils.cli import ArgumentParser
 from utils.device import Precision, Process
 from utils.errors import InputError
-from utils.options import COUNT, COUNT_OR_0, POSITIVE, add_options, flags_of, option, read_options
+from utils.options import COUNT, COUNT_OR_0, POSITIVE, add_options, flags_of, option, read_options, size
 
 CONTENT = "its content is compared, so that a folder may move"
 CONFIG = "the configuration of the model is compared"

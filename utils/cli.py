@@ -106,17 +106,18 @@ def report(error: BaseException) -> int:
 
     Under torchrun the first process that fails speaks: in the others it is mostly the same.
     """
-    code, message = EXIT_USER_ERROR, error
-    if isinstance(error, KeyboardInterrupt):
-        code, message = 130, "interrupted"
+    code = EXIT_USER_ERROR
+    if isinstance(error, InputError):
+        messages = error.args
+    elif isinstance(error, KeyboardInterrupt):
+        code, messages = 130, ["interrupted"]
     elif isinstance(error, OSError):  # a full disk, a read-only folder, a vanished mount
         name = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        message = f"{name}{error.strerror or error}"
+        messages = [f"{name}{error.strerror or error}"]
     elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        message = "out of memory: free some, or pass a smaller batch or fewer processes"
-    elif not isinstance(error, InputError):
+        messages = ["out of memory: free some, or pass a smaller batch or fewer processes"]
+    else:
         raise error
-    messages = error.args if isinstance(error, InputError) else (message,)
     for text in messages if first_to_fail() else ():
         program = os.path.basename(sys.argv[0]) or "restr"  # noqa: PTH119
         print(f"{program}: error: {one_line(text)}", file=sys.stderr)
@@ -140,11 +141,3 @@ def first_to_fail() -> bool:
 def progress_bar(**options) -> tqdm:
     """A tqdm bar on standard error; in a scheduler's log a line each half minute instead of ten a second."""
     return tqdm(mininterval=0.1 if sys.stderr.isatty() else 30, **options)
-
-
-def size(text: str) -> tuple[int, int]:
-    """ "480,640" or "480" to (height, width) in pixels, for argparse."""
-    parts = [int(part) for part in text.split(",")]
-    if len(parts) > 2 or min(parts) < 1:
-        raise ValueError
-    return parts[0], parts[-1]

@@ -10,7 +10,7 @@ from argparse import SUPPRESS
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -20,10 +20,7 @@ from utils.errors import InputError, one_line
 from utils.options import option
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-MAPPED_BYTES = 4 << 20
 MOVED = "a run may move to another machine: the same step except for rounding"
-ENVIRONMENT = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}  # set by torchrun; alone without it
 
 
 @dataclass
@@ -51,7 +48,7 @@ def autocast(device: torch.device, amp: str | None) -> torch.autocast:
 
 
 def settle_memory() -> None:
-    """Make glibc return freed tensors of MAPPED_BYTES and more to the system, and keep smaller ones for reuse.
+    """Make glibc return freed tensors of 4 MB and more to the system, and keep smaller ones for reuse.
 
     By default glibc raises that size to 32 MB: the tensors of a full-size training step then leave holes that nothing
     fits into (0.6 GB at batch 2), while the small ones of a small model are returned to the system and cleared by it
@@ -59,12 +56,11 @@ def settle_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-@dataclass(frozen=True)
-class Ranks:
+class Ranks(NamedTuple):
     """This process among all, and its device."""
 
     device: torch.device
@@ -111,17 +107,25 @@ def group(process: Process) -> Iterator[Ranks]:
     except BaseException as error:
         if not dist.is_initialized():
             raise
-        _end(error)
+        if isinstance(error, dist.DistError) or "gloo" in str(error):  # a collective call that was broken off
+            error = InputError(f"another process of this run has ended: its message says why ({one_line(error, 120)})")
+        try:
+            code = report(error)
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        os._exit(code)
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def _join(process: Process) -> Ranks:
-    environment = {**ENVIRONMENT, "LOCAL_RANK": process.local_rank}
+    alone = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": process.local_rank}  # where torchrun has not set them
     try:
-        world, rank, local = (int(os.environ.get(key, default)) for key, default in environment.items())
+        world, rank, local = (int(os.environ.get(key, default)) for key, default in alone.items())
     except ValueError:
-        raise InputError(f"{', '.join(ENVIRONMENT)} are not all numbers: start with torchrun, or unset them") from None
+        raise InputError(f"{', '.join(alone)} are not all numbers: start with torchrun, or unset them") from None
     chosen = choose_device(process.device, local if world > 1 else None)
     if rank > 0:
         warnings.simplefilter("ignore")  # the first process shows them
@@ -132,18 +136,6 @@ def _join(process: Process) -> Ranks:
             fault = one_line(error, 200)
             raise InputError(f"WORLD_SIZE is {world}, but {fault}: start with torchrun, or unset it") from None
     return Ranks(chosen, rank, world)
-
-
-def _end(error: BaseException) -> NoReturn:
-    if isinstance(error, dist.DistError) or "gloo" in str(error):  # a collective call that was broken off
-        error = InputError(f"another process of this run has ended: its message says why ({one_line(error, 120)})")
-    try:
-        code = report(error)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    os._exit(code)
 
 
 def gather(items: list) -> list:
@@ -165,11 +157,7 @@ def mean(values: torch.Tensor) -> torch.Tensor:
 
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether `flag` is set on any rank."""
-    if not dist.is_initialized():
-        return flag
-    value = torch.tensor(float(flag), device=device)
-    dist.all_reduce(value, dist.ReduceOp.MAX)
-    return bool(value.item())
+    return mean(torch.tensor(float(flag), device=device)).item() > 0 if dist.is_initialized() else flag
 
 
 def wait_for_all() -> None:

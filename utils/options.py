@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 COUNT, COUNT_OR_0, POSITIVE = (1, 10**9), (0, 10**9), (0, 1e6)  # limits that many options share
+MAX_CANVAS_SIDE = 8_192  # pixels; no model takes more (models.config.LARGEST, whose import takes PyTorch)
 METAVARS = {int: "N", float: "X", Path: "PATH"}
 
 
@@ -52,6 +53,14 @@ def read_options(kind: type[T], args: Namespace, **known) -> T:
     """The dataclass with the values of its flags; `known`: fields whose values come from elsewhere."""
     values = vars(args)
     return kind(**{field.name: values[name] for name, field in flags_of(kind) if name in values} | known)
+
+
+def size(text: str) -> tuple[int, int]:
+    """A `type` for argparse: "480" to (480, 480) and "480,640" to (480, 640), height and width in pixels."""
+    sides = [int(side) for side in text.split(",")]
+    if len(sides) > 2 or not all(1 <= side <= MAX_CANVAS_SIDE for side in sides):
+        raise ArgumentTypeError(f"{text!r} is not a side or HEIGHT,WIDTH of 1 to {MAX_CANVAS_SIDE} pixels")
+    return sides[0], sides[-1]
 
 
 def _within(kind: type, least: float, most: float) -> Callable[[str], Any]:

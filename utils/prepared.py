@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,17 +22,18 @@ from utils.files.arrays import read_npz
 from utils.files.images import read_image, read_mask_png
 from utils.files.reading import BUILD_REMEDY, read_json, safe_name
 from utils.geometry import pad
-from utils.text import TEXT_LENGTH
+from utils.options import MAX_CANVAS_SIDE
+from utils.text import TEXT_LENGTH, Vocabulary
 
 FORMAT, VERSION = "restr-batches", 1
 MAX_EXPRESSIONS = 10_000_000  # a file that claims more would take the memory for their order
-MAX_CANVAS_SIDE = 8_192  # pixels; no model takes more (models.config.LARGEST, whose import takes PyTorch)
-META, VOCABULARY, LOCK = "meta.json", "vocabulary.txt", ".lock"
-TEXT_KEYS = ("text_batch", "sent_batch", "im_name_batch")
+META, VOCABULARY = "meta.json", "vocabulary.txt"
 OWN_FAMILY = "custom"  # the folder of data/ for prepared data of users' own
 SIZES = "bytes"  # of meta.json: of all files of each complete split; not in folders of version 1.0
+TEXT_KEYS = ("text_batch", "sent_batch", "im_name_batch")  # of an npz
+IMAGE, MASK = 0, 1  # which of the two:
 FILE_KEYS = ("image_file", "label_file")  # beside the texts, in the compact form
-SUMS_KEY = "crc32"  # beside these: of the image file and of the mask file, uint32 [2]; not in folders of version 1.0
+SUMS_KEY = "crc32"  # beside these, of the two files: uint32 [2]; not in folders of version 1.0
 ARRAY_KEYS = ("im_batch", "mask_batch")  # beside the texts, in the self-contained form
 META_REMEDY = "move the folder away and prepare the data again with build_batches.py"
 
@@ -60,37 +61,21 @@ def folder_path(root: Path, dataset: str, size: tuple[int, int]) -> Path:
 
 def build_command(meta: dict, split: str) -> str:
     """What to type to build or complete a split of this folder."""
-    size = ",".join(map(str, meta["image_size"][: 1 if len(set(meta["image_size"])) == 1 else 2]))
+    size = size_name(tuple(meta["image_size"])).replace("x", ",")
     flag = " --self_contained" if meta["self_contained"] else ""
     refs = "" if meta["dataset"] in DATASETS else " --refs FILE"
     return f"python build_batches.py -d {meta['dataset']}{refs} -t {split} --img-size {size}{flag}"
 
 
-@dataclass(frozen=True)
 class SplitFiles:
-    """Paths of one split's files."""
+    """Paths of one split's files: `batches`, `images` and `labels` are the three `folders`."""
 
-    folder: Path
-    dataset: str
-    split: str
+    def __init__(self, folder: Path, dataset: str, split: str):
+        self.folder, self.dataset, self.split = folder, dataset, split
+        self.folders = tuple(folder / f"{split}_{kind}" for kind in ("batch", "image", "label"))
+        self.batches, self.images, self.labels = self.folders
 
-    @property
-    def batches(self) -> Path:
-        return self.folder / f"{self.split}_batch"
-
-    @property
-    def images(self) -> Path:
-        return self.folder / f"{self.split}_image"
-
-    @property
-    def labels(self) -> Path:
-        return self.folder / f"{self.split}_label"
-
-    @property
-    def folders(self) -> tuple[Path, Path, Path]:
-        return self.batches, self.images, self.labels
-
-    def name(self, number: int) -> str:
+    def name(self, number: int | str) -> str:
         """The name of an expression: "unc_val_17"."""
         return f"{self.dataset}_{self.split}_{number}"
 
@@ -127,30 +112,24 @@ def _is_count(value: Any, most: int = MAX_EXPRESSIONS) -> bool:
 
 def _fault(meta: dict) -> str | None:
     """The first invalid entry."""
-    size, vocabulary, splits = meta.get("image_size"), meta.get("vocabulary"), meta.get("splits")
-    if not is_plain_name(meta.get("dataset")):
-        return "dataset"
-    if not isinstance(size, list) or len(size) != 2 or not all(_is_count(n, MAX_CANVAS_SIDE) for n in size):
-        return "image_size"
-    if meta.get("text_length") != TEXT_LENGTH:
-        return f"text_length, which is {TEXT_LENGTH}"
-    if type(meta.get("self_contained")) is not bool:
-        return "self_contained"
-    if not isinstance(vocabulary, dict) or not _is_count(vocabulary.get("size")):
-        return "vocabulary"
-    if vocabulary.get("file") != VOCABULARY or not all(
-        isinstance(vocabulary.get(k), str) for k in ("sha256", "source")
-    ):
-        return "vocabulary"
-    if not isinstance(splits, dict):
-        return "splits"
-    if not isinstance(meta.get(SIZES, {}), dict):
-        return SIZES
-    for split, entry in splits.items():
-        counts = [entry.get(key) for key in ("refs", "expressions", "images")] if isinstance(entry, dict) else [None]
-        if not is_plain_name(split) or not all(map(_is_count, counts)) or type(entry.get("complete")) is not bool:
-            return f"split {one_line(split, 40)}"
-    return None
+    size, vocabulary, splits = (meta.get(key) for key in ("image_size", "vocabulary", "splits"))
+    valid = {
+        "dataset": is_plain_name(meta.get("dataset")),
+        "image_size": isinstance(size, list) and len(size) == 2 and all(_is_count(n, MAX_CANVAS_SIDE) for n in size),
+        f"text_length, which is {TEXT_LENGTH}": meta.get("text_length") == TEXT_LENGTH,
+        "self_contained": isinstance(meta.get("self_contained"), bool),
+        "vocabulary": isinstance(vocabulary, dict)
+        and (vocabulary.get("file"), _is_count(vocabulary.get("size"))) == (VOCABULARY, True)
+        and all(isinstance(vocabulary.get(key), str) for key in ("sha256", "source")),
+        "splits": isinstance(splits, dict),
+        SIZES: isinstance(meta.get(SIZES, {}), dict),
+    }
+    for split, entry in splits.items() if valid["splits"] else ():
+        entry = entry if isinstance(entry, dict) else {}
+        counted = all(_is_count(entry.get(key)) for key in ("refs", "expressions", "images"))
+        good = is_plain_name(split) and counted and isinstance(entry.get("complete"), bool)
+        valid[f"split {one_line(split, 40)}"] = good
+    return next((name for name, good in valid.items() if not good), None)
 
 
 def texts_digest(texts: Iterable[tuple[str, str]]) -> str:
@@ -161,7 +140,7 @@ def texts_digest(texts: Iterable[tuple[str, str]]) -> str:
     return digest.hexdigest()
 
 
-def reference_dataset(folder: Path, split: str) -> tuple[str, int]:
+def _reference_dataset(folder: Path, split: str) -> tuple[str, int]:
     """(data set, number of expressions) of a split in a folder without meta.json. Raises InputError."""
     batches = folder / f"{safe_name(split, 'split')}_batch"
     if not batches.is_dir():
@@ -187,29 +166,30 @@ class PreparedSplit:
     """The expressions of one split of prepared data, by index, in the order of the annotations.
 
     `folder` Path, `split`, `dataset`, and `meta`: the content of meta.json, None in a folder of the authors' code.
-    `words`: ids are below it; None where a folder does not tell, until `vocabulary_of` does.
+    `words`: ids are below it; None where a folder does not tell, until `vocabulary` does.
     Raises InputError: no such folder or split, one whose build has not finished, or more or fewer expressions.
     """
 
     def __init__(self, folder: Path | str, split: str):
         self.folder, self.split = Path(folder), safe_name(split, "split")
         self.meta = read_meta(self.folder)
+        self.words: int | None = None
         if self.meta is None:
-            self.dataset, self._length = reference_dataset(self.folder, split)
+            self.dataset, self._length = _reference_dataset(self.folder, split)
         else:
-            self.dataset, self._length = self.meta["dataset"], self._complete_split()["expressions"]
+            self.dataset, self.words = self.meta["dataset"], self.meta["vocabulary"]["size"]
+            self._length = self._count_complete()
         self._self_contained = self.meta is None or self.meta["self_contained"]
         self._files = SplitFiles(self.folder, self.dataset, split)
-        self.words: int | None = None
         if self.meta:
-            self.words = self.meta["vocabulary"]["size"]
             self._check_count()
         self._groups: list[list[int]] | None = None
 
-    def _complete_split(self) -> dict:
+    def _count_complete(self) -> int:
+        """The number of expressions. Raises InputError unless the split was built to its end."""
         entry = self.meta["splits"].get(self.split)
         if entry and entry["complete"]:
-            return entry
+            return entry["expressions"]
         others = ", ".join(sorted(name for name, other in self.meta["splits"].items() if other["complete"])) or "none"
         dataset = DATASETS.get(self.meta["dataset"])
         if entry is None and dataset and self.split not in dataset.splits:  # no command would build it
@@ -227,6 +207,36 @@ class PreparedSplit:
             remedy = META_REMEDY if last.exists() else f"run: {build_command(self.meta, self.split)}"
             raise InputError(f"{fault}, but {META} counts {len(self):,} expressions; {remedy}")
 
+    def vocabulary(self, file: Path | None = None) -> Vocabulary:
+        """The vocabulary that the data were prepared with; from now on ids outside of it are refused.
+
+        Args: file, only for a folder made by the authors' code, which does not say; None: DATA/vocabulary_NAME.txt.
+        Raises InputError if there is none, or if `file` is not the one that the folder was built with.
+        """
+        own = Vocabulary.load(self.folder / VOCABULARY if self.meta else file or self._beside("vocabulary_{}.txt"))
+        if self.meta and own.sha256 != self.meta["vocabulary"]["sha256"]:
+            raise InputError(f"{self.folder}: {VOCABULARY} is not the one in {META}: prepare the data again")
+        if self.meta and file and Vocabulary.load(file).sha256 != own.sha256:
+            fault = f"is not the one that {self.folder} was built with: leave the flag out"
+            raise InputError(f"--vocabulary {file} {fault}")
+        self.words = len(own)
+        return own
+
+    def embeddings_file(self) -> Path:
+        """Where build_vocab.py puts the table: DATA/NAME_emb.npy, beside DATA/vocabulary_NAME.txt."""
+        return self._beside("{}_emb.npy")
+
+    def _beside(self, name: str) -> Path:
+        """A file that is named after the vocabulary: in data/ for data/mscoco/unc_480_batch.
+
+        By the path that the user gave: each folder of it may be a link elsewhere.
+        """
+        vocabulary = "referit" if self.dataset == "referit" else "Gref"  # of the authors' code
+        if self.meta:
+            source = safe_name(self.meta["vocabulary"]["source"], f"{self.folder / META}: the vocabulary's source")
+            vocabulary = source.removeprefix("vocabulary_").removesuffix(".txt")
+        return Path(os.path.abspath(self.folder)).parent.parent / name.format(vocabulary)  # noqa: PTH100
+
     def __len__(self) -> int:
         return self._length
 
@@ -243,8 +253,8 @@ class PreparedSplit:
 
     def read(self, i: int) -> Sample:
         """All of expression i; its npz is opened once. Raises InputError: a missing or damaged file, unequal sizes."""
-        entry = self._entry(i, *ARRAY_KEYS)
-        image, mask = self._image(i, entry), self._mask(i, entry)
+        entry = self._entry(i, IMAGE, MASK)
+        image, mask = self._stored(i, entry, IMAGE), self._stored(i, entry, MASK)
         if image.shape[:2] != mask.shape:
             raise self.broken(i, f"the image is {_shown(image)} but the mask {_shown(mask)} (height x width)")
         return Sample(*self._text(i, entry), self._placed(image, i), self._placed(mask, i))
@@ -259,18 +269,18 @@ class PreparedSplit:
 
     def image(self, i: int) -> np.ndarray:
         """uint8 H x W x 3, RGB in 0..255: on the canvas for train splits, else at the original resolution."""
-        return self._placed(self._image(i, self._entry(i, ARRAY_KEYS[0])), i)
+        return self._placed(self._stored(i, self._entry(i, IMAGE), IMAGE), i)
 
     def mask(self, i: int) -> np.ndarray:
         """bool H x W, as large as the image."""
-        return self._placed(self._mask(i, self._entry(i, ARRAY_KEYS[1])), i)
+        return self._placed(self._stored(i, self._entry(i, MASK), MASK), i)
 
     def ref(self, i: int) -> str:
         """A key that the expressions for one object of one image share."""
-        entry = self._entry(i, ARRAY_KEYS[1])
+        entry = self._entry(i, MASK)
         if not self._self_contained:
-            return self._string(i, entry, "label_file")
-        return f"{self._text(i, entry)[2]} {hashlib.sha256(self._mask(i, entry)).hexdigest()}"
+            return self._string(i, entry, FILE_KEYS[MASK])
+        return f"{self._text(i, entry)[2]} {hashlib.sha256(self._stored(i, entry, MASK)).hexdigest()}"
 
     def image_groups(self) -> list[list[int]]:
         """Indices of the expressions of each image, in order of first appearance. Reads every npz file, once."""
@@ -281,12 +291,12 @@ class PreparedSplit:
             self._groups = list(groups.values())
         return self._groups
 
-    def _entry(self, i: int, *arrays: str) -> dict[str, np.ndarray]:
-        """Texts and file names in the npz of expression i; of a self-contained one `arrays` in place of names."""
+    def _entry(self, i: int, *arrays: int) -> dict[str, np.ndarray]:
+        """Texts and file names in the npz of expression i; of a self-contained one IMAGE and MASK as `arrays` say."""
         if not 0 <= i < len(self):
             raise IndexError(f"{self.folder}: {self.split} has {len(self)} expressions, not {i}")
-        keys = TEXT_KEYS + (arrays if self._self_contained else FILE_KEYS)
-        return read_npz(self._files.npz(i), keys, optional_keys=(SUMS_KEY,))
+        keys = [ARRAY_KEYS[which] for which in arrays] if self._self_contained else FILE_KEYS
+        return read_npz(self._files.npz(i), (*TEXT_KEYS, *keys), optional_keys=(SUMS_KEY,))
 
     def _text(self, i: int, entry: dict[str, np.ndarray]) -> tuple[np.ndarray, str, str]:
         ids, expression = entry["text_batch"], entry["sent_batch"]
@@ -302,34 +312,20 @@ class PreparedSplit:
             raise self.broken(i, f"{key} is not a name")
         return safe_name(entry[key].item(), f"{self._files.npz(i)}: {key}")
 
-    def _image(self, i: int, entry: dict[str, np.ndarray]) -> np.ndarray:
-        """As it is stored."""
-        if not self._self_contained:
-            path = self._files.images / self._string(i, entry, "image_file")
-            return read_image(path, remedy=BUILD_REMEDY, crc32=self._sums(i, entry)[0])
-        image = entry[ARRAY_KEYS[0]]
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise self.broken(i, f"{ARRAY_KEYS[0]} is not an image")
-        return image
-
-    def _mask(self, i: int, entry: dict[str, np.ndarray]) -> np.ndarray:
-        """As it is stored."""
-        if not self._self_contained:
-            path = self._files.labels / self._string(i, entry, "label_file")
-            return read_mask_png(path, crc32=self._sums(i, entry)[1])
-        mask = entry[ARRAY_KEYS[1]]
-        if mask.dtype != bool or mask.ndim != 2:
-            raise self.broken(i, f"{ARRAY_KEYS[1]} is not a mask")
-        return mask
-
-    def _sums(self, i: int, entry: dict[str, np.ndarray]) -> list[int | None]:
-        """CRC-32 of the image and of the mask file; [None, None] in folders of version 1.0, which have none."""
-        if SUMS_KEY not in entry:
-            return [None, None]
-        sums = entry[SUMS_KEY]
-        if sums.shape != (2,) or sums.dtype.kind != "u":
+    def _stored(self, i: int, entry: dict[str, np.ndarray], which: int) -> np.ndarray:
+        """The IMAGE or the MASK as the folder has it."""
+        if self._self_contained:
+            array, (dtype, channels) = entry[ARRAY_KEYS[which]], ((np.uint8, (3,)), (np.bool_, ()))[which]
+            if array.dtype != dtype or array.ndim < 2 or array.shape[2:] != channels:
+                raise self.broken(i, f"{ARRAY_KEYS[which]} is not {'an image' if which == IMAGE else 'a mask'}")
+            return array
+        name, sums = self._string(i, entry, FILE_KEYS[which]), entry.get(SUMS_KEY)
+        if sums is not None and (sums.shape != (2,) or sums.dtype.kind != "u"):
             raise self.broken(i, f"{SUMS_KEY} is not two sums")
-        return sums.tolist()
+        crc32 = None if sums is None else int(sums[which])
+        if which == IMAGE:
+            return read_image(self._files.images / name, remedy=BUILD_REMEDY, crc32=crc32)
+        return read_mask_png(self._files.labels / name, crc32=crc32)
 
     def _placed(self, array: np.ndarray, i: int) -> np.ndarray:
         """Centred on the canvas, of which it has one side, if this is a train split."""

@@ -1,4 +1,4 @@
-"""Expressions to ids: split, looked up, cut and padded at the front as in the authors' code (docs/PAPER.md)."""
+"""Expressions to ids, as in the authors' code (docs/PAPER.md), and the word embeddings that a model starts from."""
 
 import hashlib
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError, one_line
+from utils.files.arrays import read_npy
 from utils.files.reading import MEBIBYTE, read_bytes, refusing
 from utils.files.writing import atomic_write
 
@@ -88,11 +89,28 @@ class Vocabulary:
         tokens = tokenize(expression)[:TEXT_LENGTH]
         if not tokens:
             warnings.warn(f"{where}: the expression is a lone '.', which has no words", stacklevel=2)
-        ids = np.full(TEXT_LENGTH, PAD, np.int64)
-        for position, token in enumerate(tokens, TEXT_LENGTH - len(tokens)):
-            ids[position] = self._ids.get(token, UNKNOWN)
-        return ids
+        ids = [self._ids.get(token, UNKNOWN) for token in tokens]
+        return np.array([PAD] * (TEXT_LENGTH - len(ids)) + ids, np.int64)
 
     def unknown(self, expression: str) -> list[str]:
         """The tokens of the expression that the vocabulary lacks, in order of appearance."""
         return [token for token in tokenize(expression) if token not in self._ids]
+
+
+def read_embeddings(path: Path, words: int, width: int) -> np.ndarray:
+    """A `*_emb.npy` table as float32 words x width, all finite.
+
+    Raises InputError if it is missing, damaged, of another shape, or holds anything else.
+    """
+    remedy = "make it with build_vocab.py --glove FILE, or train with --random_embeddings"
+    table = read_npy(path, remedy)
+    if table.shape != (words, width):
+        shape = " x ".join(map(str, table.shape)) or "one number"
+        raise InputError(f"{path}: {shape}, but vocabulary and --l_backbone need {words} x {width}; {remedy}")
+    if table.dtype.kind != "f":
+        raise InputError(f"{path}: holds {table.dtype} and not floating-point numbers; {remedy}")
+    with np.errstate(over="ignore"):  # too large for float32: infinite, and refused
+        table = table.astype(np.float32)
+    if not np.isfinite(table).all():
+        raise InputError(f"{path}: holds numbers that are not finite float32; {remedy}")
+    return table

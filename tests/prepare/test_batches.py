@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from eval.evaluator import ImageGroups
 from prepare.writer import BuildOptions, build
+from tests.support.hostile import refused
 from tests.support.tiny_set import VOCABULARY, make_tiny_set
 from train.data import TrainDataset, collate
 from utils.errors import InputError
@@ -36,17 +37,21 @@ def built(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(built, tmp_path):
-    """A compact folder to be damaged."""
-    return shutil.copytree(built["compact"], tmp_path / "Gref_48_batch")
+def copy(built, tmp_path):
+    """copy(form): a folder to be damaged."""
+    return lambda form: shutil.copytree(built[form], tmp_path / "Gref_48_batch")
 
 
-def refusal(action, *arguments) -> str:
-    with pytest.raises(InputError) as refused:
-        action(*arguments)
-    message = str(refused.value)
-    assert "\n" not in message
-    return message
+@pytest.fixture
+def folder(copy):
+    return copy("compact")
+
+
+def change_meta(folder, change) -> None:
+    """`change` of meta.json's dict, made in place."""
+    meta = json.loads((folder / META).read_text())
+    change(meta)
+    (folder / META).write_text(json.dumps(meta))
 
 
 def rewrite(path, **arrays):
@@ -59,9 +64,7 @@ def without_sums(folder):
     for path in folder.glob("*_batch/*.npz"):
         with np.load(path) as old:
             np.savez(path, **{key: old[key] for key in old if key != "crc32"})
-    meta = json.loads((folder / "meta.json").read_text())
-    del meta["bytes"]
-    (folder / "meta.json").write_text(json.dumps(meta))
+    change_meta(folder, lambda meta: meta.pop("bytes"))
 
 
 def test_a_folder_of_version_1_0_without_sums_is_read(built, folder):
@@ -82,26 +85,24 @@ def test_sums_are_those_of_the_files(built):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("split", ["train", "val"])  # masks are PNGs, photographs of val the JPEGs
-def test_no_flipped_bit_goes_unnoticed(built, tmp_path, form, split):
+def test_no_flipped_bit_goes_unnoticed(copy, form, split):
     """In what training and evaluation read; of an npz at least nothing that is read is another."""
-    folder, random = shutil.copytree(built[form], tmp_path / "copy"), np.random.default_rng(5)
-    whole = PreparedSplit(folder, split)
-    expected = TrainDataset(whole)[0]
-    for kind in ("image", "label", "batch"):
-        path = folder / f"{split}_{kind}" / {"batch": f"Gref_{split}_0.npz"}.get(kind, "")
-        if path.is_dir():
-            with np.load(folder / f"{split}_batch/Gref_{split}_0.npz") as stored:
-                path = path / stored[f"{kind}_file"].item()
-        if not path.exists():
-            continue
+    folder, random = copy(form), np.random.default_rng(5)
+    expected = TrainDataset(PreparedSplit(folder, split))[0]
+    npz = folder / f"{split}_batch/Gref_{split}_0.npz"
+    paths = [npz]
+    if form == "compact":
+        with np.load(npz) as stored:
+            paths += [folder / f"{split}_{kind}" / stored[f"{kind}_file"].item() for kind in ("image", "label")]
+    for path in paths:
         content = path.read_bytes()
         for bit in random.choice(8 * len(content), 100, replace=False).tolist():
             flipped = bytearray(content)
             flipped[bit // 8] ^= 1 << bit % 8
             path.write_bytes(flipped)
-            sample, data = TrainDataset(PreparedSplit(folder, split))[0], PreparedSplit(folder, split)
-            (group,) = [ImageGroups(data, [[0]])[0]]
-            if kind == "batch" and not isinstance(sample, InputError):
+            data = PreparedSplit(folder, split)
+            sample, group = TrainDataset(data)[0], ImageGroups(data, [[0]])[0]
+            if path == npz and not isinstance(sample, InputError):
                 assert all(torch.equal(sample[key], expected[key]) for key in ("image", "mask", "ids"))
                 continue
             for error in (sample, group):
@@ -155,16 +156,12 @@ def test_groups_are_the_expressions_of_an_image(built, form):
 def test_training_samples(built):
     data = PreparedSplit(built["compact"], "train")
     samples = TrainDataset(data)
-    assert len(samples) == 20
     sample = samples[3]
-    assert {key: (value.dtype, tuple(value.shape)) for key, value in sample.items() if torch.is_tensor(value)} == {
-        "image": (torch.uint8, (3, 48, 48)),
-        "mask": (torch.bool, (1, 48, 48)),
-        "ids": (torch.int64, (20,)),
-    }
-    assert (sample["name"], sample["index"]) == ("Gref_train_3", 3)
-    assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), data.image(3))
-    assert np.array_equal(sample["mask"][0].numpy(), data.mask(3))
+    assert (len(samples), sample["name"], sample["index"]) == (20, "Gref_train_3", 3)
+    assert [sample[key].dtype for key in ("image", "mask", "ids")] == [torch.uint8, torch.bool, torch.int64]
+    assert sample["image"].is_contiguous() and sample["ids"].tolist() == data.text(3)[0].tolist()
+    assert np.array_equal(sample["image"].numpy(), data.image(3).transpose(2, 0, 1))
+    assert np.array_equal(sample["mask"].numpy(), data.mask(3)[None])
 
 
 def test_training_stream_is_the_same_of_both_forms(built):
@@ -179,10 +176,10 @@ def test_training_stream_is_the_same_of_both_forms(built):
 
 
 @pytest.mark.parametrize("form", [*FORMS, "the authors'"])
-def test_a_split_of_any_name_can_be_trained_on(built, tmp_path, form):
+def test_a_split_of_any_name_can_be_trained_on(built, copy, form):
     folder = built.get(form)
     if folder is None:
-        folder = shutil.copytree(built["whole"], tmp_path / "Gref_48_batch")
+        folder = copy("whole")
         (folder / META).unlink()
     data = PreparedSplit(folder, "val")
     loader = DataLoader(TrainDataset(data, (48, 48)), batch_size=20, collate_fn=collate)
@@ -211,114 +208,85 @@ def test_damaged_sample_reaches_the_trainer_as_one_line(folder):
     assert isinstance(batches[2], InputError) and path.name in str(batches[2])
 
 
-def test_folder_of_the_reference(built, tmp_path):
+def test_folder_of_the_reference(built, copy, tmp_path):
     """Without meta.json, the pictures in the npz files, and the image name's array of one element."""
     source = PreparedSplit(built["whole"], "train")
-    folder = tmp_path / "somewhere"
-    (folder / "train_batch").mkdir(parents=True)
-    for path in (built["whole"] / "train_batch").iterdir():
-        shutil.copy(path, folder / "train_batch")
-        rewrite(folder / "train_batch" / path.name, im_name_batch=np.array([f"image{path.stem[-1]}"]))
+    folder = copy("whole").rename(tmp_path / "somewhere")
+    (folder / META).unlink()
+    shutil.rmtree(folder / "val_batch")
+    for path in (folder / "train_batch").iterdir():
+        rewrite(path, im_name_batch=np.array([f"image{path.stem[-1]}"]))
     data = PreparedSplit(folder, "train")
     assert (data.meta, data.dataset, len(data), data.image_size) == (None, "Gref", 20, (48, 48))
     assert data.text(3)[2] == "image3" and data.name(3) == "Gref_train_3"
     assert all(np.array_equal(a, b) for i in range(20) for a, b in zip(data.sample(i), source.sample(i), strict=True))
     (folder / "train_batch/Gref_train_7.npz").unlink()
-    assert "without a gap" in refusal(PreparedSplit, folder, "train")
-    assert "val_batch" in refusal(PreparedSplit, folder, "val")
+    assert "without a gap" in refused(PreparedSplit, folder, "train")
+    assert "val_batch" in refused(PreparedSplit, folder, "val")
 
 
 def test_half_built_split_is_refused_with_the_command(folder):
-    meta = json.loads((folder / "meta.json").read_text())
-    meta["splits"]["train"]["complete"] = False
-    (folder / "meta.json").write_text(json.dumps(meta))
-    message = refusal(PreparedSplit, folder, "train")
+    change_meta(folder, lambda meta: meta["splits"]["train"].update(complete=False))
+    message = refused(PreparedSplit, folder, "train")
     assert "half built" in message and "build_batches.py -d Gref -t train --img-size 48" in message
-    del meta["splits"]["train"]
-    (folder / "meta.json").write_text(json.dumps(meta))
-    assert "has not been built (whole: val)" in refusal(PreparedSplit, folder, "train")
-    assert "-t train" in refusal(PreparedSplit, folder, "train")
-    assert "build_batches.py" in refusal(PreparedSplit, folder / "nowhere", "train")
-    assert "../train" in refusal(PreparedSplit, folder, "../train")
-
-
-def test_a_split_that_the_data_set_lacks_is_refused_with_those_it_has(folder):
-    message = refusal(PreparedSplit, folder, "test")  # evaluate.py's default
+    change_meta(folder, lambda meta: meta["splits"].pop("train"))
+    message = refused(PreparedSplit, folder, "train")
+    assert "has not been built (whole: val)" in message and "-t train" in message
+    assert "build_batches.py" in refused(PreparedSplit, folder / "nowhere", "train")
+    assert "../train" in refused(PreparedSplit, folder, "../train")
+    message = refused(PreparedSplit, folder, "test")  # evaluate.py's default, which no command would build
     assert "Gref has no split test, only train, val" in message and "build_batches" not in message
 
 
 @pytest.mark.parametrize(("form", "split"), [("compact", "train"), ("whole", "val")])
 @pytest.mark.parametrize("count", [10, 19, 21])
-def test_another_number_of_expressions_than_meta_has(built, tmp_path, form, split, count):
-    folder = shutil.copytree(built[form], tmp_path / "copy")
-    meta = json.loads((folder / "meta.json").read_text())
-    meta["splits"][split]["expressions"] = count
-    (folder / "meta.json").write_text(json.dumps(meta))
-    message = refusal(PreparedSplit, folder, split)
+def test_another_number_of_expressions_than_meta_has(copy, form, split, count):
+    folder = copy(form)
+    change_meta(folder, lambda meta: meta["splits"][split].update(expressions=count))
+    message = refused(PreparedSplit, folder, split)
     assert f"Gref_{split}_{min(count, 20)}.npz: is {'there' if count < 20 else 'not there'}" in message
     remedy = "move the folder away" if count < 20 else f"-t {split} --img-size 48"
     assert f"counts {count} expressions" in message and remedy in message
 
 
-def test_the_last_files_are_gone(built, tmp_path):
-    folder = shutil.copytree(built["whole"], tmp_path / "copy")
-    for i in range(15, 20):
-        (folder / f"val_batch/Gref_val_{i}.npz").unlink()
-    assert "Gref_val_19.npz: is not there" in refusal(PreparedSplit, folder, "val")
-
-
 @pytest.mark.parametrize("form", FORMS)
-def test_pictures_of_another_canvas(built, tmp_path, form):
-    folder = shutil.copytree(built[form], tmp_path / "copy")
-    meta = json.loads((folder / "meta.json").read_text()) | {"image_size": [64, 64]}
-    (folder / "meta.json").write_text(json.dumps(meta))
-    assert "which meta.json does not allow" in refusal(PreparedSplit(folder, "train").sample, 0)
+def test_pictures_of_another_canvas(copy, form):
+    folder = copy(form)
+    change_meta(folder, lambda meta: meta.update(image_size=[64, 64]))
+    assert "which meta.json does not allow" in refused(PreparedSplit(folder, "train").sample, 0)
     assert PreparedSplit(folder, "val").sample(0)[0].shape == (60, 80, 3)
 
 
+COUNTS = {"refs": 1, "expressions": 20, "images": 1, "complete": True}
+WORDS = {"file": "vocabulary.txt", "size": 4, "sha256": "", "source": ""}
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": "zip"},
-        {"version": 2},
-        {"dataset": "../x"},
-        {"dataset": []},
-        {"image_size": [48]},
-        {"image_size": [48, -1]},
-        {"image_size": [48, 10**9]},
-        {"text_length": 21},
-        {"self_contained": 1},
-        {"vocabulary": {"file": "../../passwd", "size": 4, "sha256": ""}},
-        {"vocabulary": None},
-        {"splits": []},
-        {"splits": {"train": {"refs": 1, "expressions": "20", "images": 1, "complete": True}}},
-        {"splits": {"train\n": 1}},
-        {"splits": {"a\x1b[2Jb": {"refs": 1, "expressions": 20, "images": 1, "complete": True}}},
+        {"format": "zip"}, {"version": 2}, {"dataset": "../x"}, {"dataset": []}, {"image_size": [48]},
+        {"image_size": [48, -1]}, {"image_size": [48, 10**9]}, {"text_length": 21}, {"self_contained": 1},
+        {"vocabulary": WORDS | {"file": "../../passwd"}}, {"vocabulary": WORDS | {"size": True}},
+        {"vocabulary": WORDS | {"source": None}}, {"vocabulary": None}, {"bytes": 1}, {"splits": []},
+        {"splits": {"train": COUNTS | {"expressions": "20"}}}, {"splits": {"train": COUNTS | {"complete": 1}}},
+        {"splits": {"train\n": 1}}, {"splits": {"train": COUNTS, "a\x1b[2Jb": COUNTS}},
     ],
-)
+)  # fmt: skip
 def test_meta_that_cannot_be(folder, change):
-    meta = json.loads((folder / "meta.json").read_text()) | change
-    (folder / "meta.json").write_text(json.dumps(meta))
-    assert "meta.json" in refusal(PreparedSplit, folder, "train")
+    change_meta(folder, lambda meta: meta.update(change))
+    assert "meta.json: " in refused(PreparedSplit, folder, "train")
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"image_file": "../train_image/COCO_train2014_000000000000.png"},
-        {"image_file": "/etc/hostname"},
-        {"label_file": "nothing.png"},
-        {"label_file": "5.png\n"},
-        {"label_file": np.array(["0.png", "1.png"])},
-        {"text_batch": np.full(20, len(VOCABULARY))},
-        {"text_batch": np.full(20, -1)},
-        {"text_batch": np.zeros(20)},
-        {"text_batch": np.zeros(21, np.int64)},
-        {"sent_batch": np.zeros(1)},
-        {"sent_batch": np.array([{}], object)},
-        {"im_name_batch": "a/b"},
+        {"image_file": "../train_image/COCO_train2014_000000000000.png"}, {"image_file": "/etc/hostname"},
+        {"label_file": "nothing.png"}, {"label_file": "5.png\n"}, {"label_file": np.array(["0.png", "1.png"])},
+        {"text_batch": np.full(20, len(VOCABULARY))}, {"text_batch": np.full(20, -1)}, {"text_batch": np.zeros(20)},
+        {"text_batch": np.zeros(21, np.int64)}, {"sent_batch": np.zeros(1)}, {"sent_batch": np.array([{}], object)},
+        {"im_name_batch": "a/b"}, {"crc32": np.zeros(3, np.uint32)},
     ],
-)
+)  # fmt: skip
 def test_npz_that_cannot_be(folder, change):
     rewrite(folder / "train_batch/Gref_train_0.npz", **change)
     assert isinstance(TrainDataset(PreparedSplit(folder, "train"))[0], InputError)
@@ -327,22 +295,22 @@ def test_npz_that_cannot_be(folder, change):
 def test_pictures_that_do_not_fit(folder):
     without_sums(folder)
     shutil.copy(folder / "train_label/1.png", folder / "train_label/0.png")  # of another image
-    assert "36 x 48 but the mask 48 x 36" in refusal(PreparedSplit(folder, "train").sample, 0)
+    assert "36 x 48 but the mask 48 x 36" in refused(PreparedSplit(folder, "train").sample, 0)
     name = "COCO_train2014_000000000000"  # now those of the evaluation split, larger than the canvas
     shutil.copy(folder / f"val_image/{name}.jpg", folder / f"train_image/{name}.png")
     shutil.copy(folder / "val_label/10.png", folder / "train_label/0.png")
-    assert "60 x 80" in refusal(PreparedSplit(folder, "train").sample, 0)
+    assert "60 x 80" in refused(PreparedSplit(folder, "train").sample, 0)
 
 
 def test_file_that_is_gone_or_cut(folder):
     data = PreparedSplit(folder, "val")
     path = folder / "val_batch/Gref_val_3.npz"
     path.write_bytes(path.read_bytes()[:200])
-    assert path.name in refusal(data.text, 3)
+    assert path.name in refused(data.text, 3)
     path.unlink()
-    assert path.name in refusal(data.image, 3)
+    assert path.name in refused(data.image, 3)
     (folder / "val_label/10.png").unlink()
-    assert "10.png" in refusal(data.mask, 0)
+    assert "10.png" in refused(data.mask, 0)
 
 
 def test_opening_a_split_reads_no_samples(folder):

@@ -11,7 +11,8 @@ from PIL import Image
 from models.config import LARGEST
 from tests.support.builder import batches, start, tree, wait_for_group_to_end
 from tests.support.tiny_set import edit_instances, edit_refs
-from utils.prepared import MAX_CANVAS_SIDE, PreparedSplit, read_meta
+from utils.options import MAX_CANVAS_SIDE
+from utils.prepared import PreparedSplit, read_meta
 
 IMAGE = "data/coco/images/train2014/COCO_train2014_000000000003.jpg"
 REFCOCOG = "external/refer/data/refcocog"

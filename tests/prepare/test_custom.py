@@ -20,7 +20,6 @@ from utils.cli import run_main
 from utils.errors import InputError
 from utils.prepared import PreparedSplit, read_meta
 from utils.text import SPECIAL_WORDS, Vocabulary
-from utils.words import embeddings_file, vocabulary_of
 
 SQUARE = [[2, 3, 6, 3, 6, 8, 2, 8]]
 MASK = np.zeros((10, 12), bool)
@@ -108,7 +107,7 @@ def test_batches_of_images_with_the_same_name(folder, build, flags):
     reds = [int(np.median(data.image(i)[..., 0])) for i in range(3)]
     assert np.allclose(reds, [0, 80, 160], atol=3)
     assert all((data.mask(i) == MASK).all() for i in range(3))
-    assert embeddings_file(data) == (root / "data/own_emb.npy").resolve() and len(vocabulary_of(data)) == 6
+    assert data.embeddings_file() == (root / "data/own_emb.npy").resolve() and len(data.vocabulary()) == 6
     train = PreparedSplit(root / "data/custom/own_48_batch", "train")
     assert len(train) == 3 and train.image(2).shape == (48, 48, 3) and train.image_groups() == [[0, 1], [2]]
     before = tree(data.folder)
@@ -134,7 +133,7 @@ def test_the_layout_of_refcoco(folder, build):
     code, output, error = build(folder.parent, "own", "train", *flags, "--vocabulary", str(words))
     assert (code, error) == (0, "") and "1 refs, 1 expressions, 1 images" in output
     data = PreparedSplit(folder.parent / "data/custom/own_48_batch", "train")
-    assert embeddings_file(data).name == "Gref_emb.npy"
+    assert data.embeddings_file().name == "Gref_emb.npy"
     with Image.open(folder / "a/1.jpg") as image:
         image.resize((24, 20)).save(folder / "a/1.jpg")
     code, _, error = build(folder.parent, "own2", "train", *flags, "--vocabulary", str(words))

@@ -7,31 +7,23 @@ from PIL import Image
 from skimage import img_as_ubyte
 from skimage.transform import resize
 
-from utils import resample
-from utils.geometry import fit_inside, pad, resize_and_crop, resize_and_pad, resize_image, resize_mask
+from models.inference import resize_and_crop, resize_and_pad
+from utils import geometry
+from utils.geometry import fit_inside, pad, resize_image, resize_mask
 
 SHAPES = [  # from, to
     ((120, 160), (90, 120)),  # 4:3, where a third of the columns lies halfway between two pixels
-    ((160, 107), (120, 80)),
-    ((83, 125), (80, 120)),
-    ((120, 119), (120, 119)),
-    ((121, 161), (90, 120)),
     ((60, 80), (90, 120)),  # larger: exact quarters, so ties
-    ((25, 19), (120, 90)),
-    ((7, 3), (48, 21)),
-    ((1, 1), (48, 48)),
-    ((1, 9), (5, 48)),
-    ((9, 1), (48, 5)),
-    ((2, 2), (1, 1)),
-    ((3, 2), (2, 3)),
-    ((2500, 2), (240, 1)),
-    ((2, 2500), (1, 240)),
-    ((240, 240), (120, 120)),
-    ((360, 360), (120, 120)),
-    ((200, 150), (120, 90)),
-    ((31, 17), (13, 29)),
     ((400, 300), (20, 15)),  # a Gaussian of many taps
-]
+    ((160, 107), (120, 80)), ((83, 125), (80, 120)), ((120, 119), (120, 119)), ((121, 161), (90, 120)),
+    ((25, 19), (120, 90)), ((7, 3), (48, 21)), ((1, 1), (48, 48)), ((1, 9), (5, 48)), ((9, 1), (48, 5)),
+    ((2, 2), (1, 1)), ((3, 2), (2, 3)), ((2500, 2), (240, 1)), ((2, 2500), (1, 240)), ((240, 240), (120, 120)),
+    ((360, 360), (120, 120)), ((200, 150), (120, 90)), ((31, 17), (13, 29)),
+]  # fmt: skip
+
+
+def by_skimage(mask, size):
+    return resize(mask.astype(np.float32), size) > 0
 
 
 def pictures(shape):
@@ -61,15 +53,14 @@ def masks(shape):
 def test_images_equal_skimage(shape, size):
     for picture in pictures(shape):
         image = picture.astype(np.uint8)
-        assert np.array_equal(resample.resize_image(image, size), img_as_ubyte(resize(image, size)))
+        assert np.array_equal(resize_image(image, size), img_as_ubyte(resize(image, size)))
 
 
 @pytest.mark.parametrize(("shape", "size"), SHAPES)
 def test_masks_equal_skimage(shape, size):
     for mask in masks(shape):
-        found = resample.resize_mask(mask, size)
-        assert found.dtype == bool
-        assert np.array_equal(found, resize(mask.astype(np.float32), size) > 0)
+        found = resize_mask(mask, size)
+        assert found.dtype == bool and np.array_equal(found, by_skimage(mask, size))
 
 
 def test_random_sizes_equal_skimage():
@@ -77,12 +68,9 @@ def test_random_sizes_equal_skimage():
     for _ in range(150):
         shape, size = (tuple(int(n) for n in rng.integers(1, 70, 2)) for _ in range(2))
         image = (rng.integers(0, 256, (*shape, 3)) // rng.choice([1, 16, 100])).astype(np.uint8)
-        assert np.array_equal(resample.resize_image(image, size), img_as_ubyte(resize(image, size))), (shape, size)
+        assert np.array_equal(resize_image(image, size), img_as_ubyte(resize(image, size))), (shape, size)
         mask = rng.random(shape) < rng.choice([0.02, 0.3])
-        assert np.array_equal(resample.resize_mask(mask, size), resize(mask.astype(np.float32), size) > 0), (
-            shape,
-            size,
-        )
+        assert np.array_equal(resize_mask(mask, size), by_skimage(mask, size)), (shape, size)
 
 
 def test_full_size_photograph_like_image_needs_no_skimage(monkeypatch):
@@ -90,51 +78,47 @@ def test_full_size_photograph_like_image_needs_no_skimage(monkeypatch):
     coarse = rng.integers(0, 256, (16, 20, 3), dtype=np.uint8)
     image = np.asarray(Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC))
     expected = img_as_ubyte(resize(image, (360, 480)))
-    monkeypatch.setattr(resample, "_image_by_skimage", None)
-    assert np.array_equal(resample.resize_image(image, (360, 480)), expected)
+    monkeypatch.setattr("skimage.transform.resize", None)
+    assert np.array_equal(resize_image(image, (360, 480)), expected)
 
 
 def test_many_ties_are_left_to_skimage(monkeypatch):
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    calls = []
-    monkeypatch.setattr(resample, "MAX_GATHERED", 0)
-    monkeypatch.setattr(resample, "_image_by_skimage", lambda image, size: calls.append(size))
-    resample.resize_image(image, (60, 80))
-    assert calls == [(60, 80)]
+    monkeypatch.setattr(geometry, "MAX_GATHERED", 0)
+    monkeypatch.setattr("skimage.transform.resize", lambda image, size: np.full((*size, 3), 7, np.uint8))
+    assert (resize_image(image, (60, 80)) == 7).all()
 
 
 @pytest.mark.parametrize(("n", "m"), [(15, 11), (18, 14), (30, 22), (47, 35)])
 def test_masks_where_float32_loses_a_weight(n, m, monkeypatch):
     """Output coordinates rounded to just beside a pixel have taps of 1e-16 times a Gaussian's end."""
-    weight = resample.axis(n, m).weight
-    assert ((weight > 0) & (weight < resample.SAFE_WEIGHT)).any()
+    weight = geometry.axis(n, m).weight
+    assert ((weight > 0) & (weight < geometry.SAFE_WEIGHT)).any()
     for row, column in np.ndindex(n, n):
         mask = np.zeros((n, n), bool)
         mask[row, column] = True
-        assert np.array_equal(resample.resize_mask(mask, (m, m)), resize(mask.astype(np.float32), (m, m)) > 0)
+        assert np.array_equal(resize_mask(mask, (m, m)), by_skimage(mask, (m, m)))
 
 
-def test_fit_inside():
-    fit = fit_inside(480, 640, (480, 480))
-    assert (fit.scale, fit.height, fit.width, fit.top, fit.left) == (0.75, 360, 480, 60, 0)
-    fit = fit_inside(333, 500, (480, 480))  # 319.68 -> 320
-    assert (fit.height, fit.width, fit.top, fit.left) == (320, 480, 80, 0)
-    fit = fit_inside(5, 16, (8, 8))  # 2.5 rounds to the even 2
-    assert (fit.height, fit.width, fit.top, fit.left) == (2, 8, 3, 0)
-    fit = fit_inside(100, 100, (480, 640))
-    assert (fit.height, fit.width, fit.top, fit.left) == (480, 480, 0, 80)
-    assert (fit_inside(1, 5000, (480, 480)).height, fit_inside(1, 5000, (480, 480)).top) == (1, 239)
-
-
-def test_resized_and_padded_with_fit():
-    rng = np.random.default_rng(3)
-    image, mask = rng.integers(0, 256, (50, 40, 3), dtype=np.uint8), rng.random((50, 40)) < 0.2
-    fit = fit_inside(50, 40, (24, 31))
-    small = resize_image(image, fit)
-    assert small.shape == (24, 19, 3) and resize_mask(mask, fit).shape == (24, 19)
-    canvas = pad(small, (24, 31))
-    assert canvas.shape == (24, 31, 3) and canvas.dtype == np.uint8 and canvas.flags.c_contiguous
-    assert np.array_equal(canvas[:, 6:25], small) and canvas.sum() == small.sum()  # (31 - 19) // 2 = 6
+@pytest.mark.parametrize(
+    ("image", "canvas", "size", "corner"),
+    [
+        ((480, 640), (480, 480), (360, 480), (60, 0)),
+        ((333, 500), (480, 480), (320, 480), (80, 0)),  # 319.68 -> 320
+        ((5, 16), (8, 8), (2, 8), (3, 0)),  # 2.5 rounds to the even 2
+        ((100, 100), (480, 640), (480, 480), (0, 80)),
+        ((50, 40), (24, 31), (24, 19), (0, 6)),
+        ((1, 5000), (480, 480), (1, 480), (239, 0)),
+    ],
+)
+def test_an_image_is_fitted_and_centred(image, canvas, size, corner):
+    window = tuple(slice(start, start + side) for start, side in zip(corner, size, strict=True))
+    assert fit_inside(*image, canvas) == (size, window)
+    small = np.random.default_rng(3).integers(1, 256, (*size, 3), dtype=np.uint8)
+    for array in (small, small[..., 0] > 99):
+        padded = pad(array, canvas)
+        assert padded.shape[:2] == canvas and padded.dtype == array.dtype and padded.flags.c_contiguous
+        assert np.array_equal(padded[window], array) and padded.sum() == array.sum()
 
 
 def plain_bilinear(array, size):
@@ -158,12 +142,12 @@ def test_resize_and_pad_is_plain_bilinear(shape, size):
     fill = torch.tensor([-1.0, 2.0, 0.5])
     canvas = resize_and_pad(image, size, fill=fill)
     assert canvas.shape == (1, 3, *size)
-    inside = canvas[0, :, fit.top : fit.top + fit.height, fit.left : fit.left + fit.width].numpy()
+    inside = canvas[0, :, *fit.window].numpy()
     for channel in range(3):
-        expected = plain_bilinear(image[0, channel].double().numpy(), (fit.height, fit.width))
+        expected = plain_bilinear(image[0, channel].double().numpy(), fit.size)
         assert np.abs(inside[channel] - expected).max() < 1e-6
         outside = canvas[0, channel].clone()
-        outside[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width] = fill[channel]
+        outside[fit.window] = fill[channel]
         assert (outside == fill[channel]).all()
     assert resize_and_pad(image, size).sum() == pytest.approx(inside.sum(), rel=1e-5)  # by default filled with 0
 

@@ -1,4 +1,4 @@
-"""utils/words.py: the vocabulary and the word embeddings that training starts from."""
+"""The vocabulary and the word embeddings that training starts from."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from tests.support.eval_folder import VOCABULARY, write_folder
 from tests.support.hostile import refused
 from utils.prepared import PreparedSplit
-from utils.words import embeddings_file, read_embeddings, vocabulary_of
+from utils.text import Vocabulary, read_embeddings
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -42,10 +42,10 @@ def test_a_split_of_the_reference_learns_how_many_words_there_are(tmp_path):
     np.savez(tmp_path / "val_batch/unc_val_0.npz", **arrays)
     words = tmp_path / "words.txt"
     for count in (20, 19):
-        words.write_text("".join(f"{word}\n" for word in VOCABULARY.words[:count]))
+        Vocabulary(VOCABULARY.words[:count]).save(words)
         split = PreparedSplit(tmp_path, "val")
         assert split.words is None and split.text(0)[1] == "left"
-        assert len(vocabulary_of(split, words)) == split.words == count
+        assert len(split.vocabulary(words)) == split.words == count
         if count == 20:
             assert split.text(0)[1] == "left"
     assert "unc_val_0.npz: text_batch is not 20 ids of words of the vocabulary" in refused(split.text, 0)
@@ -54,25 +54,18 @@ def test_a_split_of_the_reference_learns_how_many_words_there_are(tmp_path):
 def test_a_vocabulary_that_is_not_the_folder_s(tmp_path):
     folder = write_folder(tmp_path)
     split = PreparedSplit(folder, "val")
-    assert vocabulary_of(split).words == vocabulary_of(split, folder / "vocabulary.txt").words == VOCABULARY.words
+    assert split.vocabulary().words == split.vocabulary(folder / "vocabulary.txt").words == VOCABULARY.words
     other = tmp_path / "other.txt"
-    other.write_text("".join(f"{word}\n" for word in VOCABULARY.words[:-1]))
-    assert "leave the flag out" in refused(vocabulary_of, split, other)
+    Vocabulary(VOCABULARY.words[:-1]).save(other)
+    assert "leave the flag out" in refused(split.vocabulary, other)
     other.rename(folder / "vocabulary.txt")
-    assert "is not the one in meta.json" in refused(vocabulary_of, split)
+    assert "is not the one in meta.json" in refused(split.vocabulary)
 
 
 @pytest.mark.parametrize("meta", [True, False], ids=["ours", "the authors'"])
 @pytest.mark.parametrize("link", ["data/mscoco", "data/mscoco/unc_32x48_batch"])
-@pytest.mark.parametrize(
-    ("inside", "given"),
-    [
-        (".", "data/mscoco/unc_32x48_batch/"),
-        ("eval", "../data/mscoco/unc_32x48_batch"),
-        ("eval", "../data/x/../mscoco/./unc_32x48_batch"),
-    ],
-)
-def test_tables_are_looked_for_along_the_path_that_was_given(tmp_path, monkeypatch, meta, link, inside, given):
+@pytest.mark.parametrize("given", ["eval/../data/mscoco/unc_32x48_batch/", "../data/x/../mscoco/./unc_32x48_batch"])
+def test_tables_are_looked_for_along_the_path_that_was_given(tmp_path, monkeypatch, meta, link, given):
     """Not beside the target of a link: a large disk that holds the prepared data has no tables."""
     folder = write_folder(tmp_path / "disk/deep/mscoco")
     (tmp_path / "eval").mkdir()
@@ -81,9 +74,8 @@ def test_tables_are_looked_for_along_the_path_that_was_given(tmp_path, monkeypat
     (tmp_path / "data/x").mkdir()
     if not meta:
         (folder / "meta.json").unlink()
-        text = "".join(f"{word}\n" for word in VOCABULARY.words)
-        (tmp_path / "data/vocabulary_Gref.txt").write_text(text)
-    monkeypatch.chdir(tmp_path / inside)
+        VOCABULARY.save(tmp_path / "data/vocabulary_Gref.txt")
+    monkeypatch.chdir(tmp_path / "eval" if given.startswith("..") else tmp_path)
     split = PreparedSplit(given, "val")
-    assert embeddings_file(split) == tmp_path / "data" / ("unc_emb.npy" if meta else "Gref_emb.npy")
-    assert vocabulary_of(split).words == VOCABULARY.words
+    assert split.embeddings_file() == tmp_path / "data" / ("unc_emb.npy" if meta else "Gref_emb.npy")
+    assert split.vocabulary().words == VOCABULARY.words

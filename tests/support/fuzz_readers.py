@@ -31,8 +31,7 @@ from tests.support.small_model import CONFIG, REFERENCE
 from tests.support.tiny_set import make_tiny_set
 from utils.files.images import read_image, read_mask_png
 from utils.prepared import PreparedSplit
-from utils.text import SPECIAL_WORDS, Vocabulary
-from utils.words import embeddings_file, read_embeddings, vocabulary_of
+from utils.text import SPECIAL_WORDS, Vocabulary, read_embeddings
 
 
 @dataclass
@@ -154,7 +153,7 @@ def meta(folder: Path) -> Case:
 
     def read():
         split = PreparedSplit(batches, "val")
-        return split.image_size, vocabulary_of(split), embeddings_file(split), split.sample(0)
+        return split.image_size, split.vocabulary(), split.embeddings_file(), split.sample(0)
 
     return _json_case(batches / "meta.json", read)
 

@@ -9,39 +9,34 @@ from typing import IO
 import numpy as np
 
 from utils.errors import InputError
-from utils.files.reading import BUILD_REMEDY, MEBIBYTE, _check_size, read_bytes, refusing, regular_file_size
+from utils.files.reading import BUILD_REMEDY, MEBIBYTE, read_bytes, refusing, regular_file_size
 
 MAX_NPZ_BYTES = 512 * MEBIBYTE  # of one array too, unpacked
 MAX_PACKING = 10  # of weights, which hardly pack at all
 
 
 def read_npz(
-    path: str | os.PathLike,
-    required_keys: tuple[str, ...],
-    remedy: str = BUILD_REMEDY,
-    optional_keys: tuple[str, ...] = (),
+    path: str | os.PathLike, required_keys: tuple[str, ...], optional_keys: tuple[str, ...] = ()
 ) -> dict[str, np.ndarray]:
     """The arrays `required_keys` of an npz file, in C order and native byte order; others are not even unpacked.
 
     Of `optional_keys` those that it has. The archive's check sums are compared.
     Raises InputError for a missing file or key, pickled objects, and sizes that do not fit what the file holds.
     """
-    with refusing(path, "npz file", remedy):
-        _check_size(path, MAX_NPZ_BYTES, "npz file", remedy)
+    with refusing(path, "npz file", BUILD_REMEDY):
+        regular_file_size(path, BUILD_REMEDY, MAX_NPZ_BYTES, "npz file")
         with zipfile.ZipFile(path) as archive:
             members = set(archive.namelist())
-            for key in required_keys:
-                if f"{key}.npy" not in members:
-                    raise InputError(f"{path}: holds no {key}; {remedy}")
-            keys = required_keys + tuple(key for key in optional_keys if f"{key}.npy" in members)
-            return {key: _unpacked(archive, f"{key}.npy") for key in keys}
-
-
-def _unpacked(archive: zipfile.ZipFile, member: str) -> np.ndarray:
-    declared = archive.getinfo(member).file_size
-    if declared > MAX_NPZ_BYTES:
-        raise ValueError(f"{member} unpacks to {declared:,} bytes")
-    return _array_of(archive.read(member), member)  # reads no more than was declared
+            arrays = {}
+            for key in required_keys + optional_keys:
+                member = f"{key}.npy"
+                if member in members:
+                    if archive.getinfo(member).file_size > MAX_NPZ_BYTES:  # no more than this will be read
+                        raise ValueError(f"{member} unpacks to {archive.getinfo(member).file_size:,} bytes")
+                    arrays[key] = _array_of(archive.read(member), member)
+                elif key in required_keys:
+                    raise InputError(f"{path}: holds no {key}; {BUILD_REMEDY}")
+            return arrays
 
 
 def read_npy(path: str | os.PathLike, remedy: str) -> np.ndarray:
@@ -76,17 +71,14 @@ def _array_header(file: IO[bytes], size: int, member: str) -> tuple[tuple[int, .
 
 
 def _array_of(data: bytes, member: str) -> np.ndarray:
+    """The array of an npy file, booleans 0 or 1 whatever their bytes were."""
     header = io.BytesIO(data)
     shape, in_columns, dtype = _array_header(header, len(data), member)
     array = np.ndarray(shape, dtype, data, header.tell(), order="F" if in_columns else "C")
-    return _whole_values(array.astype(dtype.newbyteorder("="), order="C"))
-
-
-def _whole_values(array: np.ndarray) -> np.ndarray:
-    """Booleans as 0 or 1 whatever their bytes were; strings only if every character exists."""
-    if array.dtype.kind == "b":
+    array = array.astype(dtype.newbyteorder("="), order="C")
+    if dtype.kind == "b":
         return array.view(np.uint8) != 0
-    if array.dtype.kind == "U":
+    if dtype.kind == "U":
         codes = np.atleast_1d(array).view(np.uint32)
         if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
             raise ValueError("a string holds what is no character")

@@ -21,7 +21,6 @@ MAX_IMAGE_PIXELS = 80_000_000  # 240 MB as RGB
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF", "JPEG2000", "AVIF")  # none starts a program
 _IMAGE_REMEDY = "download it again"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_EXTRAS = (b"tRNS", b"eXIf")  # of the chunks that a PNG can do without, those that change what is read
 _stderr_lock = threading.Lock()
 
 
@@ -82,41 +81,32 @@ def read_mask_png(path: str | os.PathLike, remedy: str = BUILD_REMEDY, crc32: in
     is not 0. Raises InputError as `read_image` does.
     """
     with _opened_image(path, None, remedy, crc32, formats=("PNG",)) as image:
-        return _object_in(image)
-
-
-def _object_in(image: Image.Image) -> np.ndarray:
-    """The object in a mask, as `read_mask_png` says."""
-    if image.mode in ("RGB", "RGBA") and "16B" in str(image.tile):
-        raise ValueError("it has colours of 16 bits, of which Pillow reads 8: save it with 8, or as 16-bit gray")
-    pixels = np.asarray(image)
-    if image.mode == "1":
-        pixels = pixels.view(np.uint8)  # 0 and 255, as whose bytes True is not 1
-    if image.mode == "P" or image.mode == "1" and "transparency" not in image.info:
-        return pixels != 0
-    channels = pixels.reshape(*pixels.shape[:2], -1)  # H W C
-    visible = None
-    if image.mode in ("LA", "RGBA"):
-        visible, channels = channels[..., -1] != 0, channels[..., :-1]
-    elif "transparency" in image.info:
-        visible = (channels != np.array(image.info["transparency"])).any(axis=2)
-    if visible is not None and visible.any() and not visible.all():
-        return visible
-    return channels.any(axis=2)
+        if image.mode in ("RGB", "RGBA") and "16B" in str(image.tile):
+            raise ValueError("it has colours of 16 bits, of which Pillow reads 8: save it with 8, or as 16-bit gray")
+        pixels = np.asarray(image)
+        if image.mode == "1":
+            pixels = pixels.view(np.uint8)  # 0 and 255, as whose bytes True is not 1
+        if image.mode == "P" or image.mode == "1" and "transparency" not in image.info:
+            return pixels != 0
+        channels = pixels.reshape(*pixels.shape[:2], -1)  # H W C
+        visible = None
+        if image.mode in ("LA", "RGBA"):
+            visible, channels = channels[..., -1] != 0, channels[..., :-1]
+        elif "transparency" in image.info:
+            visible = (channels != np.array(image.info["transparency"])).any(axis=2)
+        if visible is not None and visible.any() and not visible.all():
+            return visible
+        return channels.any(axis=2)
 
 
 @contextlib.contextmanager
 def _opened_image(
-    source: str | os.PathLike | bytes,
-    name: object,
-    remedy: str,
-    crc32: int | None = None,
-    formats: tuple[str, ...] = IMAGE_FORMATS,
+    source: str | os.PathLike | bytes, name: object, remedy: str, crc32: int | None, formats: tuple = IMAGE_FORMATS
 ) -> Iterator[Image.Image]:
     """The image with its size checked, from memory, so that nothing but its own bytes can be read."""
-    if name is None:
-        name = "image" if isinstance(source, bytes) else source
-    data = source if isinstance(source, bytes) else read_bytes(source, MAX_IMAGE_BYTES, "image", remedy)
+    whole = isinstance(source, bytes)
+    name = name or ("image" if whole else source)
+    data = source if whole else read_bytes(source, MAX_IMAGE_BYTES, "image", remedy)
     if crc32 not in (None, zlib.crc32(data)):
         raise InputError(f"{name}: is not as it was written (CRC-32); {remedy}")
     with (
@@ -140,7 +130,7 @@ def _without_texts(data: bytes) -> bytes:
     while place + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
         end = place + 12 + length
-        if not kind[0] & 0x20 or kind in _PNG_EXTRAS:  # a small first letter: a reader may leave it out
+        if not kind[0] & 0x20 or kind in (b"tRNS", b"eXIf"):  # a small first letter: a reader may leave it out
             kept.append(whole[place:end])
         place = end
     return b"".join([*kept, whole[place:]])

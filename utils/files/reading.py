@@ -1,4 +1,4 @@
-"""Atomic writes, and guarded reading of files that strangers made.
+"""Guarded reading of files that strangers made.
 
 Every reader raises InputError with one line that names the file and the remedy; none runs code from a file, and none
 allocates what a header merely claims.
@@ -6,6 +6,7 @@ allocates what a header merely claims.
 
 import contextlib
 import json
+import math
 import os
 import stat
 from collections import Counter
@@ -20,8 +21,6 @@ MAX_JSON_BYTES = 64 * MEBIBYTE
 MAX_JSON_CONTAINERS = 8_000_000  # instances.json of RefCOCO: 197 thousand annotations, about 1 million lists and dicts
 MAX_NAME_BYTES = 200  # leaves room for what is added to it; file systems stop at 255
 BUILD_REMEDY = "delete it and run build_batches.py again with the same flags"
-
-
 _FOREIGN = (  # first bytes of what a download, or a tool, saves under another name
     (b"version https://git-lfs", "a Git LFS pointer; get the file itself with git lfs pull"),
     (b"PK\x03\x04", "a zip archive; unpack it"),
@@ -31,12 +30,8 @@ _FOREIGN = (  # first bytes of what a download, or a tool, saves under another n
     (b"7z\xbc\xaf", "a 7z archive; unpack it"),
     (b"Rar!", "a rar archive; unpack it"),
     (b"%PDF", "a PDF document"),
-    (b"\xff\xfe", "UTF-16 text; save it as UTF-8"),
-    (b"\xfe\xff", "UTF-16 text; save it as UTF-8"),
+    ((b"\xff\xfe", b"\xfe\xff"), "UTF-16 text; save it as UTF-8"),
 )
-
-
-_ZIPPED = (".npz", ".pth", ".pt", ".zip")  # files that are zip archives as they should be
 
 
 def foreign_content(path: object) -> str | None:
@@ -52,8 +47,9 @@ def foreign_content(path: object) -> str | None:
         return "an empty file"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "a web page (HTML)"
-    kind = next((kind for start, kind in _FOREIGN if head.startswith(start)), None)
-    return None if kind and "zip archive" in kind and Path(path).suffix.lower() in _ZIPPED else kind
+    if head.startswith(b"PK") and Path(path).suffix.lower() in (".npz", ".pth", ".pt", ".zip"):  # as it should be
+        return None
+    return next((kind for start, kind in _FOREIGN if head.startswith(start)), None)
 
 
 @contextlib.contextmanager
@@ -63,39 +59,34 @@ def refusing(name: object, what: str, remedy: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{name}: no such file; {remedy}") from error
-    except OSError as error:
-        # Image and archive decoders also report damaged content as OSError, then without an error number.
-        kind = None if error.errno else foreign_content(name)
-        fault = error.strerror if error.errno else f"is truncated, damaged or no {what}"
-        raise InputError(f"{name}: {f'is {kind}' if kind else fault}; {remedy}") from error
     except Exception as error:  # decoders of broken files raise nearly anything, RecursionError and MemoryError too
-        kind = foreign_content(name)
-        if kind:
-            raise InputError(f"{name}: is {kind}; {remedy}") from error
-        fault = one_line(f"{type(error).__name__}: {error}", 100)
-        raise InputError(f"{name}: is not a readable {what} ({fault}); {remedy}") from error
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            fault = "no such file"
+        elif isinstance(error, OSError) and error.errno:
+            fault = error.strerror
+        elif kind := foreign_content(name):
+            fault = f"is {kind}"
+        elif isinstance(error, OSError):  # of image and archive decoders
+            fault = f"is truncated, damaged or no {what}"
+        else:
+            fault = f"is not a readable {what} ({one_line(f'{type(error).__name__}: {error}', 100)})"
+        raise InputError(f"{name}: {fault}; {remedy}") from error
 
 
-def regular_file_size(path: str | os.PathLike, remedy: str) -> int:
-    """Bytes of a regular file. Raises InputError for a pipe, a device or a folder, OSError for a missing file."""
+def regular_file_size(path: str | os.PathLike, remedy: str, limit: float = math.inf, what: str = "file") -> int:
+    """Bytes of a regular file. Raises InputError for a pipe, a device, a folder and more than `limit`; OSError."""
     status = os.stat(path)  # noqa: PTH116
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: is not a regular file; {remedy}")
+    if status.st_size > limit:
+        raise InputError(f"{path}: {status.st_size:,} bytes, but a {what} has at most {limit:,}; {remedy}")
     return status.st_size
-
-
-def _check_size(path: str | os.PathLike, limit: int, what: str, remedy: str) -> None:
-    size = regular_file_size(path, remedy)
-    if size > limit:
-        raise InputError(f"{path}: {size:,} bytes, but a {what} has at most {limit:,}; {remedy}")
 
 
 def read_bytes(path: str | os.PathLike, limit: int, what: str, remedy: str) -> bytes:
     """Content of a regular file of at most `limit` bytes. Raises InputError: missing, no file, larger."""
     with refusing(path, what, remedy):
-        _check_size(path, limit, what, remedy)
+        regular_file_size(path, remedy, limit, what)
         with open(path, "rb") as file:  # noqa: PTH123
             return file.read(limit)
 

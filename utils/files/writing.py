@@ -1,6 +1,5 @@
 """Writing files whole or not at all."""
 
-import contextlib
 import ctypes
 import errno
 import fcntl
@@ -9,17 +8,15 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import naming
-
 TEMPORARY_PREFIX = ".writing-"  # a killed process leaves such files behind; they can be removed
 
 
-@contextlib.contextmanager
+@contextmanager
 def opened_folder(folder: Path) -> Iterator[int]:
     """Its file descriptor."""
     handle = os.open(folder, os.O_RDONLY)
@@ -56,7 +53,7 @@ def _warn_of_no_locks() -> None:
     print(f"warning: {fault}", file=sys.stderr)
 
 
-@contextlib.contextmanager
+@contextmanager
 def atomic_write(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[bytes]]:
     """Yield a binary file that becomes `path` only when the block ends without an exception.
 
@@ -65,23 +62,22 @@ def atomic_write(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[b
     """
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
-    with naming(path):
-        try:
-            with temporary.open("xb") as file:
-                yield file
-                file.flush()
-                if durable:
-                    os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            if isinstance(error, OSError) and error.filename == str(temporary):
-                error.filename = str(path)  # the name that the user knows
-            raise
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # the name that the user knows
+        raise
     if durable:
         for folder in path.absolute().parents:  # new ones among them are durable when the folder above them is
-            with contextlib.suppress(OSError), opened_folder(folder) as handle:  # not every file system can
+            with suppress(OSError), opened_folder(folder) as handle:  # not every file system can
                 os.fsync(handle)
 
 
@@ -100,7 +96,7 @@ def made_folder(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError):  # not empty
+        with suppress(OSError):  # not empty
             for folder in made:
                 folder.rmdir()
         raise
