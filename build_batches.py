@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker process fills one c
 
 from prepare.own_data import add_own_data, own_data
 from prepare.workers import stop_in_order
-from prepare.writer import BuildOptions, build
+from prepare.writer import BuildOptions, build, damage
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import NAMES, short_name
 from utils.errors import InputError
@@ -41,18 +41,14 @@ def main() -> None:
 
 
 def _verify(options: BuildOptions) -> None:
-    from prepare.verify import damage
-
     folder = folder_path(options.root, options.dataset, options.size)
     faults = damage(folder, options.split, options.workers)
     for fault in faults[:MAX_SHOWN]:
         print(fault)
     if faults:
         more = f", of which the first {MAX_SHOWN} are" if len(faults) > MAX_SHOWN else ""
-        raise InputError(
-            f"{folder}: {len(faults):,} faults in {options.split}{more} named above: delete those files and run "
-            "the same command without --verify"
-        )
+        remedy = "delete those files and run the same command without --verify"
+        raise InputError(f"{folder}: {len(faults):,} faults in {options.split}{more} named above: {remedy}")
     print(f"{folder}: all files of {options.split} are as they were written")
 
 

@@ -75,10 +75,10 @@ def begun_split(files: SplitFiles, entry: dict, sharded: bool) -> Iterator[dict]
     with (files.folder / f".{files.split}{LOCK}").open("ab") as builds:
         with _locked(files.folder):
             meta = _there(files)
-            old = meta["splits"].get(files.split, {**entry, "complete": False})
-            if not _same_sources(old, entry) and any(path.exists() for path in files.folders):
-                _discard(files, builds, old, entry, sharded)
-            if not _same_sources(old, entry) or files.split not in meta["splits"]:
+            old = meta["splits"].get(files.split)
+            if not old or not _same_sources(old, entry):
+                if old and any(path.exists() for path in files.folders):
+                    _discard(files, builds, old, entry, sharded)
                 meta = _recorded(files, meta, entry, None)
             lock_file(builds, fcntl.LOCK_SH)
         yield meta

@@ -4,8 +4,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Generator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from itertools import islice
@@ -62,7 +62,12 @@ def _in_processes(work: Callable[[J], R], jobs: list[J], workers: int) -> Genera
     queue, running = iter(jobs), {}
     try:
         while True:
-            running |= _submit(pool, islice(queue, JOBS_AHEAD * workers - len(running)))
+            # Workers that this starts inherit that SIGINT is blocked: the parent answers it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                running |= {pool.submit(_call, job): job for job in islice(queue, JOBS_AHEAD * workers - len(running))}
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -73,15 +78,6 @@ def _in_processes(work: Callable[[J], R], jobs: list[J], workers: int) -> Genera
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _submit(pool: ProcessPoolExecutor, jobs: Iterable[J]) -> dict[Future, J]:
-    """Jobs by their futures. Workers that this starts inherit that SIGINT is blocked: the parent answers it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return {pool.submit(_call, job): job for job in jobs}
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _start_worker(work: Callable) -> None:

@@ -13,9 +13,9 @@ import os
 import time
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,15 +28,16 @@ from prepare.public import read_refs
 from prepare.ref import Ref, require_size
 from prepare.workers import run_all
 from utils.datasets import DATASETS
-from utils.errors import InputError
+from utils.errors import InputError, noting
 from utils.files.images import MAX_IMAGE_BYTES, read_image
 from utils.files.reading import read_bytes
 from utils.files.writing import atomic_write, sync_file_system
 from utils.geometry import fit_inside, pad, resize_image, resize_mask
-from utils.prepared import SIZES, SUMS_KEY, SplitFiles, folder_path, is_train, texts_digest
+from utils.prepared import SIZES, SUMS_KEY, PreparedSplit, SplitFiles, folder_path, is_train, texts_digest
 from utils.text import Vocabulary, tokenize
 
 _IMAGE_REMEDY = "download it again (data/README.md)"
+VERIFIED_AT_ONCE = 32  # expressions
 MANY_UNKNOWN = 0.1  # share of the words; with the published vocabularies it is a few in a hundred
 Sizes = dict[Path, dict[str, int]]  # folder -> name -> bytes
 
@@ -222,6 +223,28 @@ def _warnings(options: BuildOptions, writer: "Writer", refs: list[Ref], jobs: li
     if flat := [ref for ref in refs if ref.left_out]:
         number = sum(ref.left_out for ref in flat)
         yield f"{number:,} polygons of fewer than three points are not drawn, such as of ref {flat[0].ref_id}"
+
+
+def damage(folder: Path, split: str, workers: int) -> list[str]:
+    """What is wrong with the files of a complete split, a line each, sorted.
+
+    Every file is read as training and evaluation read it, with its check sum. Raises InputError where there is no such
+    split.
+    """
+    data = PreparedSplit(folder, split)
+    data.vocabulary()
+    numbers = range(len(data))
+    jobs = [numbers[i : i + VERIFIED_AT_ONCE] for i in numbers[::VERIFIED_AT_ONCE]]
+    found = run_all(partial(_faults, data), jobs, workers, len, title=data.name(0).rpartition("_")[0])
+    return sorted(set().union(*found))
+
+
+def _faults(split: PreparedSplit, numbers: Sequence[int]) -> list[str]:
+    faults: list[str] = []
+    for i in numbers:
+        with noting(faults):
+            split.read(i)
+    return faults
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,12 @@ def other_image(root):
     Image.new("RGB", (48, 48)).save(root / IMAGE.replace("3.jpg", "2.jpg"))
 
 
+def build_anew(build, root) -> None:
+    for kind in ("batch", "image", "label"):  # as messages ask
+        shutil.rmtree(batches(root) / f"train_{kind}")
+    assert build(root)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -110,9 +116,7 @@ def test_other_parameters_for_a_folder(tiny, build, tmp_path):
     code, _, error = build(tiny)
     assert code == 2 and "other expressions" in error and "train_batch" in error
     assert tree(batches(tiny)) == before
-    for kind in ("batch", "image", "label"):  # as the message asks
-        shutil.rmtree(batches(tiny) / f"train_{kind}")
-    assert build(tiny)[0] == 0
+    build_anew(build, tiny)
     assert PreparedSplit(batches(tiny), "train").text(0)[1] == "another"
 
 
@@ -125,9 +129,7 @@ def test_other_annotations_do_not_go_into_a_folder_that_was_begun(tiny, build, c
     code, _, error = build(tiny, "Gref", "train", "--shard", then)
     assert code == 2 and error.count("\n") == 1 and "other expressions, masks or images" in error
     assert tree(batches(tiny)) == before
-    for kind in ("batch", "image", "label"):  # as the message asks
-        shutil.rmtree(batches(tiny) / f"train_{kind}")
-    assert build(tiny)[0] == 0
+    build_anew(build, tiny)
 
 
 def test_a_build_goes_on_when_the_broken_image_is_mended(tiny, build):
@@ -169,27 +171,21 @@ def test_the_same_command_goes_on_when_an_annotation_is_fixed(tiny, build, fix):
     assert build(tiny, "Gref", "train", "--skip_empty")[0] == 0 and tree(batches(tiny)) == fixed
 
 
-def test_empty_masks_are_counted(tiny, build):
+def test_empty_masks_refs_without_expressions_and_polygons_without_area_are_counted(tiny, build):
     def change(value):
         value["annotations"][2].update(segmentation={"size": [48, 48], "counts": [48 * 48]})
         value["annotations"][3].update(segmentation=[[91, 1, 95, 1, 95, 9]])
+        value["annotations"][4]["segmentation"].extend([[1, 1, 9, 9], []])
 
     edit_instances(tiny, change)
-    code, output, error = build(tiny)
-    assert (code, error) == (0, "")
-    assert "warning: 2 refs have a mask without any pixel, such as Gref_train_4" in output
-    data = PreparedSplit(batches(tiny), "train")
-    assert [i for i in range(20) if not data.mask(i).any()] == [4, 5, 6, 7]
-
-
-def test_refs_without_expressions_and_polygons_without_area_are_counted(tiny, build):
     edit_refs(tiny, lambda refs: [refs[i].update(sentences=[]) for i in (1, 6)])
-    edit_instances(tiny, lambda value: value["annotations"][2]["segmentation"].extend([[1, 1, 9, 9], []]))
     code, output, error = build(tiny, "refcocog")  # another name of Gref
     assert (code, error) == (0, "")
-    assert "warning: 2 refs have no expression and are left out, such as ref 1" in output
-    assert "warning: 2 polygons of fewer than three points are not drawn, such as of ref 2" in output
-    assert len(PreparedSplit(batches(tiny), "train")) == 16
+    assert "warning: 2 refs have a mask without any pixel, such as Gref_train_2\n" in output
+    assert "warning: 2 refs have no expression and are left out, such as ref 1\n" in output
+    assert "warning: 2 polygons of fewer than three points are not drawn, such as of ref 4\n" in output
+    data = PreparedSplit(batches(tiny), "train")
+    assert [i for i in range(16) if not data.mask(i).any()] == [2, 3, 4, 5] and len(data) == 16
 
 
 def test_the_message_about_unknown_words_is_of_the_data_set(tiny, build):

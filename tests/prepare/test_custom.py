@@ -150,13 +150,13 @@ def test_the_layout_of_refcoco(folder, build):
     "name", ["../a/1.jpg", "/etc/passwd", "a/../../x.jpg", "C:\\x.jpg", "", "a/.hidden", "..\\x", 3]
 )
 def test_paths_stay_in_the_folder(folder, name):
-    messages = [refused(lines_data(folder, [{**LINES[0], "image": name}]).read_refs, "train")]
-    messages.append(refused(lines_data(folder, [{**LINES[2], "mask": name}]).read_refs, "val"))
-    messages.append(refused(coco_data(folder, name).read_refs, "train"))
     leaves = name in ("../a/1.jpg", "/etc/passwd", "a/../../x.jpg", "..\\x")
     fault = "leaves the folder of images" if leaves else "not a" if isinstance(name, str) else "not a string"
-    for message, where in zip(messages, ("refs.jsonl: line 1", "refs.jsonl: line 1", "inst.json: ref 7"), strict=True):
-        assert where in message and fault in message
+    for line in ({**LINES[0], "image": name}, {**LINES[2], "mask": name, "split": "train"}):
+        message = refused(lines_data(folder, [line]).read_refs, "train")
+        assert "refs.jsonl: line 1" in message and fault in message
+    message = refused(coco_data(folder, name).read_refs, "train")
+    assert "inst.json: ref 7" in message and fault in message
 
 
 @pytest.mark.parametrize(
@@ -266,12 +266,9 @@ def test_the_message_about_unknown_words_names_a_command_for_this_data_set(folde
     assert code == 0 and f"build_vocab.py -d own --refs {folder / 'refs.jsonl'} --root {folder.parent}" in output
 
 
-def test_missing_splits_and_files_are_named(folder):
+def test_missing_splits_and_files_and_flags_that_do_not_go_together_are_named(folder, build):
     assert "no line of the split test; splits there: train, val" in refused(lines_data(folder).read_refs, "test")
     assert "none.jsonl: no such file; docs" in refused(OwnData("n", folder / "none.jsonl", None, None).read_refs, "val")
-
-
-def test_flags_that_do_not_go_together(folder, build):
     refs, other = folder / "refs.jsonl", folder / "refs.p"
     assert own_data("unc", None) is None
     assert own_data("my-data_2", refs) == OwnData("my-data_2", refs, None, None)
