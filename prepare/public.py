@@ -23,14 +23,16 @@ def coco_files(dataset: Dataset, root: Path, skip_empty: bool = True) -> CocoFil
 def read_refs(root: Path | str, dataset: str, split: str, skip_empty: bool = True) -> list[Ref]:
     """The refs of a split in the order of the file, every annotation checked and every image known to be there.
 
-    Raises InputError, which names the file and the ref: an unknown data set or split, missing files, annotations or
-    images, broken segmentations, and empty expressions unless `skip_empty`.
+    Raises InputError, which names the file and the ref: an unknown split, missing files, annotations or images, broken
+    segmentations, and empty expressions unless `skip_empty`.
     """
-    root, chosen = Path(root), _dataset(dataset, split)
+    root, splits = Path(root), DATASETS[dataset].splits
+    if split not in splits:
+        raise InputError(f"{dataset} has no split {one_line(split, 40)!r}; it has {', '.join(splits)}")
     if dataset == "referit":
         refs = read_referit(root, split, skip_empty)
     else:
-        refs, faults = coco_files(chosen, root, skip_empty).check([split])
+        refs, faults = coco_files(DATASETS[dataset], root, skip_empty).check([split])
         raise_all(faults[:1])
     require_distinct_names(refs)
     masks = (ref.segmentation for ref in refs if isinstance(ref.segmentation, Path))
@@ -43,10 +45,9 @@ def read_refs(root: Path | str, dataset: str, split: str, skip_empty: bool = Tru
 
 def read_expressions(root: Path | str, dataset: str, split: str) -> list[str]:
     """All expressions of a split, from the refs or query file alone. Raises InputError as `read_refs` does."""
-    chosen = _dataset(dataset, split)
     if dataset == "referit":
         return [sentence for ref in read_referit(Path(root), split) for sentence in ref.sentences]
-    expressions, faults = coco_files(chosen, Path(root)).check_expressions([split])
+    expressions, faults = coco_files(DATASETS[dataset], Path(root)).check_expressions([split])
     raise_all(faults[:1])
     return expressions
 
@@ -73,12 +74,3 @@ def read_referit(root: Path, split: str, skip_empty: bool = True) -> list[Ref]:
         )
         refs.append(ref)
     return refs
-
-
-def _dataset(dataset: str, split: str) -> Dataset:
-    if dataset not in DATASETS:
-        raise InputError(f"unknown data set {one_line(dataset, 40)!r}; known are {', '.join(DATASETS)}")
-    if split not in DATASETS[dataset].splits:
-        known = ", ".join(DATASETS[dataset].splits)
-        raise InputError(f"{dataset} has no split {one_line(split, 40)!r}; it has {known}")
-    return DATASETS[dataset]

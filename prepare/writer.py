@@ -72,19 +72,12 @@ def plan(refs: list[Ref], source: Path) -> list[Job]:
 
 
 def split_entry(jobs: list[Job]) -> dict:
-    """What meta.json says of a split, but for `complete`."""
+    """What meta.json says of a split, but for `complete`.
+
+    The digests are of all that its files follow from; images and mask files, too many to read here, stand by their
+    bytes.
+    """
     texts = sorted((i, ref.image_name, text) for job in jobs for ref, pairs in job.refs for i, text in pairs)
-    return {
-        "refs": sum(len(job.refs) for job in jobs),
-        "expressions": sum(job.expressions() for job in jobs),
-        "images": len(jobs),
-        "texts_sha256": texts_digest((image, text) for _, image, text in texts),
-        **_source_digests(jobs),
-    }
-
-
-def _source_digests(jobs: list[Job]) -> dict[str, str]:
-    """Of all that the split's files follow from; images and mask files, too many to read here, stand by their bytes."""
     annotations, files = hashlib.sha256(), hashlib.sha256()
     for job in jobs:
         paths = [job.image]
@@ -96,7 +89,14 @@ def _source_digests(jobs: list[Job]) -> dict[str, str]:
             facts = ref.ref_id, ref.image_name, ref.size, outline, sentences
             annotations.update(json.dumps(facts).encode() + b"\n")
         files.update(json.dumps([path.stat().st_size for path in paths]).encode() + b"\n")
-    return {"annotations_sha256": annotations.hexdigest(), "files_sha256": files.hexdigest()}
+    return {
+        "refs": sum(len(job.refs) for job in jobs),
+        "expressions": len(texts),
+        "images": len(jobs),
+        "texts_sha256": texts_digest((image, text) for _, image, text in texts),
+        "annotations_sha256": annotations.hexdigest(),
+        "files_sha256": files.hexdigest(),
+    }
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,12 @@ def build(options: BuildOptions) -> Built:
     files, sharded = SplitFiles(folder, options.dataset, options.split), options.shard != (1, 1)
     meta = new_meta(options.dataset, options.size, vocabulary, vocabulary_path.name, options.self_contained)
     claim(folder, meta, vocabulary)
-    writer = Writer(files, options.size, vocabulary, options.self_contained, options.sources)
+    writer = Writer(files, options.size, vocabulary, options.self_contained, options.sources[1])
     entry = split_entry(jobs)
     with begun_split(files, entry, sharded) as meta:
-        writer.prepare(sharded)
+        for path in writer.folders:
+            path.mkdir(exist_ok=True)
+            remove_stale(path, seconds=600 if sharded else 0)  # younger ones may be another machine's
         sizes, left, empty = _build(writer, meta, entry, jobs, options)
     size, count = sum(sum(names.values()) for names in sizes.values()), entry["expressions"]
     contents = f"{entry['refs']:,} refs, {count:,} expressions, {entry['images']:,} images"
@@ -255,20 +257,11 @@ class Writer:
     size: tuple[int, int]
     vocabulary: Vocabulary
     self_contained: bool
-    sources: tuple[Path, Path]  # of expressions and image sizes, for messages
+    sizes_from: Path  # the file with the images' sizes, for messages
 
     @cached_property
     def folders(self) -> tuple[Path, ...]:
         return self.files.folders[:1] if self.self_contained else self.files.folders
-
-    def prepare(self, sharded: bool) -> None:
-        """Make the split's folders and remove what killed runs left half-written.
-
-        A shard leaves young files alone, which may be those of another machine.
-        """
-        for folder in self.folders:
-            folder.mkdir(exist_ok=True)
-            remove_stale(folder, seconds=600 if sharded else 0)
 
     def sizes(self) -> Sizes:
         """Bytes of the files that are there."""
@@ -337,7 +330,7 @@ class Writer:
     def _mask(self, ref: Ref, size: tuple[int, int]) -> np.ndarray:
         """The ref's mask, which must be of the image's size (height, width)."""
         if ref.size:
-            require_size(ref.image_path, size, ref.size, self.sources[1])
+            require_size(ref.image_path, size, ref.size, self.sizes_from)
         mask = ref.mask()
         require_size(ref.image_path, size, mask.shape, ref.segmentation)
         return mask
@@ -345,7 +338,7 @@ class Writer:
     def _write_npz(self, number: int, ref: Ref, sentence: str, pictures: dict) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the summary names expressions without words
-            ids = self.vocabulary.ids(sentence, f"{self.sources[0]}: ref {ref.ref_id}")
+            ids = self.vocabulary.ids(sentence)
         archive = io.BytesIO()  # in memory, as writing an archive goes back and forth in it
         np.savez(archive, text_batch=ids, sent_batch=[sentence], im_name_batch=ref.image_name, **pictures)
         self._write(self.files.npz(number), archive.getvalue())
