@@ -54,6 +54,15 @@ def checked_size(height: Any, width: Any, where: str) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
+def require_size(image: Path, size: tuple[int, int], said: tuple[int, int], by: Path) -> None:
+    """Raise InputError unless the image's size (height, width) is what the file `by` said."""
+    if size != said:
+        raise InputError(
+            f"{image}: is {size[0]} x {size[1]} pixels (height x width), but {by} says {said[0]} x {said[1]}; "
+            "get the image that the annotations were made for"
+        )
+
+
 def checked_segmentation(segmentation: Any, size: tuple[int, int], where: str) -> list | dict:
     """A COCO segmentation that is safe to draw at `size`: polygons, RLE as a list of counts.
 
@@ -153,8 +162,11 @@ def read_mat(path: str | os.PathLike, variable: str, remedy: str) -> np.ndarray:
             if _is_checked(head, order, variable.encode()):
                 alone = io.BytesIO(b"MATLAB".ljust(124) + data[124:_HEADER] + element)
                 with warnings.catch_warnings():
-                    warnings.simplefilter("error")  # scipy warns of what it cannot read
-                    return loadmat(alone, variable_names=[variable])[variable]
+                    warnings.simplefilter("ignore")  # not "error", which would hold in other threads too
+                    matrix = loadmat(alone, variable_names=[variable])[variable]
+                if not isinstance(matrix, np.ndarray):  # scipy's text of what it could not read
+                    raise ValueError("it is damaged")
+                return matrix
         raise ValueError(f"it holds no {variable}")
 
 

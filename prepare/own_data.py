@@ -14,15 +14,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from prepare.masks import checked_segmentation
-from prepare.ref import (
-    Ref,
-    checked_sentences,
-    left_out_polygons,
-    relative_path,
-    require_distinct_names,
-    require_size,
-)
+from prepare.masks import checked_segmentation, require_size
+from prepare.ref import Ref, checked_sentences, left_out_polygons, relative_path, require_distinct_names
 from prepare.refcoco import CocoFiles
 from utils.datasets import ALIASES, DATASETS, Dataset, short_name
 from utils.errors import InputError, noting, one_line, raise_all

@@ -70,15 +70,6 @@ def relative_path(name: object, where: str) -> Path:
     return Path(path)
 
 
-def require_size(image: Path, size: tuple[int, int], said: tuple[int, int], by: Path) -> None:
-    """Raise InputError unless the image's size (height, width) is what the file `by` said."""
-    if size != said:
-        raise InputError(
-            f"{image}: is {size[0]} x {size[1]} pixels (height x width), but {by} says {said[0]} x {said[1]}; "
-            "get the image that the annotations were made for"
-        )
-
-
 def left_out_polygons(given: object, kept: list | dict) -> int:
     """How many polygons `checked_segmentation` left out."""
     return len(given) - len(kept) if isinstance(given, list) else 0

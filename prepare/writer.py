@@ -22,10 +22,11 @@ from typing import NamedTuple
 import numpy as np
 
 from prepare.folder import begun_split, claim, new_meta, record_split, remove_stale
+from prepare.masks import require_size
 from prepare.own_data import OwnData
 from prepare.png import encode_png
 from prepare.public import read_refs
-from prepare.ref import Ref, require_size
+from prepare.ref import Ref
 from prepare.workers import run_all
 from utils.datasets import DATASETS
 from utils.errors import InputError, noting
