@@ -20,15 +20,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker process fills one c
 
 from prepare.own_data import add_own_data, own_data
 from prepare.workers import stop_in_order
-from prepare.writer import BuildOptions, build
+from prepare.writer import BuildOptions, build, damage
 from utils.cli import ArgumentParser, run_main
-from utils.datasets import DATASETS, NAMES, short_name
+from utils.datasets import NAMES, short_name
 from utils.errors import InputError
 from utils.options import size
 from utils.prepared import folder_path, is_plain_name
 
 MAX_SHOWN = 1_000  # damaged files
-MUCH = 0.1  # share of unknown words; with the published vocabularies it is a few in a hundred
 
 
 def main() -> None:
@@ -37,53 +36,19 @@ def main() -> None:
     if verify:
         _verify(options)
         return
-    done = build(options)
-    size = f"{done.bytes / 2**20:,.1f} MiB, {done.bytes / done.expressions / 1e3:,.1f} kB an expression"
-    print(
-        f"{done.folder}: {options.split} has {done.refs:,} refs, {done.expressions:,} expressions, "
-        f"{done.images:,} images; {size}; {done.seconds:,.1f} s"
-    )
-    if done.wordless:
-        print(f"warning: {len(done.wordless):,} expressions have no words, such as {done.wordless[0]}")
-    if done.nameless:
-        print(
-            f"warning: {len(done.nameless):,} refs have no expression and are left out, such as ref {done.nameless[0]}"
-        )
-    if done.unknown > MUCH:
-        print(f"warning: {done.unknown:.0%} of the words are not in the vocabulary: {_vocabulary_remedy(options)}")
-    if done.left_out[0]:
-        number, ref_id = done.left_out
-        print(f"warning: {number:,} polygons of fewer than three points are not drawn, such as of ref {ref_id}")
-    if done.empty:
-        print(f"warning: {len(done.empty):,} refs have a mask without any pixel, such as {done.empty[0]}")
-    if done.missing:
-        print(f"not complete yet: {done.missing:,} expressions belong to other shards")
-
-
-def _vocabulary_remedy(options: BuildOptions) -> str:
-    if options.own:
-        path, names = options.own.vocabulary_path(options.root), f"{options.dataset} --refs {options.own.refs}"
-    else:
-        dataset = DATASETS[options.dataset]
-        names = " ".join(name for name in DATASETS if DATASETS[name].vocabulary == dataset.vocabulary)
-        path, names = dataset.vocabulary_path(options.root), names.replace(" Gref_umd", "")
-    command = f"python build_vocab.py -d {names} --root {options.root}"
-    return f"give another --vocabulary, or move {path} away, make one of your own words ({command}) and build anew"
+    for line in build(options).report:
+        print(line)
 
 
 def _verify(options: BuildOptions) -> None:
-    from prepare.verify import damage
-
     folder = folder_path(options.root, options.dataset, options.size)
     faults = damage(folder, options.split, options.workers)
     for fault in faults[:MAX_SHOWN]:
         print(fault)
     if faults:
         more = f", of which the first {MAX_SHOWN} are" if len(faults) > MAX_SHOWN else ""
-        raise InputError(
-            f"{folder}: {len(faults):,} faults in {options.split}{more} named above: delete those files and run "
-            "the same command without --verify"
-        )
+        remedy = "delete those files and run the same command without --verify"
+        raise InputError(f"{folder}: {len(faults):,} faults in {options.split}{more} named above: {remedy}")
     print(f"{folder}: all files of {options.split} are as they were written")
 
 
@@ -104,11 +69,12 @@ def parse() -> tuple[BuildOptions, bool]:
     verify = flags.pop("verify")
     if not is_plain_name(flags["split"]):
         raise InputError(f"-t {flags['split']!r}: a split's name has letters, digits and . _ + - only, at most 64")
-    own = own_data(flags["dataset"], *(flags.pop(name) for name in ("refs", "instances", "images")))
-    if not own:
-        flags["dataset"] = short_name(flags["dataset"])
+    files = (flags.pop(name) for name in ("refs", "instances", "images"))
+    own = own_data(flags["dataset"], *files, flags["skip_empty"])
     if own:
         own.require_flags()
+    else:
+        flags["dataset"] = short_name(flags["dataset"])
     return BuildOptions(size=flags.pop("img_size"), own=own, **flags), verify
 
 

@@ -11,6 +11,7 @@ A vocabulary file that exists is used as it is, so that published ones keep thei
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +52,8 @@ def make_vocabulary(path: Path, read: Callable[[], list[str]], min_count: int) -
     expressions = read()
     vocabulary = Vocabulary(vocabulary_words(expressions, min_count), path)
     if len(vocabulary) == len(SPECIAL_WORDS):
-        raise InputError(
-            f"{path}: no word of {len(expressions):,} expressions occurs {min_count} times; lower --min_count"
-        )
+        fault = f"no word of {len(expressions):,} expressions occurs {min_count} times; lower --min_count"
+        raise InputError(f"{path}: {fault}")
     path.parent.mkdir(parents=True, exist_ok=True)
     vocabulary.save(path)
     print(f"{path}: {len(vocabulary):,} words of {len(expressions):,} training expressions")
@@ -73,9 +73,8 @@ def make_embeddings(path: Path, vocabulary: Vocabulary, glove_file: Path, seed: 
     table = embedding_table(vocabulary.words, glove, seed)
     rows, width = table.shape
     if path.exists() and read_npy(path, "move it away").shape[1:] != (width,):
-        raise InputError(
-            f"{path}: exists with vectors of another length than the {width} of {glove_file}; move it away"
-        )
+        fault = f"exists with vectors of another length than the {width} of {glove_file}; move it away"
+        raise InputError(f"{path}: {fault}")
     with atomic_write(path) as file:
         np.save(file, table)
     print(f"{path}: {rows:,} x {width}; {found:,} of {words:,} words are in {glove_file}, the others random")
@@ -106,19 +105,18 @@ def main() -> None:
     names = list(dict.fromkeys(arguments.dataset))
     if arguments.refs and len(names) > 1:
         raise InputError("--refs goes with one name after -d")
-    own = [own_data(name, arguments.refs) for name in names][0]
-    if own:
+    if own := [own_data(name, arguments.refs) for name in names][0]:
         make_files(own, own.read_training_expressions, arguments)
         return
-    names = list(dict.fromkeys(map(short_name, names)))
-    for shared in dict.fromkeys(DATASETS[name].vocabulary for name in names):
-        datasets = [DATASETS[name] for name in names if DATASETS[name].vocabulary == shared]
+    datasets = [DATASETS[name] for name in dict.fromkeys(map(short_name, names))]
+    for shared in dict.fromkeys(dataset.vocabulary for dataset in datasets):
+        group = [dataset for dataset in datasets if dataset.vocabulary == shared]
+        make_files(group[0], partial(public_expressions, arguments.root, group), arguments)
 
-        def read(datasets: list[Dataset] = datasets) -> list[str]:
-            sources = ((dataset.name, dataset.train_split) for dataset in datasets)
-            return [text for source in sources for text in read_expressions(arguments.root, *source)]
 
-        make_files(datasets[0], read, arguments)
+def public_expressions(root: Path, datasets: list[Dataset]) -> list[str]:
+    """The training expressions of all of them."""
+    return [text for dataset in datasets for text in read_expressions(root, dataset.name, dataset.train_split)]
 
 
 def make_files(dataset: Dataset | OwnData, read: Callable[[], list[str]], arguments: Namespace) -> None:
@@ -127,13 +125,12 @@ def make_files(dataset: Dataset | OwnData, read: Callable[[], list[str]], argume
     embeddings = dataset.embeddings_path(arguments.root)
     if arguments.glove:
         make_embeddings(embeddings, vocabulary, arguments.glove, arguments.seed)
-    elif embeddings.exists():
-        print(f"{embeddings}: exists and is used as it is")
-    else:
-        print(
-            f"{embeddings}: not made, for no --glove file was given: word embeddings start random, "
-            "and train_restr.py has to be told so with --random_embeddings or --no_pretrained"
-        )
+        return
+    untrained = (
+        "not made, for no --glove file was given: word embeddings start random, "
+        "and train_restr.py has to be told so with --random_embeddings or --no_pretrained"
+    )
+    print(f"{embeddings}: {'exists and is used as it is' if embeddings.exists() else untrained}")
 
 
 if __name__ == "__main__":

@@ -25,12 +25,7 @@ def new_meta(dataset: str, size: tuple[int, int], vocabulary: Vocabulary, source
         "dataset": dataset,
         "image_size": list(size),
         "text_length": TEXT_LENGTH,
-        "vocabulary": {
-            "file": VOCABULARY,
-            "source": source,
-            "size": len(vocabulary),
-            "sha256": vocabulary.sha256,
-        },
+        "vocabulary": {"file": VOCABULARY, "source": source, "size": len(vocabulary), "sha256": vocabulary.sha256},
         "self_contained": self_contained,
         "splits": {},
     }
@@ -50,31 +45,21 @@ def claim(folder: Path, wanted: dict, vocabulary: Vocabulary) -> None:
             write_json(folder / META, wanted)
         else:
             _require_same(folder, there, wanted)
-        if not _holds(folder / VOCABULARY, vocabulary):
-            vocabulary.save(folder / VOCABULARY)
+        with contextlib.suppress(InputError):  # it is not there, or damaged
+            if Vocabulary.load(folder / VOCABULARY).sha256 == vocabulary.sha256:
+                return
+        vocabulary.save(folder / VOCABULARY)
 
 
-def _holds(path: Path, vocabulary: Vocabulary) -> bool:
-    try:
-        return Vocabulary.load(path).sha256 == vocabulary.sha256
-    except InputError:  # it is not there, or damaged
-        return False
-
-
-def _require_same(folder: Path, there: dict, wanted: dict) -> None:
-    """The source of the vocabulary may differ in name, not in content."""
-
-    def facts(meta: dict) -> dict:
-        return {
-            "data set": meta["dataset"],
-            "image size": size_name(tuple(meta["image_size"])),
-            "vocabulary (SHA-256)": meta["vocabulary"]["sha256"][:16],
-            "--self_contained": meta["self_contained"],
-        }
-
-    old, new = facts(there), facts(wanted)
-    differing = [f"{key} {old[key]}, now {new[key]}" for key in old if old[key] != new[key]]
-    if differing:
+def _require_same(folder: Path, *metas: dict) -> None:
+    """Of a folder that is there and the one wanted. The source of the vocabulary may differ in name, not in content."""
+    facts = {
+        "data set": [meta["dataset"] for meta in metas],
+        "image size": [size_name(tuple(meta["image_size"])) for meta in metas],
+        "vocabulary (SHA-256)": [meta["vocabulary"]["sha256"][:16] for meta in metas],
+        "--self_contained": [meta["self_contained"] for meta in metas],
+    }
+    if differing := [f"{key} {old}, now {new}" for key, (old, new) in facts.items() if old != new]:
         raise InputError(
             f"{folder}: was built with {'; '.join(differing)}; use the same, or move the folder away to build anew"
         )
@@ -90,10 +75,10 @@ def begun_split(files: SplitFiles, entry: dict, sharded: bool) -> Iterator[dict]
     with (files.folder / f".{files.split}{LOCK}").open("ab") as builds:
         with _locked(files.folder):
             meta = _there(files)
-            old = meta["splits"].get(files.split, {**entry, "complete": False})
-            if not _same_sources(old, entry) and any(path.exists() for path in files.folders):
-                _discard(files, builds, old, entry, sharded)
-            if not _same_sources(old, entry) or files.split not in meta["splits"]:
+            old = meta["splits"].get(files.split)
+            if not old or not _same_sources(old, entry):
+                if old and any(path.exists() for path in files.folders):
+                    _discard(files, builds, old, entry, sharded)
                 meta = _recorded(files, meta, entry, None)
             lock_file(builds, fcntl.LOCK_SH)
         yield meta
@@ -159,15 +144,12 @@ def remove_stale(folder: Path, seconds: float) -> None:
 
 def _is_running(name: str) -> bool:
     """Whether the process that a half-written file is named after is there."""
-    process = name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
-    if not process.isdecimal():
-        return False
     try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
+        os.kill(int(name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]), 0)
     except PermissionError:  # another user's
         return True
+    except (ValueError, OverflowError, ProcessLookupError):  # it names none
+        return False
     return True
 
 

@@ -66,9 +66,8 @@ def _rows(path: Path) -> Iterator[tuple[bytes, np.ndarray]]:
     A byte order mark, blank lines and a word2vec header are skipped.
     """
     width = None
-    bar = tqdm(
-        total=regular_file_size(path, _REMEDY), unit="B", unit_scale=True, desc=path.name, leave=False, disable=None
-    )
+    size = regular_file_size(path, _REMEDY)
+    bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, leave=False, disable=None)
     with path.open("rb") as file, bar:
         for number in itertools.count(1):
             line = file.readline(MAX_LINE)
@@ -76,7 +75,10 @@ def _rows(path: Path) -> Iterator[tuple[bytes, np.ndarray]]:
                 return
             bar.update(len(line))
             if number == 1:
-                _refuse_packed(path, line)
+                for magic, kind in PACKED.items():
+                    if line.startswith(magic):
+                        fault = f"is {kind}, not the text file itself; unpack it and give the .txt in it"
+                        raise InputError(f"{path}: {fault}")
                 line = line.removeprefix(codecs.BOM_UTF8)
             fields = line.split()
             is_header = width is None and len(fields) == 2 and all(field.isdigit() for field in fields)
@@ -86,12 +88,6 @@ def _rows(path: Path) -> Iterator[tuple[bytes, np.ndarray]]:
             if not 0 < width <= min(MAX_WIDTH, len(fields) - 1) or len(line) == MAX_LINE:
                 raise InputError(f"{path}: line {number} is not a word and {width or 'its'} numbers; {_REMEDY}")
             yield b" ".join(fields[:-width]), _vector(fields[-width:], f"{path}: line {number}")
-
-
-def _refuse_packed(path: Path, line: bytes) -> None:
-    for magic, kind in PACKED.items():
-        if line.startswith(magic):
-            raise InputError(f"{path}: is {kind}, not the text file itself; unpack it and give the .txt in it")
 
 
 def _vector(fields: list[bytes], where: str) -> np.ndarray:

@@ -54,6 +54,15 @@ def checked_size(height: Any, width: Any, where: str) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
+def require_size(image: Path, size: tuple[int, int], said: tuple[int, int], by: Path) -> None:
+    """Raise InputError unless the image's size (height, width) is what the file `by` said."""
+    if size != said:
+        raise InputError(
+            f"{image}: is {size[0]} x {size[1]} pixels (height x width), but {by} says {said[0]} x {said[1]}; "
+            "get the image that the annotations were made for"
+        )
+
+
 def checked_segmentation(segmentation: Any, size: tuple[int, int], where: str) -> list | dict:
     """A COCO segmentation that is safe to draw at `size`: polygons, RLE as a list of counts.
 
@@ -71,10 +80,9 @@ def checked_segmentation(segmentation: Any, size: tuple[int, int], where: str) -
 def _checked_polygons(polygons: Any, size: tuple[int, int]) -> list:
     if not isinstance(polygons, list) or not 0 < len(polygons) <= MAX_POLYGONS:
         raise ValueError("the segmentation is neither polygons nor RLE")
-    for polygon in polygons:
-        if not isinstance(polygon, list) or not all(type(value) in (int, float) for value in polygon):
-            raise ValueError("a polygon is not a list of numbers")
-    outline = 0.0
+    if not all(isinstance(p, list) and all(type(value) in (int, float) for value in p) for p in polygons):
+        raise ValueError("a polygon is not a list of numbers")
+    outline, side = 0.0, np.array(size[::-1])
     kept = [polygon for polygon in polygons if len(polygon) >= 6 or len(polygon) % 2]
     for polygon in kept or polygons:
         if len(polygon) < 6 or len(polygon) % 2:
@@ -82,7 +90,6 @@ def _checked_polygons(polygons: Any, size: tuple[int, int]) -> list:
         if not all(-MAX_IMAGE_SIDE <= value <= 2 * MAX_IMAGE_SIDE for value in polygon):
             raise ValueError("a polygon has a coordinate that is infinite, not a number or far too large")
         points = np.array(polygon, np.float64).reshape(-1, 2)  # N 2 (x, y)
-        side = np.array(size[::-1])
         if (points < -side).any() or (points > 2 * side).any():
             raise ValueError(f"a polygon reaches far outside of the image, which is {size[1]} x {size[0]}")
         outline += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
@@ -108,25 +115,17 @@ def _checked_runs(rle: dict, size: tuple[int, int]) -> list[int]:
 
 def _unpacked_counts(text: str) -> list[int]:
     """Counts of COCO's compressed form: 5 bits a character, lowest first; from the fourth on, less the last but one."""
-    if len(text) > MAX_RUN_CHARACTERS:
-        raise ValueError("the compressed RLE is too long")
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift > 30:
-            raise ValueError("the compressed RLE is damaged")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:  # the number goes on
-            continue
-        if bits & 16:  # negative
-            value -= 1 << shift
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise ValueError("the compressed RLE is cut off")
-    return counts
+    if len(text) > MAX_RUN_CHARACTERS or not re.fullmatch("(?:[P-o]{0,6}+[0-O])++", text):
+        raise ValueError("the compressed RLE is damaged, cut off or too long")
+    codes = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
+    lasts = np.flatnonzero(codes < 32)  # all characters of a number but its last have 32 added
+    firsts = np.append(0, lasts[:-1] + 1)
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(firsts, lasts - firsts + 1))
+    counts = np.add.reduceat((codes & 31) << shifts, firsts)
+    counts -= (codes[lasts] >> 4 & 1) << shifts[lasts] + 5  # the sign, in the highest bit
+    for start in (1, 2):
+        counts[start::2] = np.cumsum(counts[start::2])
+    return counts.tolist()
 
 
 def draw(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
@@ -163,8 +162,11 @@ def read_mat(path: str | os.PathLike, variable: str, remedy: str) -> np.ndarray:
             if _is_checked(head, order, variable.encode()):
                 alone = io.BytesIO(b"MATLAB".ljust(124) + data[124:_HEADER] + element)
                 with warnings.catch_warnings():
-                    warnings.simplefilter("error")  # scipy warns of what it cannot read
-                    return loadmat(alone, variable_names=[variable])[variable]
+                    warnings.simplefilter("ignore")  # not "error", which would hold in other threads too
+                    matrix = loadmat(alone, variable_names=[variable])[variable]
+                if not isinstance(matrix, np.ndarray):  # scipy's text of what it could not read
+                    raise ValueError("it is damaged")
+                return matrix
         raise ValueError(f"it holds no {variable}")
 
 

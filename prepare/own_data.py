@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from prepare.masks import checked_segmentation
+from prepare.masks import checked_segmentation, require_size
 from prepare.ref import Ref, checked_sentences, left_out_polygons, relative_path, require_distinct_names
 from prepare.refcoco import CocoFiles
-from utils.datasets import ALIASES, DATASETS, short_name
+from utils.datasets import ALIASES, DATASETS, Dataset, short_name
 from utils.errors import InputError, noting, one_line, raise_all
 from utils.files.images import read_image_size
 from utils.files.reading import MAX_JSON_CONTAINERS, MEBIBYTE, foreign_content, json_value, read_bytes, safe_name
-from utils.prepared import OWN_FAMILY, is_plain_name, is_train
+from utils.prepared import is_plain_name, is_train
 
 MAX_LINES_BYTES = 512 * MEBIBYTE
 MAX_PLAIN_NAME = 100  # bytes; a longer path gives a name by its digest
@@ -39,16 +39,14 @@ class OwnData:
     refs: Path
     instances: Path | None  # only in RefCOCO's layout
     images: Path | None  # None: the folder of `refs`
+    skip_empty: bool = True  # whether expressions may be empty
 
-    family = OWN_FAMILY
+    vocabulary_path, embeddings_path = Dataset.vocabulary_path, Dataset.embeddings_path  # of `vocabulary`
 
-    def vocabulary_path(self, root: Path) -> Path:
-        """Where build_vocab.py puts the vocabulary."""
-        return Path(root) / "data" / f"vocabulary_{self.name}.txt"
-
-    def embeddings_path(self, root: Path) -> Path:
-        """Where build_vocab.py puts the word embeddings."""
-        return Path(root) / "data" / f"{self.name}_emb.npy"
+    @property
+    def vocabulary(self) -> str:
+        """The name of the word list, and of the embeddings."""
+        return self.name
 
     @property
     def has_lines(self) -> bool:
@@ -66,7 +64,8 @@ class OwnData:
 
     @property
     def _coco(self) -> CocoFiles:
-        return CocoFiles(self.refs, self.instances or self.refs, self._folder, REMEDY, nested=True)
+        instances = self.instances or self.refs
+        return CocoFiles(self.refs, instances, self._folder, REMEDY, self.skip_empty, nested=True)
 
     def read_refs(self, split: str) -> list[Ref]:
         """The refs of a split in file order, checked, each image and mask known to be there.
@@ -89,7 +88,7 @@ class OwnData:
             refs, faults = self._coco.check(None if split is None else [split])
             for ref in {ref.image_path: ref for ref in refs}.values():
                 with noting(faults):
-                    self._require_size(ref, size_of(ref.image_path))
+                    require_size(ref.image_path, size_of(ref.image_path), ref.size, self.instances)
         names = _image_names({ref.image_path: ref.image_path.relative_to(self._folder) for ref in refs})
         refs = [replace(ref, image_name=names[ref.image_path]) for ref in refs]
         with noting(faults):
@@ -99,25 +98,16 @@ class OwnData:
             require_distinct_names(refs)
         return refs, faults
 
-    def _require_size(self, ref: Ref, size: tuple[int, int]) -> None:
-        if size != ref.size:
-            said = f"{self.instances} says {ref.size[0]} x {ref.size[1]}"
-            raise InputError(
-                f"{ref.image_path}: is {size[0]} x {size[1]} pixels (height x width), but {said}; "
-                "get the image that the annotations were made for"
-            )
-
     def read_training_expressions(self) -> list[str]:
         """All expressions of the splits whose name contains "train". Raises InputError if there is none."""
+        texts, faults = [], []
         if self.has_lines:
-            faults: list[str] = []
-            texts = []
             for where, record in self._records(faults):
                 with noting(faults):
-                    texts += _texts(record, where) if is_train(record["split"]) else ()
-            raise_all(faults)
+                    texts += self._texts(record, where) if is_train(record["split"]) else ()
         else:
-            texts = self._coco.read_expressions(_TrainSplits())
+            texts, faults = self._coco.check_expressions(_TrainSplits())
+        raise_all(faults)
         if not texts:
             raise InputError(f'{self.refs}: no split has "train" in its name, so there are no words to take; {REMEDY}')
         return texts
@@ -125,11 +115,10 @@ class OwnData:
     def _records(self, faults: list[str]) -> Iterator[tuple[str, dict]]:
         """(file and line, the record on it) of each usable line; each has a split. The others go to `faults`."""
         for number, line in enumerate(self._lines(), 1):
-            where = f"{self.refs}: line {number}"
-            if not line.strip():
-                continue
-            with noting(faults):
-                yield where, _record(line, where)
+            if line.strip():
+                with noting(faults):
+                    where = f"{self.refs}: line {number}"
+                    yield where, _record(line, where)
 
     def _lines(self) -> list[bytes]:
         data = read_bytes(self.refs, MAX_LINES_BYTES, "JSON Lines file", REMEDY)
@@ -167,21 +156,26 @@ class OwnData:
         with noting(faults):
             outline = self._outline(where, record, size, size_of)
         with noting(faults):
-            texts = _texts(record, where)
+            texts = self._texts(record, where)
         if len(faults) > before:
             return None
-        given = record.get("polygon")
-        name = where.rpartition(" ")[2]  # the number of the line
         return Ref(
-            ref_id=name,
+            ref_id=where.rpartition(" ")[2],  # the number of the line
             image_path=image,
             image_name=image.stem,
             size=None if isinstance(outline, Path) else size,
             sentences=texts,
             split=record["split"],
             segmentation=outline,
-            left_out=left_out_polygons(given, outline) if given else 0,
+            left_out=left_out_polygons(record.get("polygon"), outline),
         )
+
+    def _texts(self, record: dict, where: str) -> tuple[str, ...]:
+        texts = record.get("text")
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, list) or not texts:
+            raise InputError(f'{where}: has no "text", an expression or a list of them; {REMEDY}')
+        return checked_sentences(texts, where, REMEDY, self.skip_empty)
 
     def _outline(self, where: str, record: dict, size: tuple[int, int] | None, size_of: SizeOf):
         """The mask of a line's object, which fits an image of `size`; unless that is None, as it cannot be read."""
@@ -229,14 +223,6 @@ def _record(line: bytes, where: str) -> dict:
     return record
 
 
-def _texts(record: dict, where: str) -> tuple[str, ...]:
-    texts = record.get("text")
-    texts = [texts] if isinstance(texts, str) else texts
-    if not isinstance(texts, list) or not texts:
-        raise InputError(f'{where}: has no "text", an expression or a list of them; {REMEDY}')
-    return checked_sentences(texts, where, REMEDY)
-
-
 def _image_names(paths: dict[Path, Path]) -> dict[Path, str]:
     """Path -> a plain name that no other has, from its path below the folder: a/1.jpg is a__1.
 
@@ -260,7 +246,9 @@ def add_own_data(group) -> None:
     group.add_argument("--images", type=Path, metavar="DIR", help=images)
 
 
-def own_data(name: str, refs: Path | None, instances: Path | None = None, images: Path | None = None) -> OwnData | None:
+def own_data(
+    name: str, refs: Path | None, instances: Path | None = None, images: Path | None = None, skip_empty: bool = True
+) -> OwnData | None:
     """The data set that the flags describe; None for a public one. Raises InputError if they do not go together."""
     if refs is None:
         if instances or images:
@@ -278,7 +266,7 @@ def own_data(name: str, refs: Path | None, instances: Path | None = None, images
         raise InputError(
             f"-d {shown!r}: a name has letters, digits and . _ + - only, at most 64, a letter or digit first"
         )
-    data = OwnData(name, refs, instances, images)
+    data = OwnData(name, refs, instances, images, skip_empty)
     if data.has_lines and instances:
         raise InputError(f"--instances goes with a refs file in RefCOCO's layout; {refs} holds the masks itself")
     return data

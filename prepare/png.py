@@ -1,8 +1,7 @@
 """A PNG encoder for prepared data: lossless, about the size of Pillow's (compress_level 1) and quicker to decode.
 
-It pays: 8 ms a COCO photograph against 21 ms, where reading and resizing it take 16 ms.
-
-Pillow tries five filters on every row of a photograph; the difference to the row above alone compresses as well.
+Pillow tries five filters on every row of a photograph; the difference to the row above alone compresses as well. It
+pays: 8 ms a COCO photograph against 21 ms, where reading and resizing it take 16 ms.
 """
 
 import struct
@@ -11,10 +10,8 @@ import zlib
 import numpy as np
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_FILTER_UP = 2
-
-
 _GRAY, _RGB = 0, 2
+_FILTER_UP = 2
 
 
 def encode_png(array: np.ndarray) -> bytes:

@@ -23,7 +23,7 @@ class Ref:
     image_path: Path
     image_name: str  # unique among the split's images, and a plain file name: "COCO_train2014_000000581857", "30993"
     size: tuple[int, int] | None  # height, width the annotations were made for; None: not known
-    sentences: tuple[str, ...]  # may hold empty ones
+    sentences: tuple[str, ...]  # may hold empty ones, which the build skips
     split: str
     segmentation: list | dict | Path  # polygons, RLE, or a .mat or .png file
     left_out: int = 0  # polygons of fewer than three points, which are not drawn
@@ -37,8 +37,11 @@ class Ref:
         return read_mask_png(self.segmentation, "save it again as PNG, 0 outside of the object")
 
 
-def checked_sentences(sentences: list[Any], where: str, remedy: str) -> tuple[str, ...]:
-    """Expressions that can be stored. Raises InputError beginning with `where` for what is no text, or too long."""
+def checked_sentences(sentences: list[Any], where: str, remedy: str, skip_empty: bool) -> tuple[str, ...]:
+    """Expressions that can be stored. Raises InputError beginning with `where` for what is not text, or too long.
+
+    `skip_empty`: empty ones are left to the build, which skips them; else they are refused too.
+    """
     for sentence in sentences:
         if not isinstance(sentence, str):
             raise InputError(f"{where}: an expression is not text; {remedy}")
@@ -46,6 +49,8 @@ def checked_sentences(sentences: list[Any], where: str, remedy: str) -> tuple[st
             raise InputError(f"{where}: an expression has {len(sentence):,} characters; at most {MAX_EXPRESSION:,} go")
         if any(0xD800 <= ord(character) < 0xE000 for character in sentence):
             raise InputError(f"{where}: an expression is not valid Unicode; {remedy}")
+        if not skip_empty and not sentence.strip():
+            raise InputError(f"{where}: an expression is empty; fix it or pass --skip_empty")
     return tuple(sentences)
 
 
@@ -78,28 +83,15 @@ def require_distinct_names(refs: list[Ref]) -> None:
             raise InputError(f"{ref.image_path}: another image differs from it in the suffix only; rename one")
 
 
-def require_files(paths: Iterable[Path], what: str, remedy: str) -> None:
-    """Raise InputError, which names the first, unless all are there."""
-    missing = missing_files(paths, remedy)
-    if missing:
-        more = f" ({len(missing):,} {what} are missing)" if len(missing) > 1 else ""
-        raise InputError(f"{missing[0]}: no such file{more}; {remedy}")
-
-
 def missing_files(paths: Iterable[Path], remedy: str) -> list[Path]:
     """Those that are not there, each once; one listing of a folder is far quicker than a look at each file in it.
 
     Raises InputError for a folder that cannot be listed.
     """
-    present: dict[Path, set[str]] = {}
-    missing: dict[Path, None] = {}
-    for path in paths:
-        folder = path.parent
-        if folder not in present:
-            try:
-                present[folder] = set(os.listdir(folder))  # noqa: PTH208
-            except OSError as error:
-                raise InputError(f"{folder}: {error.strerror}; {remedy}") from error
-        if path.name not in present[folder]:
-            missing[path] = None
-    return list(missing)
+    wanted, present = dict.fromkeys(paths), {}
+    for folder in dict.fromkeys(path.parent for path in wanted):
+        try:
+            present[folder] = set(os.listdir(folder))  # noqa: PTH208
+        except OSError as error:
+            raise InputError(f"{folder}: {error.strerror}; {remedy}") from error
+    return [path for path in wanted if path.name not in present[path.parent]]

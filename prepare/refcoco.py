@@ -8,15 +8,13 @@ from typing import Any
 from prepare.masks import checked_segmentation, checked_size, whole_number
 from prepare.ref import Ref, checked_sentences, left_out_polygons, relative_path
 from prepare.refs_pickle import read_pickle
-from utils.errors import InputError, noting, one_line, raise_all
+from utils.errors import InputError, noting, one_line
 from utils.files.images import read_image_size
 from utils.files.reading import MEBIBYTE, read_json, safe_name
 
 MAX_INSTANCES_BYTES = 512 * MEBIBYTE  # RefCOCO's instances.json has about 120 MB
 MAX_ID = 2**53
-Entry = tuple[str, dict, tuple[str, ...]]  # ref_id, the entry with its ids as int, its expressions
-Instances = tuple[dict[int, dict], dict[int, dict]]  # annotations and images by id
-_TWICE: dict = {}  # stands for those that share an id
+Items = dict[int, list[dict]]  # by id: all that have it, of which there should be one
 
 
 @dataclass(frozen=True)
@@ -27,59 +25,50 @@ class CocoFiles:
     instances: Path
     images: Path  # folder
     remedy: str  # ends the messages of errors
+    skip_empty: bool = True  # whether expressions may be empty
     nested: bool = False  # file names in `instances` may lead into sub-folders of `images`
 
-    def read_refs(self, split: str) -> list[Ref]:
-        """The refs of a split in the order of the file, each annotation checked. Raises InputError.
+    def check_expressions(self, splits: Container[str]) -> tuple[list[str], list[str]]:
+        """The expressions of the splits in the order of the file, and what is wrong with their entries.
 
-        Of the user's own data it has all faults, otherwise the first.
+        Raises InputError as `check` does.
         """
-        refs, faults = self.check([split])
-        raise_all(faults if self.nested else faults[:1])
-        return refs
-
-    def read_expressions(self, splits: Container[str]) -> list[str]:
-        """The expressions of the splits in the order of the file. Raises InputError as `read_refs` does."""
         entries, faults = self._checked_entries(splits)
-        raise_all(faults if self.nested else faults[:1])
-        return [sentence for _, _, sentences in entries for sentence in sentences]
+        return [sentence for entry in entries for sentence in entry["sentences"]], faults
 
     def check(self, splits: Container[str] | None) -> tuple[list[Ref], list[str]]:
-        """The usable refs of the splits (None: of all), and what is wrong with the others.
+        """The usable refs of the splits (None: of all) in the order of the file, and what is wrong with the others.
 
         Raises InputError for a file that cannot be read, and where the splits have no refs.
         """
         entries, faults = self._checked_entries(splits)
-        instances = self._read_instances({values["ann_id"] for _, values, _ in entries})
+        value = read_json(self.instances, "annotation file", self.remedy, MAX_INSTANCES_BYTES, allow_nan=True)
+        annotations = self._by_id(value, "annotations", {entry["ann_id"] for entry in entries})
+        images = self._by_id(value, "images", {entry["image_id"] for entry in entries})
+        del value  # by far the most of the memory
         refs = []
         for entry in entries:
             with noting(faults):
-                refs.append(self._ref(entry, instances))
+                refs.append(self._ref(entry, annotations, images))
         return refs, faults
 
-    def read_entries(self) -> list[dict]:
-        """All refs of all splits, as the file has them. Raises InputError for what is no list of refs."""
+    def _checked_entries(self, splits: Container[str] | None) -> tuple[list[dict], list[str]]:
+        """The entries of the splits, as `_checked_entry` has them, and the faults of the others."""
         if self.refs.suffix.lower() == ".json":
             entries = read_json(self.refs, "file of refs", self.remedy, MAX_INSTANCES_BYTES, allow_nan=True)
         else:
             entries = read_pickle(self.refs, self.remedy)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise InputError(f"{self.refs}: is not a list of refs; {self.remedy}")
-        return entries
-
-    def _checked_entries(self, splits: Container[str] | None) -> tuple[list[Entry], list[str]]:
-        found: dict[tuple[str, str], Entry] = {}
-        faults = []
-        entries = self.read_entries()
+        found: dict[tuple[str, int], dict] = {}
+        faults: list[str] = []
         for position, entry in enumerate(entries):
             split = entry.get("split")
-            if not isinstance(split, str) or not (splits is None or split in splits):
-                continue
-            with noting(faults):
-                checked = self._checked_entry(position, entry)
-                if (split, checked[0]) in found:
-                    raise InputError(f"{self.refs}: ref {checked[0]} is there twice; {self.remedy}")
-                found[split, checked[0]] = checked
+            if isinstance(split, str) and (splits is None or split in splits):
+                with noting(faults):
+                    checked = self._checked_entry(position, entry)
+                    if found.setdefault((split, checked["ref_id"]), checked) is not checked:
+                        raise InputError(f"{self.refs}: ref {checked['ref_id']} is there twice; {self.remedy}")
         if not found and not faults:
             there = sorted({entry["split"] for entry in entries if isinstance(entry.get("split"), str)})
             shown = one_line(", ".join(there[:10]), 100) or "none"
@@ -87,8 +76,8 @@ class CocoFiles:
             raise InputError(f"{self.refs}: has no refs of {wanted}; splits there: {shown}")
         return list(found.values()), faults
 
-    def _checked_entry(self, position: int, entry: dict) -> Entry:
-        """One entry, number `position` of the file, checked. Raises InputError."""
+    def _checked_entry(self, position: int, entry: dict) -> dict:
+        """Entry number `position` of the file with its ids as int and its expressions as text. Raises InputError."""
         ids = {key: whole_number(entry.get(key)) for key in ("ref_id", "ann_id", "image_id")}
         for key, number in ids.items():
             if number is None or not 0 <= number < MAX_ID:
@@ -98,42 +87,33 @@ class CocoFiles:
         if not isinstance(sentences, list) or not all(isinstance(item, (dict, str)) for item in sentences):
             raise InputError(f"{where} has no list of sentences; {self.remedy}")
         texts = [item if isinstance(item, str) else item.get("sent", item.get("raw")) for item in sentences]
-        return str(ids["ref_id"]), {**entry, **ids}, checked_sentences(texts, where, self.remedy)
+        return {**entry, **ids, "sentences": checked_sentences(texts, where, self.remedy, self.skip_empty)}
 
-    def _read_instances(self, wanted: set[int]) -> Instances:
-        """The annotations with the wanted ids that are there, and all images, by id. Raises InputError."""
-        value = read_json(self.instances, "annotation file", self.remedy, MAX_INSTANCES_BYTES, allow_nan=True)
-        annotations, images = (self._by_id(value, key) for key in ("annotations", "images"))
-        return {i: annotations[i] for i in wanted if i in annotations}, images
-
-    def _by_id(self, value: Any, key: str) -> dict[int, dict]:
+    def _by_id(self, value: Any, key: str, wanted: set[int]) -> Items:
         items = value.get(key) if isinstance(value, dict) else None
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise InputError(f"{self.instances}: has no list of {key}; {self.remedy}")
-        found: dict[int, dict] = {}
+        found: Items = {number: [] for number in wanted}
         for item in items:
             number = whole_number(item.get("id"))
-            if number is not None:
-                found[number] = _TWICE if number in found else item
+            if number in found:
+                found[number].append(item)
         return found
 
-    def _ref(self, entry: Entry, instances: Instances) -> Ref:
+    def _ref(self, entry: dict, annotations: Items, images: Items) -> Ref:
         """The ref of an entry with its mask, checked; not whether its image is there. Raises InputError."""
-        ref_id, values, sentences = entry
-        where = f"{self.instances}: ref {ref_id} of {self.refs.name}"
-        annotation, image = (
-            self._one(what, values[key], found, where)
-            for what, key, found in zip(("annotation", "image"), ("ann_id", "image_id"), instances, strict=True)
-        )
+        where = f"{self.instances}: ref {entry['ref_id']} of {self.refs.name}"
+        annotation = self._one(f"annotation {entry['ann_id']}", annotations[entry["ann_id"]], where)
+        image = self._one(f"image {entry['image_id']}", images[entry["image_id"]], where)
         of = annotation.get("image_id")
-        if of is not None and whole_number(of) != values["image_id"]:
-            shown = f"annotation {values['ann_id']} is of image {one_line(of, 40)}, the ref of {values['image_id']}"
+        if of is not None and whole_number(of) != entry["image_id"]:
+            shown = f"annotation {entry['ann_id']} is of image {one_line(of, 40)}, the ref of {entry['image_id']}"
             raise InputError(f"{where}: {shown}; {self.remedy}")
         name = image.get("file_name")
         if self.nested:
             file = relative_path(name, where)
         else:
-            file = Path(safe_name(name or f"COCO_train2014_{values['image_id']:012d}.jpg", where))
+            file = Path(safe_name(name or f"COCO_train2014_{entry['image_id']:012d}.jpg", where))
         size = image.get("height"), image.get("width")
         if None in size:
             size = read_image_size(self.images / file, self.remedy)
@@ -141,19 +121,18 @@ class CocoFiles:
         given = annotation.get("segmentation")
         segmentation = checked_segmentation(given, size, where)
         return Ref(
-            ref_id=ref_id,
+            ref_id=str(entry["ref_id"]),
             image_path=self.images / file,
             image_name=file.stem,
             size=size,
-            sentences=sentences,
-            split=values["split"],
+            sentences=entry["sentences"],
+            split=entry["split"],
             segmentation=segmentation,
             left_out=left_out_polygons(given, segmentation),
         )
 
-    def _one(self, what: str, number: int, found: dict[int, dict], where: str) -> dict:
-        item = found.get(number)
-        if item is None or item is _TWICE:
-            fault = "is not there" if item is None else f"is there twice: two have the id {number}"
-            raise InputError(f"{where}: {what} {number} {fault}; {self.remedy}")
-        return item
+    def _one(self, what: str, items: list[dict], where: str) -> dict:
+        if len(items) != 1:
+            fault = "is there twice: two have this id" if items else "is not there"
+            raise InputError(f"{where}: {what} {fault}; {self.remedy}")
+        return items[0]

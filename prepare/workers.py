@@ -4,8 +4,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Generator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from itertools import islice
@@ -38,34 +38,22 @@ def stop_in_order() -> None:
 
 
 def run_all(
-    work: Callable[[J], R],
-    jobs: list[J],
-    workers: int,
-    weigh: Callable[[J], int],
-    done: int = 0,
-    title: str = "",
+    work: Callable[[J], R], jobs: list[J], workers: int, weigh: Callable[[J], int], done: int = 0, title: str = ""
 ) -> list[R]:
     """What `work` returns of every job, in any order, from `workers` processes (1: from this one).
 
     `work` is pickled once a process. The bar counts what `weigh` gives, from `done` on; it shows on terminals only.
     Raises the first exception of any job, when all processes have stopped.
     """
-    finished = _in_processes(work, jobs, workers) if workers > 1 and len(jobs) > 1 else _here(work, jobs)
-    total = done + sum(map(weigh, jobs))
-    results = []
-    with (
-        closing(finished),
-        tqdm(total=total, initial=done, desc=title, unit=" expr", disable=None, smoothing=0.1) as bar,
-    ):
+    alone = workers == 1 or len(jobs) <= 1
+    finished = ((job, work(job)) for job in jobs) if alone else _in_processes(work, jobs, workers)
+    total, results = done + sum(map(weigh, jobs)), []
+    bar = tqdm(total=total, initial=done, desc=title, unit=" expr", disable=None, smoothing=0.1)
+    with closing(finished), bar:
         for job, result in finished:
             results.append(result)
             bar.update(weigh(job))
     return results
-
-
-def _here(work: Callable[[J], R], jobs: list[J]) -> Generator[tuple[J, R], None, None]:
-    for job in jobs:
-        yield job, work(job)
 
 
 def _in_processes(work: Callable[[J], R], jobs: list[J], workers: int) -> Generator[tuple[J, R], None, None]:
@@ -74,7 +62,12 @@ def _in_processes(work: Callable[[J], R], jobs: list[J], workers: int) -> Genera
     queue, running = iter(jobs), {}
     try:
         while True:
-            running |= _submit(pool, islice(queue, JOBS_AHEAD * workers - len(running)))
+            # Workers that this starts inherit that SIGINT is blocked: the parent answers it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                running |= {pool.submit(_call, job): job for job in islice(queue, JOBS_AHEAD * workers - len(running))}
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -85,15 +78,6 @@ def _in_processes(work: Callable[[J], R], jobs: list[J], workers: int) -> Genera
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _submit(pool: ProcessPoolExecutor, jobs: Iterable[J]) -> dict[Future, J]:
-    """Jobs by their futures. Workers that this starts inherit that SIGINT is blocked: the parent answers it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return {pool.submit(_call, job): job for job in jobs}
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _start_worker(work: Callable) -> None:

@@ -13,29 +13,33 @@ import os
 import time
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from prepare.folder import begun_split, claim, new_meta, record_split, remove_stale
+from prepare.masks import require_size
 from prepare.own_data import OwnData
 from prepare.png import encode_png
 from prepare.public import read_refs
 from prepare.ref import Ref
 from prepare.workers import run_all
 from utils.datasets import DATASETS
-from utils.errors import InputError
+from utils.errors import InputError, noting
 from utils.files.images import MAX_IMAGE_BYTES, read_image
 from utils.files.reading import read_bytes
 from utils.files.writing import atomic_write, sync_file_system
 from utils.geometry import fit_inside, pad, resize_image, resize_mask
-from utils.prepared import SIZES, SUMS_KEY, SplitFiles, folder_path, is_train, texts_digest
+from utils.prepared import SIZES, SUMS_KEY, PreparedSplit, SplitFiles, folder_path, is_train, texts_digest
 from utils.text import Vocabulary, tokenize
 
 _IMAGE_REMEDY = "download it again (data/README.md)"
+VERIFIED_AT_ONCE = 32  # expressions
+MANY_UNKNOWN = 0.1  # share of the words; with the published vocabularies it is a few in a hundred
 Sizes = dict[Path, dict[str, int]]  # folder -> name -> bytes
 
 
@@ -53,43 +57,28 @@ class Job:
         return sum(len(sentences) for _, sentences in self.refs)
 
 
-def plan(refs: list[Ref], source: Path, skip_empty: bool) -> list[Job]:
+def plan(refs: list[Ref], source: Path) -> list[Job]:
     """Refs grouped by image, in order of first appearance; expressions numbered in the order of the file `source`.
 
-    Raises InputError for an empty expression unless `skip_empty`, and if nothing is left.
+    Empty expressions are skipped. Raises InputError if nothing is left.
     """
     by_image: dict[Path, list] = {}
-    number = 0
+    numbers = itertools.count()
     for ref in refs:
-        sentences = []
-        for sentence in ref.sentences:
-            if not sentence.strip():
-                if skip_empty:
-                    continue
-                raise InputError(f"{source}: ref {ref.ref_id} has an empty expression; fix it or pass --skip_empty")
-            sentences.append((number, sentence))
-            number += 1
-        if sentences:
-            by_image.setdefault(ref.image_path, []).append((ref, tuple(sentences)))
-    if not number:
+        if sentences := tuple((next(numbers), text) for text in ref.sentences if text.strip()):
+            by_image.setdefault(ref.image_path, []).append((ref, sentences))
+    if not by_image:
         raise InputError(f"{source}: the split has no expressions")
     return [Job(tuple(group)) for group in by_image.values()]
 
 
 def split_entry(jobs: list[Job]) -> dict:
-    """What meta.json says of a split, but for `complete`."""
+    """What meta.json says of a split, but for `complete`.
+
+    The digests are of all that its files follow from; images and mask files, too many to read here, stand by their
+    bytes.
+    """
     texts = sorted((i, ref.image_name, text) for job in jobs for ref, pairs in job.refs for i, text in pairs)
-    return {
-        "refs": sum(len(job.refs) for job in jobs),
-        "expressions": sum(job.expressions() for job in jobs),
-        "images": len(jobs),
-        "texts_sha256": texts_digest((image, text) for _, image, text in texts),
-        **_source_digests(jobs),
-    }
-
-
-def _source_digests(jobs: list[Job]) -> dict[str, str]:
-    """Of all that the split's files follow from; images and mask files, too many to read here, stand by their bytes."""
     annotations, files = hashlib.sha256(), hashlib.sha256()
     for job in jobs:
         paths = [job.image]
@@ -101,7 +90,14 @@ def _source_digests(jobs: list[Job]) -> dict[str, str]:
             facts = ref.ref_id, ref.image_name, ref.size, outline, sentences
             annotations.update(json.dumps(facts).encode() + b"\n")
         files.update(json.dumps([path.stat().st_size for path in paths]).encode() + b"\n")
-    return {"annotations_sha256": annotations.hexdigest(), "files_sha256": files.hexdigest()}
+    return {
+        "refs": sum(len(job.refs) for job in jobs),
+        "expressions": len(texts),
+        "images": len(jobs),
+        "texts_sha256": texts_digest((image, text) for _, image, text in texts),
+        "annotations_sha256": annotations.hexdigest(),
+        "files_sha256": files.hexdigest(),
+    }
 
 
 @dataclass(frozen=True)
@@ -120,6 +116,11 @@ class BuildOptions:
     own: OwnData | None = None  # of the user, with the name `dataset`
 
     @property
+    def own_vocabulary(self) -> Path:
+        """Where build_vocab.py puts the data set's own."""
+        return (self.own or DATASETS[self.dataset]).vocabulary_path(self.root)
+
+    @property
     def sources(self) -> tuple[Path, Path]:
         """The files that give expressions, and image sizes: for messages."""
         if self.own:
@@ -129,48 +130,50 @@ class BuildOptions:
 
     def read_refs(self) -> list[Ref]:
         """The refs of the split. Raises InputError."""
-        return self.own.read_refs(self.split) if self.own else read_refs(self.root, self.dataset, self.split)
+        if self.own:
+            return self.own.read_refs(self.split)
+        return read_refs(self.root, self.dataset, self.split, self.skip_empty)
 
 
-@dataclass(frozen=True)
-class Summary:
+class Built(NamedTuple):
     """What a run leaves behind."""
 
     folder: Path
-    refs: int
-    expressions: int
-    images: int
-    bytes: int
-    seconds: float
-    missing: int  # expressions that other shards have still to build
-    wordless: list[str]  # names of expressions without a word (a lone "."), whose ids are all padding
-    unknown: float  # share of the words that the vocabulary does not have
-    empty: list[str]  # names of an expression of each ref whose mask, drawn in this run, has no pixel
-    nameless: list[str]  # ids of refs that are left out, as they have no expression
-    left_out: tuple[int, str]  # polygons of fewer than three points, and the id of a ref that has them
+    report: list[str]  # lines for the user: what there is now, and warnings
 
 
-def build(options: BuildOptions) -> Summary:
+def build(options: BuildOptions) -> Built:
     """Build one split, or one shard of it, or what is missing of it.
 
     Raises InputError for whatever the user can fix, OSError for a full or read-only disk.
     """
     started = time.monotonic()
-    dataset = options.own or DATASETS[options.dataset]
-    vocabulary_path = options.vocabulary or dataset.vocabulary_path(options.root)
+    vocabulary_path = options.vocabulary or options.own_vocabulary
     vocabulary = Vocabulary.load(vocabulary_path)
     refs = options.read_refs()
-    jobs = plan(refs, options.sources[0], options.skip_empty)
+    jobs = plan(refs, options.sources[0])
     folder = folder_path(options.root, options.dataset, options.size)
     files, sharded = SplitFiles(folder, options.dataset, options.split), options.shard != (1, 1)
     meta = new_meta(options.dataset, options.size, vocabulary, vocabulary_path.name, options.self_contained)
     claim(folder, meta, vocabulary)
-    writer = Writer(files, options.size, vocabulary, options.self_contained, options.sources)
+    writer = Writer(files, options.size, vocabulary, options.self_contained, options.sources[1])
     entry = split_entry(jobs)
     with begun_split(files, entry, sharded) as meta:
-        writer.prepare(sharded)
-        result = _build(writer, meta, entry, jobs, options)
-    return _summary(writer, refs, jobs, result, time.monotonic() - started)
+        for path in writer.folders:
+            path.mkdir(exist_ok=True)
+            remove_stale(path, seconds=600 if sharded else 0)  # younger ones may be another machine's
+        sizes, left, empty = _build(writer, meta, entry, jobs, options)
+    size, count = sum(sum(names.values()) for names in sizes.values()), entry["expressions"]
+    contents = f"{entry['refs']:,} refs, {count:,} expressions, {entry['images']:,} images"
+    room = f"{size / 2**20:,.1f} MiB, {size / count / 1e3:,.1f} kB an expression"
+    report = [f"{folder}: {options.split} has {contents}; {room}; {time.monotonic() - started:,.1f} s"]
+    report += [f"warning: {text}" for text in _warnings(options, writer, refs, jobs)]
+    if empty := sorted(itertools.chain(*empty)):
+        report.append(f"warning: {len(empty):,} refs have a mask without any pixel, such as {files.name(empty[0])}")
+    if left:
+        missing = sum(job.expressions() for job in left)
+        report.append(f"not complete yet: {missing:,} expressions belong to other shards")
+    return Built(folder, report)
 
 
 def _build(
@@ -204,30 +207,47 @@ def _build(
     return sizes, left, empty
 
 
-def _summary(
-    writer: "Writer", refs: list[Ref], jobs: list[Job], result: tuple[Sizes, list[Job], list[list[int]]], seconds: float
-) -> Summary:
-    sizes, left, empty = result
-    texts = [numbered for job in jobs for _, pairs in job.refs for numbered in pairs]
+def _warnings(options: BuildOptions, writer: "Writer", refs: list[Ref], jobs: list[Job]) -> Iterator[str]:
+    texts = [pair for job in jobs for _, pairs in job.refs for pair in pairs]
     tokens = [tokenize(text) for _, text in texts]
-    unknown = sum(len(writer.vocabulary.unknown(text)) for _, text in texts)
-    name = writer.files.name
-    built = {ref.ref_id for job in jobs for ref, _ in job.refs}
-    flat = [ref for ref in refs if ref.left_out]
-    return Summary(
-        folder=writer.files.folder,
-        refs=sum(len(job.refs) for job in jobs),
-        expressions=len(texts),
-        images=len(jobs),
-        bytes=sum(sum(names.values()) for names in sizes.values()),
-        seconds=seconds,
-        missing=sum(job.expressions() for job in left),
-        wordless=[name(i) for (i, _), words in zip(texts, tokens, strict=True) if not words],
-        unknown=unknown / max(1, sum(map(len, tokens))),
-        empty=[name(i) for i in sorted(itertools.chain(*empty))],
-        nameless=[ref.ref_id for ref in refs if ref.ref_id not in built],
-        left_out=(sum(ref.left_out for ref in flat), flat[0].ref_id if flat else ""),
-    )
+    wordless = [number for (number, _), words in zip(texts, tokens, strict=True) if not words]  # a lone "."
+    if wordless:
+        yield f"{len(wordless):,} expressions have no words, such as {writer.files.name(wordless[0])}"
+    nameless = [ref.ref_id for ref in refs if not any(map(str.strip, ref.sentences))]
+    if nameless:
+        yield f"{len(nameless):,} refs have no expression and are left out, such as ref {nameless[0]}"
+    unknown = sum(len(writer.vocabulary.unknown(text)) for _, text in texts) / max(1, sum(map(len, tokens)))
+    if unknown > MANY_UNKNOWN:
+        names = "referit" if options.dataset == "referit" else "unc unc+ Gref"
+        names = f"{options.dataset} --refs {options.own.refs}" if options.own else names
+        command = f"python build_vocab.py -d {names} --root {options.root}"
+        remedy = f"move {options.own_vocabulary} away, make one of your own words ({command}) and build anew"
+        yield f"{unknown:.0%} of the words are not in the vocabulary: give another --vocabulary, or {remedy}"
+    if flat := [ref for ref in refs if ref.left_out]:
+        number = sum(ref.left_out for ref in flat)
+        yield f"{number:,} polygons of fewer than three points are not drawn, such as of ref {flat[0].ref_id}"
+
+
+def damage(folder: Path, split: str, workers: int) -> list[str]:
+    """What is wrong with the files of a complete split, a line each, sorted.
+
+    Every file is read as training and evaluation read it, with its check sum. Raises InputError where there is no such
+    split.
+    """
+    data = PreparedSplit(folder, split)
+    data.vocabulary()
+    numbers = range(len(data))
+    jobs = [numbers[i : i + VERIFIED_AT_ONCE] for i in numbers[::VERIFIED_AT_ONCE]]
+    found = run_all(partial(_faults, data), jobs, workers, len, title=data.name(0).rpartition("_")[0])
+    return sorted(set().union(*found))
+
+
+def _faults(split: PreparedSplit, numbers: Sequence[int]) -> list[str]:
+    faults: list[str] = []
+    for i in numbers:
+        with noting(faults):
+            split.read(i)
+    return faults
 
 
 @dataclass(frozen=True)
@@ -238,20 +258,11 @@ class Writer:
     size: tuple[int, int]
     vocabulary: Vocabulary
     self_contained: bool
-    sources: tuple[Path, Path]  # of expressions and image sizes, for messages
+    sizes_from: Path  # the file with the images' sizes, for messages
 
     @cached_property
     def folders(self) -> tuple[Path, ...]:
         return self.files.folders[:1] if self.self_contained else self.files.folders
-
-    def prepare(self, sharded: bool) -> None:
-        """Make the split's folders and remove what killed runs left half-written.
-
-        A shard leaves young files alone, which may be those of another machine.
-        """
-        for folder in self.folders:
-            folder.mkdir(exist_ok=True)
-            remove_stale(folder, seconds=600 if sharded else 0)
 
     def sizes(self) -> Sizes:
         """Bytes of the files that are there."""
@@ -319,22 +330,16 @@ class Writer:
 
     def _mask(self, ref: Ref, size: tuple[int, int]) -> np.ndarray:
         """The ref's mask, which must be of the image's size (height, width)."""
-        if ref.size not in (None, size):
-            said, by = ref.size, self.sources[1]
-        else:
-            mask = ref.mask()
-            if mask.shape == size:
-                return mask
-            said, by = mask.shape, ref.segmentation
-        raise InputError(
-            f"{ref.image_path}: is {size[0]} x {size[1]} pixels (height x width), but {by} says {said[0]} x {said[1]}; "
-            "get the image that the annotations were made for"
-        )
+        if ref.size:
+            require_size(ref.image_path, size, ref.size, self.sizes_from)
+        mask = ref.mask()
+        require_size(ref.image_path, size, mask.shape, ref.segmentation)
+        return mask
 
     def _write_npz(self, number: int, ref: Ref, sentence: str, pictures: dict) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the summary names expressions without words
-            ids = self.vocabulary.ids(sentence, f"{self.sources[0]}: ref {ref.ref_id}")
+            ids = self.vocabulary.ids(sentence)
         archive = io.BytesIO()  # in memory, as writing an archive goes back and forth in it
         np.savez(archive, text_batch=ids, sent_batch=[sentence], im_name_batch=ref.image_name, **pictures)
         self._write(self.files.npz(number), archive.getvalue())

@@ -21,9 +21,8 @@ from statistics import median
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, from wherever this is run
 
 from prepare.own_data import add_own_data, own_data
-from prepare.public import IMAGES_REMEDY, coco_files
+from prepare.public import IMAGES_REMEDY, coco_files, read_referit
 from prepare.ref import Ref, missing_files, require_distinct_names
-from prepare.referit import read_referit
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import COCO_IMAGES, DATASETS, NAMES, REFERIT, WORDS, Counts, Dataset, short_name
 from utils.errors import InputError, one_line

@@ -14,64 +14,51 @@ from tests.support.tiny_set import edit_instances, edit_refs
 from utils.options import MAX_CANVAS_SIDE
 from utils.prepared import PreparedSplit, read_meta
 
+IMAGE = "data/coco/images/train2014/COCO_train2014_000000000003.jpg"
+REFCOCOG = "external/refer/data/refcocog"
+
 
 def truncate_jpeg(root):
-    path = root / "data/coco/images/train2014/COCO_train2014_000000000003.jpg"
-    path.write_bytes(path.read_bytes()[:-300])
-
-
-def lose_image(root):
-    (root / "data/coco/images/train2014/COCO_train2014_000000000003.jpg").unlink()
-
-
-def lose_annotations(root):
-    (root / "external/refer/data/refcocog/instances.json").unlink()
-
-
-def lose_refs(root):
-    (root / "external/refer/data/refcocog/refs(google).p").unlink()
-
-
-def lose_vocabulary(root):
-    (root / "data/vocabulary_Gref.txt").unlink()
-
-
-def lose_annotation_of_ref(root):
-    edit_instances(root, lambda value: value["annotations"].pop(4))
+    (root / IMAGE).write_bytes((root / IMAGE).read_bytes()[:-300])
 
 
 def blank_expression(root):
     edit_refs(root, lambda refs: refs[2]["sentences"][1].update(sent=" \n"))
 
 
-def other_size(root):
-    def change(value):
-        value["images"][2].update(height=64)
-
-    edit_instances(root, change)
+def other_outline(root):
+    edit_instances(root, lambda value: value["annotations"][3].update(segmentation=[[1, 1, 9, 1, 9, 9]]))
 
 
-def not_an_image(root):
-    (root / "data/coco/images/train2014/COCO_train2014_000000000003.jpg").write_text("<html>404</html>")
+def other_image(root):
+    Image.new("RGB", (48, 48)).save(root / IMAGE.replace("3.jpg", "2.jpg"))
 
 
-def folder_of_the_reference(root):
-    (batches(root) / "train_batch").mkdir(parents=True)
+def build_anew(build, root) -> None:
+    for kind in ("batch", "image", "label"):  # as messages ask
+        shutil.rmtree(batches(root) / f"train_{kind}")
+    assert build(root)[0] == 0
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (truncate_jpeg, ["COCO_train2014_000000000003.jpg", "truncated", "download"]),
-        (not_an_image, ["COCO_train2014_000000000003.jpg", "download"]),
-        (lose_image, ["COCO_train2014_000000000003.jpg", "no such file"]),
-        (lose_annotations, ["instances.json", "no such file"]),
-        (lose_refs, ["refs(google).p", "no such file"]),
-        (lose_vocabulary, ["vocabulary_Gref.txt", "build_vocab.py"]),
-        (lose_annotation_of_ref, ["instances.json", "ref 4", "annotation 4"]),
+        (truncate_jpeg, [IMAGE, "truncated", "download"]),
+        (lambda root: (root / IMAGE).write_text("<html>404</html>"), [IMAGE, "download"]),
+        (lambda root: (root / IMAGE).unlink(), [IMAGE, "no such file"]),
+        (lambda root: (root / REFCOCOG / "instances.json").unlink(), ["instances.json", "no such file"]),
+        (lambda root: (root / REFCOCOG / "refs(google).p").unlink(), ["refs(google).p", "no such file"]),
+        (lambda root: (root / "data/vocabulary_Gref.txt").unlink(), ["vocabulary_Gref.txt", "build_vocab.py"]),
+        (
+            lambda root: edit_instances(root, lambda value: value["annotations"].pop(4)),
+            ["instances.json", "ref 4", "annotation 4"],
+        ),
         (blank_expression, ["refs(google).p", "ref 2", "--skip_empty"]),
-        (other_size, ["COCO_train2014_000000000002.jpg: is 48 x 48", "instances.json", "64 x 48"]),
-        (folder_of_the_reference, ["Gref_48_batch", "another program"]),
+        (
+            lambda root: edit_instances(root, lambda value: value["images"][2].update(height=64)),
+            ["COCO_train2014_000000000002.jpg: is 48 x 48", "instances.json", "64 x 48"],
+        ),
+        (lambda root: (batches(root) / "train_batch").mkdir(parents=True), ["Gref_48_batch", "another program"]),
     ],
 )
 def test_bad_input_is_one_line(tiny, build, damage, words):
@@ -129,19 +116,8 @@ def test_other_parameters_for_a_folder(tiny, build, tmp_path):
     code, _, error = build(tiny)
     assert code == 2 and "other expressions" in error and "train_batch" in error
     assert tree(batches(tiny)) == before
-    for kind in ("batch", "image", "label"):  # as the message asks
-        shutil.rmtree(batches(tiny) / f"train_{kind}")
-    assert build(tiny)[0] == 0
+    build_anew(build, tiny)
     assert PreparedSplit(batches(tiny), "train").text(0)[1] == "another"
-
-
-def other_outline(root):
-    edit_instances(root, lambda value: value["annotations"][3].update(segmentation=[[1, 1, 9, 1, 9, 9]]))
-
-
-def other_image(root):
-    image = root / "data/coco/images/train2014/COCO_train2014_000000000002.jpg"
-    Image.new("RGB", (48, 48)).save(image)
 
 
 @pytest.mark.parametrize("change", [other_outline, other_image])
@@ -153,19 +129,17 @@ def test_other_annotations_do_not_go_into_a_folder_that_was_begun(tiny, build, c
     code, _, error = build(tiny, "Gref", "train", "--shard", then)
     assert code == 2 and error.count("\n") == 1 and "other expressions, masks or images" in error
     assert tree(batches(tiny)) == before
-    for kind in ("batch", "image", "label"):  # as the message asks
-        shutil.rmtree(batches(tiny) / f"train_{kind}")
-    assert build(tiny)[0] == 0
+    build_anew(build, tiny)
 
 
 def test_a_build_goes_on_when_the_broken_image_is_mended(tiny, build):
-    image = tiny / "data/coco/images/train2014/COCO_train2014_000000000003.jpg"
+    image = tiny / IMAGE
     whole = image.read_bytes()
     truncate_jpeg(tiny)
     assert build(tiny)[0] == 2
     assert not read_meta(batches(tiny))["splits"]["train"]["complete"]
     image.write_bytes(whole)
-    instances = tiny / "external/refer/data/refcocog/instances.json"
+    instances = tiny / REFCOCOG / "instances.json"
     annotations = instances.read_bytes()
     other_outline(tiny)
     code, _, error = build(tiny, "Gref", "train", "--shard", "1/2")
@@ -183,7 +157,7 @@ def test_the_same_command_goes_on_when_an_annotation_is_fixed(tiny, build, fix):
     """What the first build left is removed; not while another build is at it."""
     truncate_jpeg(tiny)
     assert build(tiny)[0] == 2 and any((batches(tiny) / "train_batch").iterdir())
-    Image.new("RGB", (48, 80)).save(tiny / "data/coco/images/train2014/COCO_train2014_000000000003.jpg")
+    Image.new("RGB", (48, 80)).save(tiny / IMAGE)
     edit_instances(tiny, lambda value: value["images"][3].update(height=80, width=48))
     fix(tiny)
     with (batches(tiny) / ".train.lock").open() as other:
@@ -197,27 +171,21 @@ def test_the_same_command_goes_on_when_an_annotation_is_fixed(tiny, build, fix):
     assert build(tiny, "Gref", "train", "--skip_empty")[0] == 0 and tree(batches(tiny)) == fixed
 
 
-def test_empty_masks_are_counted(tiny, build):
+def test_empty_masks_refs_without_expressions_and_polygons_without_area_are_counted(tiny, build):
     def change(value):
         value["annotations"][2].update(segmentation={"size": [48, 48], "counts": [48 * 48]})
         value["annotations"][3].update(segmentation=[[91, 1, 95, 1, 95, 9]])
+        value["annotations"][4]["segmentation"].extend([[1, 1, 9, 9], []])
 
     edit_instances(tiny, change)
-    code, output, error = build(tiny)
-    assert (code, error) == (0, "")
-    assert "warning: 2 refs have a mask without any pixel, such as Gref_train_4" in output
-    data = PreparedSplit(batches(tiny), "train")
-    assert [i for i in range(20) if not data.mask(i).any()] == [4, 5, 6, 7]
-
-
-def test_refs_without_expressions_and_polygons_without_area_are_counted(tiny, build):
     edit_refs(tiny, lambda refs: [refs[i].update(sentences=[]) for i in (1, 6)])
-    edit_instances(tiny, lambda value: value["annotations"][2]["segmentation"].extend([[1, 1, 9, 9], []]))
     code, output, error = build(tiny, "refcocog")  # another name of Gref
     assert (code, error) == (0, "")
-    assert "warning: 2 refs have no expression and are left out, such as ref 1" in output
-    assert "warning: 2 polygons of fewer than three points are not drawn, such as of ref 2" in output
-    assert len(PreparedSplit(batches(tiny), "train")) == 16
+    assert "warning: 2 refs have a mask without any pixel, such as Gref_train_2\n" in output
+    assert "warning: 2 refs have no expression and are left out, such as ref 1\n" in output
+    assert "warning: 2 polygons of fewer than three points are not drawn, such as of ref 4\n" in output
+    data = PreparedSplit(batches(tiny), "train")
+    assert [i for i in range(16) if not data.mask(i).any()] == [2, 3, 4, 5] and len(data) == 16
 
 
 def test_the_message_about_unknown_words_is_of_the_data_set(tiny, build):

@@ -4,7 +4,6 @@ import bz2
 import gzip
 import json
 import lzma
-import os
 import pickle
 import subprocess
 import sys
@@ -18,8 +17,6 @@ from prepare.glove import embedding_table, read_glove
 from tests.conftest import ROOT
 from tests.support.hostile import refused, write
 from utils.text import SPECIAL_WORDS, Vocabulary, tokenize
-
-GLOVE = "man 1 2 3\nleft 3 2 0.5\nman 9 9 9\n. . 0 0 0\n"
 
 
 def sentences(split: str, *texts: str) -> dict:
@@ -44,12 +41,9 @@ def root(tmp_path):
 def build(*arguments, code: int = 0) -> str:
     """What the script prints, run from a folder that is not its own."""
     command = [sys.executable, ROOT / "build_vocab.py", *arguments]
-    result = subprocess.run(
-        command, capture_output=True, text=True, cwd="/", env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    result = subprocess.run(command, capture_output=True, text=True, cwd="/")
     assert result.returncode == code, result.stderr
-    if code:
-        assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
+    assert not code or result.stderr.count("\n") == 1
     return result.stdout + result.stderr
 
 
@@ -81,7 +75,7 @@ def test_an_existing_vocabulary_is_used_as_it_is(root):
     path = root / "data/vocabulary_Gref.txt"
     path.write_text("\n".join([*SPECIAL_WORDS, "left", "zebra"]))
     before = path.read_bytes()
-    write(root / "glove.txt", GLOVE.encode())
+    write(root / "glove.txt", b"man 1 2 3\nleft 3 2 0.5\n. . 0 0 0\n")
     printed = build("-d", "unc", "--root", root, "--glove", root / "glove.txt")
     assert "used as it is, 6 words" in printed and "6 x 3; 1 of 2 words" in printed
     assert path.read_bytes() == before
@@ -121,46 +115,39 @@ def test_mean_and_spread_are_the_whole_file_s(tmp_path):
     np.testing.assert_allclose(drawn.std(axis=0), glove.spread, rtol=0.05)
 
 
-def test_words_of_glove_that_have_spaces_and_words_that_come_twice(tmp_path):
-    glove = read_glove(write(tmp_path / "g.txt", GLOVE.encode()), ["man", ". ."])
-    assert {word: vector.tolist() for word, vector in glove.vectors.items()} == {"man": [1, 2, 3], ". .": [0, 0, 0]}
-
-
 @pytest.mark.parametrize(
     ("content", "line"),
-    [(b"a 1 2\nb 1\n", 2), (b"a 1 2\nb 1 x\n", 2), (b"a 1 2\nb 1 nan\n", 2), (b"a 1 2\nb 1 1e99\n", 2), (b"a\n", 1)]
-    + [
+    [
+        *[(b"a 1 2\nb " + rest, 2) for rest in (b"1\n", b"1 x\n", b"1 nan\n", b"1 1e99\n", b"1" * 100_000)],
+        *[(start, 1) for start in (b"a\n", b" " * 100_000, b"a " + b"1 " * 50_000, b"\x00\xff" * 99)],
         (b"\n\na 1 2\nb\n", 4),
-        (b" " * 100_000, 1),
-        (b"a " + b"1 " * 50_000, 1),
-        (b"a 1 2\nb " + b"1" * 100_000, 2),
-        (b"\x00\xff" * 99, 1),
     ],
 )
 def test_broken_glove_lines_are_named(tmp_path, content, line):
     assert f"g.txt: line {line} " in refused(read_glove, write(tmp_path / "g.txt", content), ["a"])
 
 
-@pytest.mark.parametrize(
-    "start", [b"", b"\xef\xbb\xbf", b"2 3\n", b"\xef\xbb\xbf2 3\n", b"\n \n", b"\xef\xbb\xbf\r\n2 3\n"]
-)
+@pytest.mark.parametrize("start", [b"", b"\n \n", b"2 3\n", b"\xef\xbb\xbf2 3\n", b"\xef\xbb\xbf\r\n2 3\n"])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b" \n\n", b"\n\n\n", b"\t\r\n \t\n"])
 def test_marks_blank_lines_and_line_ends_of_glove_files(tmp_path, start, end):
-    lines = [b"the 1 2 3", b"", b"caf\xc3\xa9\t4\t5  6 ", b". . 7 8 9"]
+    lines = [
+        b"the 1 2 3",
+        b"",
+        b"caf\xc3\xa9\t4\t5  6 ",
+        b". . 7 8 9",
+        b"the 4 5 6",
+    ]  # of a word that comes twice: the first
     content = start + (b"\r\n" if b"\r" in end else b"\n").join(lines) + end
     glove = read_glove(write(tmp_path / "g.txt", content), ["the", "café", ". ."])
     found = {word: vector.tolist() for word, vector in glove.vectors.items()}
     assert found == {"the": [1, 2, 3], "café": [4, 5, 6], ". .": [7, 8, 9]} and glove.mean.tolist() == [4, 5, 6]
 
 
-def test_packed_glove_files_are_refused_at_once(tmp_path):
+def test_packed_empty_and_missing_glove_files(tmp_path):
     for pack, said in ((gzip.compress, "a gzip file"), (bz2.compress, "a bzip2 file"), (lzma.compress, "an xz file")):
         assert f"is {said}, not the" in refused(read_glove, write(tmp_path / "g.txt", pack(b"a 1 2\n")), ["a"])
     with zipfile.ZipFile(tmp_path / "glove.6B.zip", "w") as archive:
         archive.writestr("glove.6B.300d.txt", "a 1 2\n")
     assert "zip archive, not the text file itself; unpack it" in refused(read_glove, tmp_path / "glove.6B.zip", ["a"])
-
-
-def test_empty_and_missing_glove_files(tmp_path):
     assert "holds no words" in refused(read_glove, write(tmp_path / "g.txt", b""), ["a"])
     assert "no such file; get glove.6B.zip" in refused(read_glove, tmp_path / "none", ["a"])

@@ -50,9 +50,7 @@ def test_the_expressions_that_meta_was_written_for(tiny, build, flags):
 
 def test_expressions_of_odd_characters(tiny, build):
     texts = ["a\0", "größe \u202e \U0001f600", '\t"left" \\ \x7f', "\0.\0\0"]
-    edit_refs(
-        tiny, lambda refs: [ref["sentences"][0].update(sent=text) for ref, text in zip(refs[10:14], texts, strict=True)]
-    )
+    edit_refs(tiny, lambda refs: [refs[10 + i]["sentences"][0].update(sent=text) for i, text in enumerate(texts)])
     assert build(tiny, "Gref", "val")[0] == 0
     split = PreparedSplit(batches(tiny), "val")
     check_complete(judged(split), split)

@@ -4,6 +4,7 @@ import gzip
 import json
 import pickle
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ LINES = [
 
 @pytest.fixture
 def folder(tmp_path):
-    """The files that LINES name, each image of a colour of its own."""
+    """The files that LINES name, each image of a colour of its own, and a vocabulary that lacks every word."""
     for number, name in enumerate(["a/1.jpg", "b/1.jpg", "two.png"]):
         path = tmp_path / "own" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +45,15 @@ def folder(tmp_path):
     Image.fromarray(MASK).save(tmp_path / "own/masks/1.png")
     Image.fromarray(MASK.astype(np.uint8) * 7).save(tmp_path / "own/masks/gray.png")
     save(tmp_path / "own", LINES)
+    (tmp_path / "own/words.txt").write_text("\n".join(SPECIAL_WORDS))
     return tmp_path / "own"
+
+
+@pytest.fixture
+def prepare(folder, build):
+    """prepare(split): build_batches.py on refs.jsonl with that vocabulary -> (exit code, output, errors)."""
+    flags = ["--refs", str(folder / "refs.jsonl"), "--vocabulary", str(folder / "words.txt")]
+    return lambda split: build(folder.parent, "own", split, *flags)
 
 
 def save(folder, lines):
@@ -95,12 +104,11 @@ def test_names_are_distinct_whatever_the_paths_are(folder):
 
 @pytest.mark.parametrize("flags", [[], ["--self_contained"]])
 def test_batches_of_images_with_the_same_name(folder, build, flags):
-    root, refs = folder.parent, str(folder / "refs.jsonl")
+    root = folder.parent
     (root / "data").mkdir()
     (root / "data/vocabulary_own.txt").write_text("\n".join([*SPECIAL_WORDS, "left", "man"]))
-    for split in ("train", "val"):
-        code, _, error = build(root, "own", split, "--refs", refs, *flags)
-        assert (code, error) == (0, "")
+    flags = ["--refs", str(folder / "refs.jsonl"), *flags]
+    assert [build(root, "own", split, *flags)[::2] for split in ("train", "val")] == [(0, "")] * 2
     data = PreparedSplit(root / "data/custom/own_48_batch", "val")
     assert [data.text(i)[2] for i in range(3)] == ["a__1", "b__1", "two"]
     reds = [int(np.median(data.image(i)[..., 0])) for i in range(3)]
@@ -111,12 +119,12 @@ def test_batches_of_images_with_the_same_name(folder, build, flags):
     assert len(train) == 3 and train.image(2).shape == (48, 48, 3) and train.image_groups() == [[0, 1], [2]]
     before = tree(data.folder)
     save(folder, [*LINES, {**LINES[0], "text": "new"}])
-    code, _, error = build(root, "own", "train", "--refs", refs, *flags)
+    code, _, error = build(root, "own", "train", *flags)
     assert code == 2 and "other expressions" in error and tree(data.folder) == before
     save(folder, LINES)
-    assert build(root, "own", "val", "--refs", refs, *flags)[0] == 0
+    assert build(root, "own", "val", *flags)[0] == 0
     Image.fromarray(~MASK).save(folder / "masks/1.png")
-    code, _, error = build(root, "own", "val", "--refs", refs, *flags)
+    code, _, error = build(root, "own", "val", *flags)
     assert code == 2 and "other expressions, masks or images" in error and tree(data.folder) == before
 
 
@@ -126,16 +134,15 @@ def test_the_layout_of_refcoco(folder, build):
         assert (ref.ref_id, ref.image_name, ref.image_path) == ("7", "a__1", folder / "a/1.jpg")
         np.testing.assert_array_equal(ref.mask(), MASK)
     own = coco_data(folder)
-    flags = ["--refs", str(own.refs), "--instances", str(own.instances), "--images", str(folder)]
-    words = folder / "vocabulary_Gref.txt"
-    words.write_text("\n".join(SPECIAL_WORDS))
-    code, output, error = build(folder.parent, "own", "train", *flags, "--vocabulary", str(words))
+    words = (folder / "words.txt").rename(folder / "vocabulary_Gref.txt")
+    flags = ["--refs", own.refs, "--instances", own.instances, "--images", folder, "--vocabulary", words]
+    code, output, error = build(folder.parent, "own", "train", *map(str, flags))
     assert (code, error) == (0, "") and "1 refs, 1 expressions, 1 images" in output
     data = PreparedSplit(folder.parent / "data/custom/own_48_batch", "train")
     assert data.embeddings_file().name == "Gref_emb.npy"
     with Image.open(folder / "a/1.jpg") as image:
         image.resize((24, 20)).save(folder / "a/1.jpg")
-    code, _, error = build(folder.parent, "own2", "train", *flags, "--vocabulary", str(words))
+    code, _, error = build(folder.parent, "own2", "train", *map(str, flags))
     assert code == 2 and "1.jpg: is 20 x 24" in error and "inst.json says 10 x 12" in error
 
 
@@ -143,13 +150,13 @@ def test_the_layout_of_refcoco(folder, build):
     "name", ["../a/1.jpg", "/etc/passwd", "a/../../x.jpg", "C:\\x.jpg", "", "a/.hidden", "..\\x", 3]
 )
 def test_paths_stay_in_the_folder(folder, name):
-    messages = [refused(lines_data(folder, [{**LINES[0], "image": name}]).read_refs, "train")]
-    messages.append(refused(lines_data(folder, [{**LINES[2], "mask": name}]).read_refs, "val"))
-    messages.append(refused(coco_data(folder, name).read_refs, "train"))
     leaves = name in ("../a/1.jpg", "/etc/passwd", "a/../../x.jpg", "..\\x")
     fault = "leaves the folder of images" if leaves else "not a" if isinstance(name, str) else "not a string"
-    for message, where in zip(messages, ("refs.jsonl: line 1", "refs.jsonl: line 1", "inst.json: ref 7"), strict=True):
-        assert where in message and fault in message
+    for line in ({**LINES[0], "image": name}, {**LINES[2], "mask": name, "split": "train"}):
+        message = refused(lines_data(folder, [line]).read_refs, "train")
+        assert "refs.jsonl: line 1" in message and fault in message
+    message = refused(coco_data(folder, name).read_refs, "train")
+    assert "inst.json: ref 7" in message and fault in message
 
 
 @pytest.mark.parametrize(
@@ -178,24 +185,20 @@ def test_paths_stay_in_the_folder(folder, name):
 )
 def test_broken_lines_are_named(folder, line, said):
     path = folder / "refs.jsonl"
-    path.write_bytes((json.dumps(LINES[0]) + "\n").encode() + _bytes(line))
+    line = line if isinstance(line, str) else json.dumps(line)
+    path.write_bytes(f"{json.dumps(LINES[0])}\n{line}".encode("utf-8", "surrogateescape"))
     assert said in refused(OwnData("own", path, None, None).read_refs, "train")
 
 
-def _bytes(line) -> bytes:
-    return (line if isinstance(line, str) else json.dumps(line)).encode("utf-8", "surrogateescape")
-
-
-def test_all_faults_are_listed_with_their_lines_before_anything_is_built(folder, build):
+def test_all_faults_are_listed_with_their_lines_before_anything_is_built(folder, prepare):
     Image.new("1", (5, 6)).save(folder / "masks/small.png")
     lines = ["{", LINES[0], {**LINES[0], "image": "a/2.jpg", "text": None}, {**LINES[2], "mask": "masks/small.png"}]
     lines += [{**LINES[0], "split": 3}, {**LINES[2], "split": "train", "mask": "masks/small.png"}]
     lines += [
         '{"image": "a/1.jpg", "text": "a", "text": "b", "split": "train"}',
-        {**LINES[0], "polygon": [[1, 2, 3, 4]]},
+        {**LINES[0], "polygon": [[1, 2, 3, 4]], "text": ["left", " "]},
     ]
-    refs = save(folder, lines)
-    code, _, error = build(folder.parent, "own", "train", "--refs", str(refs), "--vocabulary", "none")
+    save(folder, lines)
     expected = [
         "line 1: is not JSON",
         "line 3: ",
@@ -204,30 +207,29 @@ def test_all_faults_are_listed_with_their_lines_before_anything_is_built(folder,
         "line 6: the mask",
         'the key "text" is there twice',
         "line 8: a polygon has 4 numbers",
+        "line 8: an expression is empty; fix it or pass --skip_empty",
     ]
-    assert code == 2 and not (folder.parent / "data/custom").exists()
-    words = folder / "words.txt"
-    words.write_text("\n".join(SPECIAL_WORDS))
-    code, _, error = build(folder.parent, "own", "train", "--refs", str(refs), "--vocabulary", str(words))
+    code, _, error = prepare("train")
     shown = error.splitlines()
     assert code == 2 and len(shown) == len(expected) and not (folder.parent / "data/custom").exists(), error
     for line, words_of_it in zip(shown, expected, strict=True):
         assert line.startswith("build_batches.py: error: ") and words_of_it in line
     assert "6 x 5 pixels (height x width), the image 10 x 12" in shown[4]
     save(folder, ["{"] * 25)
-    _, _, error = build(folder.parent, "own", "train", "--refs", str(refs), "--vocabulary", str(words))
+    _, _, error = prepare("train")
     assert error.count("\n") == 21 and error.endswith("and 5 more faults\n")
 
 
 def test_faults_of_refcoco_s_layout_are_listed_too(folder):
-    own = coco_data(folder)
+    own = replace(coco_data(folder), skip_empty=False)
     ref = json.loads(own.refs.read_text())[0]
-    own.refs.write_text(json.dumps([ref, {**ref, "ref_id": 8, "ann_id": 9}, {**ref, "ref_id": "x"}, ref]))
+    others = {"ref_id": 8, "ann_id": 9}, {"ref_id": "x"}, {}, {"ref_id": 10, "sentences": [""]}
+    own.refs.write_text(json.dumps([ref, *({**ref, **other} for other in others)]))
     with pytest.raises(InputError) as caught:
         own.read_refs("train")
     faults = str(caught.value).splitlines()
-    for fault, words in zip(faults, ("ref number 2", "ref 7 is there twice", "annotation 9 is not"), strict=True):
-        assert words in fault
+    expected = "ref number 2", "ref 7 is there twice", "ref 10: an expression is empty", "annotation 9 is not"
+    assert all(words in fault for fault, words in zip(faults, expected, strict=True))
 
 
 @pytest.mark.parametrize("name", ["refs.jsonl", "REFS.JSONL", "refs.ndjson", "refs.jsonl.gz", "refs.NDJSON.GZ"])
@@ -244,33 +246,29 @@ def test_files_of_lines_as_other_tools_write_them(folder, name):
     assert [ref.ref_id for ref in refs] == ["1", "2"] and all((ref.mask() == MASK).all() for ref in refs)
 
 
-def test_lines_that_are_something_else_or_unpack_to_far_more(folder, monkeypatch):
-    read = lambda name: OwnData("own", folder / name, None, None).read_refs("train")  # noqa: E731
-    (folder / "a.jsonl").write_bytes("{}".encode("utf-16"))
-    assert "a.jsonl: is UTF-16 text; save it as UTF-8" in refused(read, "a.jsonl")
-    (folder / "a.jsonl").write_text("<html></html>")
-    assert "a.jsonl: is a web page" in refused(read, "a.jsonl")
-    (folder / "b.jsonl.gz").write_bytes(b"{}")
-    assert "b.jsonl.gz: is damaged or not packed with gzip" in refused(read, "b.jsonl.gz")
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", "{}".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+        ("a.jsonl", b"<html></html>", "is a web page"),
+        ("a.jsonl.gz", b"{}", "is damaged or not packed with gzip"),
+        ("a.jsonl.gz", gzip.compress(bytes(1_000_000)), "has more"),
+    ],
+)
+def test_lines_that_are_something_else_or_unpack_to_far_more(folder, monkeypatch, name, content, said):
     monkeypatch.setattr(custom, "MAX_LINES_BYTES", 10_000)
-    (folder / "b.jsonl.gz").write_bytes(gzip.compress(bytes(1_000_000)))
-    assert "b.jsonl.gz: has more" in refused(read, "b.jsonl.gz")
+    (folder / name).write_bytes(content)
+    assert f"{name}: {said}" in refused(OwnData("own", folder / name, None, None).read_refs, "train")
 
 
-def test_the_message_about_unknown_words_names_a_command_for_this_data_set(folder, build):
-    words = folder / "words.txt"
-    words.write_text("\n".join(SPECIAL_WORDS))
-    flags = ["--refs", str(folder / "refs.jsonl"), "--vocabulary", str(words)]
-    code, output, _ = build(folder.parent, "own", "train", *flags)
+def test_the_message_about_unknown_words_names_a_command_for_this_data_set(folder, prepare):
+    code, output, _ = prepare("train")
     assert code == 0 and f"build_vocab.py -d own --refs {folder / 'refs.jsonl'} --root {folder.parent}" in output
 
 
-def test_missing_splits_and_files_are_named(folder):
+def test_missing_splits_and_files_and_flags_that_do_not_go_together_are_named(folder, build):
     assert "no line of the split test; splits there: train, val" in refused(lines_data(folder).read_refs, "test")
     assert "none.jsonl: no such file; docs" in refused(OwnData("n", folder / "none.jsonl", None, None).read_refs, "val")
-
-
-def test_flags_that_do_not_go_together(folder, build):
     refs, other = folder / "refs.jsonl", folder / "refs.p"
     assert own_data("unc", None) is None
     assert own_data("my-data_2", refs) == OwnData("my-data_2", refs, None, None)
@@ -285,29 +283,24 @@ def test_flags_that_do_not_go_together(folder, build):
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", ".x", 3, None])
-def test_a_folder_s_description_cannot_name_what_leaves_it(folder, build, name):
-    words = folder / "words.txt"
-    words.write_text("\n".join(SPECIAL_WORDS))
-    refs = str(folder / "refs.jsonl")
-    assert build(folder.parent, "own", "val", "--refs", refs, "--vocabulary", str(words))[0] == 0
+def test_a_folder_s_description_cannot_name_what_leaves_it(folder, prepare, name):
+    assert prepare("val")[0] == 0
     built = folder.parent / "data/custom/own_48_batch"
     meta = {**json.loads((built / "meta.json").read_text()), "dataset": name}
     (built / "meta.json").write_text(json.dumps(meta))
     assert "no valid dataset" in refused(read_meta, built)
 
 
-def vocabulary(monkeypatch, capsys, *flags) -> str:
-    monkeypatch.setattr(sys, "argv", ["build_vocab.py", *map(str, flags)])
-    with pytest.raises(SystemExit) as left:
-        run_main(build_vocab.main)
-    return f"{left.value.code} {''.join(capsys.readouterr())}"
-
-
 def test_words_come_from_the_splits_for_training(folder, monkeypatch, capsys):
     root = folder.parent
-    more = {**LINES[0], "split": "train2", "text": "man hat"}
-    lines_data(folder, [*LINES, more])
-    run = lambda *flags: vocabulary(monkeypatch, capsys, "--root", root, *flags)  # noqa: E731
+
+    def run(*flags) -> str:
+        monkeypatch.setattr(sys, "argv", ["build_vocab.py", "--root", str(root), *map(str, flags)])
+        with pytest.raises(SystemExit) as left:
+            run_main(build_vocab.main)
+        return f"{left.value.code} {''.join(capsys.readouterr())}"
+
+    lines_data(folder, [*LINES, {**LINES[0], "split": "train2", "text": "man hat"}])
     assert run("-d", "own", "--refs", folder / "refs.jsonl").startswith("0 ")
     assert Vocabulary.load(root / "data/vocabulary_own.txt").words == [*SPECIAL_WORDS, "man", "left", "hat"]
     assert run("-d", "two", "--refs", coco_data(folder).refs).startswith("0 ")
