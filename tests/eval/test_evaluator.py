@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from eval.evaluator import EvalSettings, count_rotated, evaluate, score_images
+from eval.evaluator import EvalSettings, count_rotated, evaluate
 from eval.metrics import SampleScore
 from models.config import DecoderConfig, FusionConfig
 from models.inference import segment
@@ -128,12 +128,12 @@ def test_an_image_is_encoded_once(model, split, monkeypatch):
 
 @pytest.mark.parametrize("world", [2, 3, 7])
 def test_ranks_share_the_split_without_overlap(model, split, world):
-    ranks = [Ranks(torch.device("cpu"), rank, world) for rank in range(world)]
-    parts = [score_images(model, split, EvalSettings(), rank, progress=False) for rank in ranks]
-    together = sorted((score for part in parts for score in part), key=lambda score: score.index)
-    assert together == evaluate(model, split, progress=False)
-    with pytest.raises(InputError, match="were evaluated but the split has"):
-        evaluate(model, split, ranks=ranks[0], progress=False)  # the others did not come
+    together = []
+    for rank in range(world):
+        with pytest.raises(InputError, match="were evaluated but the split has"):  # the others did not come
+            watch = {"on_sample": lambda found: together.append(found.score), "progress": False}
+            evaluate(model, split, ranks=Ranks(torch.device("cpu"), rank, world), **watch)
+    assert sorted(together, key=lambda score: score.index) == evaluate(model, split, progress=False)
 
 
 @pytest.mark.parametrize(("amp", "points"), [("bf16", 2), ("fp16", 0.2)])
