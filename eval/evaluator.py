@@ -8,7 +8,7 @@ for all its expressions -> logits -> resized and cropped back to the original si
 
 import math
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import NamedTuple
 
@@ -68,7 +68,7 @@ class ImageGroups(Dataset):
             for i, mask in zip(firsts, masks, strict=True):
                 if mask.shape != image.shape[:2]:
                     sizes = "the mask is {} x {} and the image {} x {} (height x width)"
-                    raise split.broken(i, sizes.format(*mask.shape, *image.shape))
+                    raise split.broken(i, sizes.format(*mask.shape, *image.shape[:2]))
         except InputError as error:
             return error
         image, ids, masks = (shared(torch.from_numpy(array)) for array in (image, np.stack(ids), np.stack(masks)))
@@ -122,11 +122,6 @@ class EvalSettings:
     def __post_init__(self):
         if self.pad not in PADS or self.batch_size < 1 or not math.isfinite(self.threshold):
             raise InputError(f"{self}: threshold must be finite, pad {' or '.join(PADS)}, batch_size at least 1")
-
-    def changes(self) -> dict:
-        """The settings that decide the numbers and are not the default."""
-        mattering = (field for field in fields(self) if not field.metadata.get("harmless"))
-        return {field.name: value for field in mattering if (value := getattr(self, field.name)) != field.default}
 
 
 class Prediction(NamedTuple):

@@ -12,8 +12,7 @@ PRECISION_TENTHS = (5, 6, 7, 8, 9)
 # First and last number of tokens of each bucket, as used since Liu et al. 2017.
 _GREF_BUCKETS = ((1, 5), (6, 7), (8, 10), (11, 20))
 _UNC_BUCKETS = ((1, 2), (3, 3), (4, 5), (6, 20))
-_REFERIT_BUCKETS = ((1, 1), (2, 2), (3, 4), (5, 20))
-_BUCKETS = {"unc": _UNC_BUCKETS, "unc+": _UNC_BUCKETS, "referit": _REFERIT_BUCKETS}
+_BUCKETS = {"unc": _UNC_BUCKETS, "unc+": _UNC_BUCKETS, "referit": ((1, 1), (2, 2), (3, 4), (5, 20))}
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,8 @@ def summarise(scores: Sequence[SampleScore], dataset: str) -> dict:
     """
     if not scores:
         raise InputError("no expression was evaluated, so there are no metrics: the split is empty")
-    prec = {f"{t / 10:.1f}": _precision(scores, t) for t in PRECISION_TENTHS}
+    hits = {t: sum(10 * s.intersection >= t * s.union for s in scores) for t in PRECISION_TENTHS}
+    prec = {f"{t / 10:.1f}": 100.0 * count / len(scores) for t, count in hits.items()}
     return {
         "oIoU": overall_iou(scores),
         "mIoU": mean_iou(scores),
@@ -92,19 +92,12 @@ class RunningIoU:
         return f"oIoU {100 * overall:.2f}, mIoU {100 * self.ious / max(self.count, 1):.2f}"
 
 
-def _precision(scores: Sequence[SampleScore], tenths: int) -> float:
-    hits = sum(10 * s.intersection >= tenths * s.union for s in scores)
-    return 100.0 * hits / len(scores)
-
-
 def _by_length(scores: Sequence[SampleScore], buckets: dict[str, tuple[int, int]]) -> dict:
     longest = max(last for _, last in buckets.values())
     rows: dict[str, list[SampleScore]] = {label: [] for label in buckets}
     for score in scores:
-        if score.length > longest:
-            label = f">{longest}"
-        else:
-            label = next((label for label, (a, b) in buckets.items() if a <= score.length <= b), "0")
+        outside = f">{longest}" if score.length else "0"
+        label = next((label for label, (first, last) in buckets.items() if first <= score.length <= last), outside)
         rows.setdefault(label, []).append(score)
     return {label: group_row(members) for label, members in rows.items()}
 
@@ -120,19 +113,13 @@ def format_table(rows: dict[str, dict], by_length: bool = True) -> str:
     """Results for the screen: title -> what `summarise` returns; one line a result, then its rows by length."""
     width = max(len(title) for title in rows)
     precisions = [f"Prec@{t / 10:.1f}" for t in PRECISION_TENTHS]
-    head = f"{'':{width}}  {'samples':>8}  {'oIoU':>6}  {'mIoU':>6}  " + "  ".join(precisions)
-    lines = [head]
+    lines = [f"{'':{width}}  {'samples':>8}  {'oIoU':>6}  {'mIoU':>6}  " + "  ".join(precisions)]
     for title, metrics in rows.items():
-        prec = "  ".join(f"{value:8.2f}" for value in metrics["prec"].values())
-        lines.append(
-            f"{title:{width}}  {metrics['n_samples']:8d}  {metrics['oIoU']:6.2f}  {metrics['mIoU']:6.2f}  {prec}"
-        )
+        numbers = [f"{metrics['n_samples']:8d}", *(f"{metrics[key]:6.2f}" for key in ("oIoU", "mIoU"))]
+        lines.append("  ".join([f"{title:{width}}", *numbers, *(f"{x:8.2f}" for x in metrics["prec"].values())]))
     for title, metrics in rows.items() if by_length else ():
         lines += ["", f"{title}, by number of tokens"]
-        lines += [_length_line(label, row) for label, row in metrics["by_length"].items()]
+        for label, row in metrics["by_length"].items():
+            overall, mean = (f"{row[key]:6.2f}" if row["n"] else f"{'-':>6}" for key in ("oIoU", "mIoU"))
+            lines.append(f"  {label:>5}  {row['n']:8d}  oIoU {overall}  mIoU {mean}")
     return "\n".join(lines)
-
-
-def _length_line(label: str, row: dict) -> str:
-    shown = (f"{row[key]:6.2f}" if row["n"] else f"{'-':>6}" for key in ("oIoU", "mIoU"))
-    return f"  {label:>5}  {row['n']:8d}  oIoU {'  mIoU '.join(shown)}"
