@@ -89,7 +89,7 @@ class RunningIoU:
 
     def __str__(self) -> str:
         overall = self.intersection / self.union if self.union else 1.0
-        return f"oIoU {100 * overall:.2f}, mIoU {100 * self.ious / max(self.count, 1):.2f}"
+        return f"oIoU {100 * overall:.2f}, mIoU {100 * self.ious / self.count:.2f}"
 
 
 def _by_length(scores: Sequence[SampleScore], buckets: dict[str, tuple[int, int]]) -> dict:
