@@ -72,7 +72,7 @@ def test_runs_have_their_own_colours(tmp_path):
 def test_a_long_curve_is_drawn_with_its_running_mean(tmp_path):
     run = plot.read_log(write(tmp_path / "a", steps=200) / "log.jsonl")
     raw, mean = drawn(plot.draw([run]))["Training loss"][:2]
-    assert raw == run.curve("train", "loss")
+    assert raw == run.curves["train"]["loss"]
     assert mean[1] == pytest.approx(plot.running_mean(raw[1], 4))
     assert len(drawn(plot.draw([run]))["Learning rate"]) == 1  # no noise to smooth
 
