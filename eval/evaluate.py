@@ -31,8 +31,7 @@ import torch
 from eval.checkpoints import check_fit, find_checkpoints, load_model, step_of
 from eval.evaluator import EvalSettings, count_rotated, evaluate
 from eval.metrics import format_table, overall_iou, summarise
-from eval.report.thumbnails import Thumbnails
-from eval.report.write import Other, read_other, write_report
+from eval.report.write import Other, Thumbnails, read_other, write_report
 from eval.visualise import write_prediction
 from models.checkpoint import checkpoint_file, file_sha256
 from models.restr import ReSTR

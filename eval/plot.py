@@ -58,17 +58,12 @@ class Run(NamedTuple):
     curves: dict[str, dict[str, Curve]]
 
 
-def parser() -> ArgumentParser:
-    """The command line."""
-    result = ArgumentParser(prog="plot.py", description=__doc__)
-    result.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="weights/EXP, or a log.jsonl")
-    result.add_argument("--out", type=Path, help="PNG to write (default: curves.png in the first run's folder)")
-    return result
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Read the logs, draw, write, say where."""
-    options = parser().parse_args(arguments)
+    parser = ArgumentParser(prog="plot.py", description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="weights/EXP, or a log.jsonl")
+    parser.add_argument("--out", type=Path, help="PNG to write (default: curves.png in the first run's folder)")
+    options = parser.parse_args(arguments)
     if len(options.runs) > len(COLOURS):
         raise InputError(f"{len(options.runs)} runs: one plot shows at most {len(COLOURS)}")
     files = [path / "log.jsonl" if path.is_dir() else path for path in options.runs]

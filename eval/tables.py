@@ -58,21 +58,16 @@ class Table(NamedTuple):
     left: int = 1
 
 
-def parser() -> ArgumentParser:
-    """The command line."""
-    result = ArgumentParser(prog="tables.py", description=__doc__)
-    result.add_argument("paths", type=Path, nargs="+", help="folders, searched for metrics.json, or such files")
-    output = result.add_mutually_exclusive_group()
+def main(arguments: list[str] | None = None) -> None:
+    """Find, read, choose; print one format or write all."""
+    parser = ArgumentParser(prog="tables.py", description=__doc__)
+    parser.add_argument("paths", type=Path, nargs="+", help="folders, searched for metrics.json, or such files")
+    output = parser.add_mutually_exclusive_group()
     output.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown", help="printed format")
     output.add_argument("--out", type=Path, metavar="DIR", help="folder for all three formats, instead of the screen")
     best = "choice of the step with the highest oIoU on each split; on a test split that flatters"
-    result.add_argument("--best", action="store_true", help=best)
-    return result
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Find, read, choose; print one format or write all."""
-    options = parser().parse_args(arguments)
+    parser.add_argument("--best", action="store_true", help=best)
+    options = parser.parse_args(arguments)
     files = find_files(options.paths)
     results = [result for file in files if (result := read_result(file))]
     if len(results) < len(files):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from eval.metrics import SampleScore
 from eval.report import write as report
-from eval.report.thumbnails import MISSED, RIGHT, SIDE, WRONG, Shot, Thumbnails, thumbnail_size
+from eval.report.write import MISSED, RIGHT, SIDE, WRONG, Shot, Thumbnails, thumbnail_size
 from tests.eval.test_evaluate import ROOT, complaint, run
 from tests.support.eval_folder import COUNT, write_checkpoint, write_folder
 from tests.support.report_case import HOSTILE, data_of, metrics_of, other_of, predictions, thumbnails_of, write_result
@@ -224,8 +224,8 @@ def scores_of(place) -> list[SampleScore]:
         ({"n_samples": 9}, "with 9 expressions"),
         ({"control": {}}, "is of a control"),
         ({"oIoU": 12.5}, "its oIoU is not that of the samples.jsonl"),
-        ({"checkpoint": "\x1b[31m"}, "is not a metrics.json"),
-        ({"settings": []}, "is not a metrics.json"),
+        ({"checkpoint": "\x1b[31m"}, "is not a readable metrics.json"),
+        ({"settings": []}, "is not a readable metrics.json"),
     ],
 )
 def test_another_result_that_does_not_fit(place, tmp_path, capsys, changed, says):
