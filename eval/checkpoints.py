@@ -28,7 +28,7 @@ def find_checkpoints(folder: Path, steps: list[int] | None, dataset: str) -> lis
     if not existing:
         raise InputError(f"--restore_refseg {folder}: no such folder")
     folder = existing[0]
-    stems = tuple(dict.fromkeys((dataset, Path(os.path.abspath(folder)).name, folder.resolve().name)))  # noqa: PTH100
+    stems = (dataset, Path(os.path.abspath(folder)).name, folder.resolve().name)  # noqa: PTH100
     wanted = f"checkpoint of a step that is a multiple of {EVERY}"
     if steps is None:
         found = [folder / "best.pth"]
@@ -79,23 +79,21 @@ def load_model(path: Path, device: str, flags: dict) -> ReSTR:
         wrong.append("--is_shared (its fusion encoders do not share weights)")
     if flags["no_decoder"] and config.decoder.enabled:
         wrong.append("--no_decoder (it has a decoder)")
+    if size and size["image_size"] != config.vision.image_size:
+        wrong.append(f"--input_size {_shown(size['image_size'])} (it takes {_shown(config.vision.image_size)})")
     if wrong:
         raise InputError(f"{path} contradicts {', '.join(wrong)}: leave the flag out, the checkpoint says what it is")
     return model
 
 
-def check_fit(
-    model: ReSTR, path: Path, split: PreparedSplit, size: tuple[int, int] | None, other_dataset: bool
-) -> None:
+def check_fit(model: ReSTR, path: Path, split: PreparedSplit, other_dataset: bool) -> None:
     """Raise InputError unless image size, vocabulary and data set of the checkpoint are those of the prepared data.
 
-    `size` is --input-size where given. `other_dataset` allows another data set, never another vocabulary. A folder made
-    by the authors' code (without meta.json) does not say what it is: only the number of words can then be wrong, which
-    shows as a word id that the model does not have.
+    `other_dataset` allows another data set, never another vocabulary. A folder made by the authors' code (without
+    meta.json) does not say what it is: only the number of words can then be wrong, which shows as a word id that the
+    model does not have.
     """
     ours, meta = tuple(model.config.vision.image_size), split.meta
-    if size and size != ours:
-        raise InputError(f"--input-size {_shown(size)}: the model of {path} takes {_shown(ours)}")
     if meta is None:
         return
     if tuple(meta["image_size"]) != ours:

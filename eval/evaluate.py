@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.manual_seed(args.seed)
         for path in paths:
             model = load_model(path, ranks.device, vars(args))
-            check_fit(model, path, split, args.input_size, args.allow_other_dataset)
+            check_fit(model, path, split, args.allow_other_dataset)
             step, rotated = step_of(model, path), ["rotated"] * args.rotate_expressions
             folder = path.parent / "_".join(["eval", split.dataset, args.set, step, *rotated, *_marks(settings)])
             if args.output_dir:

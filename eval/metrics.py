@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from utils.errors import InputError
 
-# X of Prec@X in tenths, so that I / U >= X is decided in integers.
-PRECISION_TENTHS = (5, 6, 7, 8, 9)
+# X of Prec@X -> X in tenths, so that I / U >= X is decided in integers.
+PRECISIONS = {"0.5": 5, "0.6": 6, "0.7": 7, "0.8": 8, "0.9": 9}
 
 # First and last number of tokens of each bucket, as used since Liu et al. 2017.
 _GREF_BUCKETS = ((1, 5), (6, 7), (8, 10), (11, 20))
@@ -52,8 +52,8 @@ def summarise(scores: Sequence[SampleScore], dataset: str) -> dict:
     """
     if not scores:
         raise InputError("no expression was evaluated, so there are no metrics: the split is empty")
-    hits = {t: sum(10 * s.intersection >= t * s.union for s in scores) for t in PRECISION_TENTHS}
-    prec = {f"{t / 10:.1f}": 100.0 * count / len(scores) for t, count in hits.items()}
+    hits = {x: sum(10 * s.intersection >= tenths * s.union for s in scores) for x, tenths in PRECISIONS.items()}
+    prec = {x: 100.0 * count / len(scores) for x, count in hits.items()}
     return {
         "oIoU": overall_iou(scores),
         "mIoU": mean_iou(scores),
@@ -112,8 +112,8 @@ def group_row(members: Sequence[SampleScore]) -> dict:
 def format_table(rows: dict[str, dict], by_length: bool = True) -> str:
     """Results for the screen: title -> what `summarise` returns; one line a result, then its rows by length."""
     width = max(len(title) for title in rows)
-    precisions = [f"Prec@{t / 10:.1f}" for t in PRECISION_TENTHS]
-    lines = [f"{'':{width}}  {'samples':>8}  {'oIoU':>6}  {'mIoU':>6}  " + "  ".join(precisions)]
+    precisions = "  ".join(f"Prec@{x}" for x in PRECISIONS)
+    lines = [f"{'':{width}}  {'samples':>8}  {'oIoU':>6}  {'mIoU':>6}  {precisions}"]
     for title, metrics in rows.items():
         numbers = [f"{metrics['n_samples']:8d}", *(f"{metrics[key]:6.2f}" for key in ("oIoU", "mIoU"))]
         lines.append("  ".join([f"{title:{width}}", *numbers, *(f"{x:8.2f}" for x in metrics["prec"].values())]))

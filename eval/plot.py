@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from eval.metrics import PRECISION_TENTHS
+from eval.metrics import PRECISIONS
 from utils.cli import ArgumentParser, run_main
 from utils.errors import InputError, one_line
 from utils.files.reading import MEBIBYTE, read_bytes
@@ -30,7 +30,6 @@ COLOURS = ("#1f5fbf", "#d9541e", "#2e8b57", "#8e44ad", "#b8860b", "#c2185b", "#0
 GREY = "#8a8f98"
 DASHES = ("-", "--", ":", "-.", (0, (1, 3)))  # of the curves of one panel
 NOT_LOSSES = ("lr", "grad_norm")  # of what training logs
-PRECISIONS = tuple(f"Prec@{tenths / 10:.1f}" for tenths in PRECISION_TENTHS)
 MAX_LOG_BYTES = 256 * MEBIBYTE
 MAX_VALUE = 1e30  # drawn: finite, and far from where matplotlib's sums overflow
 SMOOTHED = 150  # points of a training curve from which its running mean is drawn
@@ -118,7 +117,7 @@ def draw(runs: list[Run]):
         _panel(panels[0, 1], "Learning rate", coloured, "train", ["lr"])
         _panel(panels[1, 0], "Validation IoU (%)", coloured, "val", ["oIoU", "mIoU"])
         _best(panels[1, 0], coloured, "oIoU")
-        _panel(panels[1, 1], "Validation Prec@X (%)", coloured, "val", PRECISIONS)
+        _panel(panels[1, 1], "Validation Prec@X (%)", coloured, "val", [f"Prec@{x}" for x in PRECISIONS])
         lines = [Line2D([], [], color=colour, linewidth=3) for _, colour in coloured]
         place = {"loc": "outside upper left", "ncols": len(runs), "labelcolor": "linecolor"}
         legend = figure.legend(lines, ["run"] * len(runs), **place, prop={"size": 12, "weight": "bold"})

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eval.evaluator import EvalSettings
-from eval.metrics import PRECISION_TENTHS
+from eval.metrics import PRECISIONS
 from utils.errors import InputError, one_line
 from utils.files.reading import MEBIBYTE, read_json, refusing
 
-PRECISIONS = tuple(f"{tenths / 10:.1f}" for tenths in PRECISION_TENTHS)
 NOT_PROTOCOL = ("batch_size", "image_size")  # the first changes no number, the second belongs to the model
 MAX_COUNT = 10**12
 _REMEDY = "write it again with eval/evaluate.py, or leave it out"

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from eval.metrics import length_buckets
-from eval.results import PRECISIONS, Result, choose, find_files, read_result
+from eval.metrics import PRECISIONS, length_buckets
+from eval.results import Result, choose, find_files, read_result
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import title
 from utils.errors import InputError

@@ -120,7 +120,7 @@ def test_the_control_reports_both_numbers_and_folders_name_what_is_not_default(p
     ("arguments", "says"),
     [
         (["--set", "testA"], "testA"),
-        (["--input-size", "64,64"], "--input-size 64,64.*takes 32,48"),
+        (["--input-size", "64,64"], "--input_size 64,64 .it takes 32,48"),
         (["--input-size", "large"], "--input_size"),
         (["--no_decoder"], "--no_decoder .it has a decoder"),
         (["--is_shared"], "--is_shared"),
