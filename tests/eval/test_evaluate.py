@@ -131,6 +131,7 @@ def test_the_control_reports_both_numbers_and_folders_name_what_is_not_default(p
         (["--eval_pad", "white"], "--eval_pad"),
         (["--iters", "500"], "--iters"),
         (["--restore_refseg", "."], "either --restore_refseg"),
+        (["--against", "old"], "give --report too"),
         (["--device", "toaster"], "--device toaster"),
     ],
 )

@@ -10,7 +10,7 @@ from eval.metrics import SampleScore
 from models.config import DecoderConfig, FusionConfig
 from models.inference import segment
 from tests.prepare.test_geometry import plain_bilinear
-from tests.support.memory_split import SIZE, WORDS, MemorySplit, tiny_config, tiny_model
+from tests.support.memory_split import SIZE, WORDS, MemorySplit, tiny_model
 from utils.device import Ranks
 from utils.errors import InputError
 from utils.text import SPECIAL_WORDS, Vocabulary
@@ -137,63 +137,29 @@ def test_amp_is_near_float32(model, split, amp, points):
     assert 100 * np.mean(abs(ious[amp] - ious[None])) < points
 
 
-class Oracle(torch.nn.Module):
-    """Finds the mask that the expression's first id names, so it answers perfectly; the canvas is the image."""
-
-    def __init__(self, masks: list[np.ndarray]):
-        super().__init__()
-        self.config, self.image_size = tiny_config(), SIZE
-        self.masks = torch.from_numpy(np.stack(masks)).float()[:, None] - 0.5
-
-    def normalise(self, image):
-        return image.float()
-
-    def encode_image(self, image):
-        return image
-
-    def encode_text(self, ids):
-        return ids
-
-    def segment_features(self, v, l, ids):
-        return self.masks[ids[:, 0]], self.masks[ids[:, 0]]
+def test_a_logit_of_exactly_the_threshold_belongs_to_the_object(split):
+    model = tiny_model()
+    for value in model.decoder.head.parameters():
+        torch.nn.init.zeros_(value)  # and so is each logit
+    for threshold, found in ((0.0, True), (1e-9, False)):
+        scores = evaluate(model, split, EvalSettings(threshold=threshold), progress=False)
+        for score, mask in zip(scores, map(split.mask, range(len(split))), strict=True):
+            assert (score.intersection, score.union) == ((mask.sum(), mask.size) if found else (0, mask.sum()))
 
 
-class OracleSplit(MemorySplit):
-    """Images of the canvas's size; each expression's first id is the number of its ref."""
-
-    def __init__(self):
-        masks = np.zeros((4, *SIZE), bool)
-        for i in range(4):
-            masks[i, :, 12 * i : 12 * i + 12] = True  # apart, so that another ref's mask gives I = 0
-        refs = [(0, 0), (0, 1), (0, 0), (1, 2), (0, 3), (1, 2)]
-        self.images = [np.zeros((*SIZE, 3), np.uint8)] * 2
-        self.masks = dict(enumerate(masks))
-        self.rows = [(image, ref, 1, np.full(20, ref)) for image, ref in refs]
-
-    def text(self, i):
-        return np.full(20, self.rows[i][1]), "thing", f"image{self.rows[i][0]}"
-
-
-def test_a_logit_of_exactly_the_threshold_belongs_to_the_object():
-    split = OracleSplit()
-    oracle = Oracle(list(split.masks.values()))  # logits of -0.5 and 0.5
-    for threshold, found in ((-0.5, 4), (0.5, 1)):
-        scores = evaluate(oracle, split, EvalSettings(threshold=threshold), progress=False)
-        assert {(score.intersection, score.union) for score in scores} == {(SIZE[0] * 12, found * SIZE[0] * 12)}
-
-
-def test_rotated_expressions_are_judged_against_the_next_ref_of_the_image():
-    split = OracleSplit()
-    oracle = Oracle(list(split.masks.values()))
-    assert [s.iou for s in evaluate(oracle, split, progress=False)] == [1.0] * 6
+def test_rotated_expressions_are_judged_against_the_next_ref_of_the_image(model, split):
     seen = {}
-    watch = {"on_sample": lambda found: seen.update({found.score.index: found.mask}), "progress": False}
-    rotated = evaluate(oracle, split, rotate_expressions=True, **watch)
-    assert [s.iou for s in rotated] == [0, 0, 0, 1, 0, 1]  # the second image has one ref only
-    assert count_rotated(split) == 4
-    following = {0: 1, 1: 3, 3: 0, 2: 2}  # refs 0, 1, 3 of the first image in order of appearance, then around
-    for index, (_, ref, *_) in enumerate(split.rows):
-        assert np.array_equal(seen[index], split.masks[following[ref]])
+    watch = {"on_sample": lambda found: seen.update({found.score.index: found}), "progress": False}
+    rotated = evaluate(model, split, rotate_expressions=True, **watch)
+    moved = 0
+    for group in split.image_groups():
+        refs = list(dict.fromkeys(map(split.ref, group)))  # in order of appearance
+        following = dict(zip(refs, refs[1:] + refs[:1], strict=True))  # around; an image of one ref keeps it
+        for i in group:
+            mask, found = split.masks[following[split.ref(i)]], seen[i].logits >= 1e-9
+            assert np.array_equal(seen[i].mask, mask) and rotated[i].intersection == (found & mask).sum()
+            moved += not np.array_equal(mask, split.mask(i))
+    assert count_rotated(split) == moved == 11
 
 
 def test_predictions_agree_with_the_scores(model, split):

@@ -47,6 +47,9 @@ def test_pictures_and_counts_agree(place, tmp_path):
     run(*flags(place, "--output_dir", tmp_path, "--is_vis"))
     facts, shown = data_of(tmp_path / "report.html")
     metrics, split = metrics_in(tmp_path), PreparedSplit(place / "unc_32x48_batch", "val")
+    run(*[flag for flag in flags(place, "--output_dir", tmp_path / "without") if flag != "--report"])
+    assert (tmp_path / "without/samples.jsonl").read_text() == (tmp_path / "samples.jsonl").read_text()
+    assert not (tmp_path / "without/report.html").exists()
     side = facts["sides"][0]
     assert {key: metrics[key] for key in ("oIoU", "mIoU", "prec", "n_samples")}.items() <= side.items()
     assert table(side["by_length"]) == metrics["by_length"]
@@ -111,11 +114,6 @@ def test_values_on_an_edge():
     assert report.changes([none], [half]) == same | {"same": 0, "worse": 1, "now_lost": 1}
 
 
-def test_a_title_is_no_markup():
-    page = report.render({"title": "</title><b>"}, {}).decode()
-    assert "&lt;/title&gt;&lt;b&gt;: where" in page and "</title><b>" not in page
-
-
 def test_what_expressions_may_hold(tmp_path):
     made = predictions(30)
     scores = [one.score for one in made]
@@ -130,6 +128,8 @@ def test_what_expressions_may_hold(tmp_path):
     assert json.loads(report.encode(value)) == value and not set("<>&\u2028") & set(report.encode(value))
     with pytest.raises(ValueError):
         report.encode(float("nan"))
+    page = report.render({"title": "</title><b>"}, {}).decode()
+    assert "&lt;/title&gt;&lt;b&gt;: where" in page and "</title><b>" not in page
 
 
 def test_a_large_picture_is_made_small():
@@ -198,13 +198,6 @@ def test_two_processes_give_the_same_files(place, tmp_path):
     assert facts["changes"] == {"better": 0, "same": COUNT, "worse": 0, "now_found": 0, "now_lost": 0}
 
 
-def test_pictures_change_no_number(place, tmp_path):
-    run(*flags(place, "--output_dir", tmp_path / "with"))
-    run(*[flag for flag in flags(place, "--output_dir", tmp_path / "without") if flag != "--report"])
-    with_, without = ((tmp_path / name / "samples.jsonl").read_text() for name in ("with", "without"))
-    assert with_ == without and not (tmp_path / "without" / "report.html").exists()
-
-
 def scores_of(place) -> list[SampleScore]:
     split = PreparedSplit(place / "unc_32x48_batch", "val")
     return [SampleScore(i, split.name(i), i, 20, 1, *split.text(i)[1:]) for i in range(COUNT)]
@@ -251,8 +244,3 @@ def test_another_result_that_is_damaged(place, tmp_path, capsys, file, content, 
         path.write_bytes(data)
     error = complaint(capsys, *flags(place, "--against", tmp_path / "old" / "metrics.json"))
     assert says in error, error
-
-
-def test_against_needs_a_report(place, tmp_path, capsys):
-    without = [flag for flag in flags(place, "--against", tmp_path) if flag != "--report"]
-    assert "give --report too" in complaint(capsys, *without)
