@@ -138,7 +138,8 @@ def _panel(panel, title: str, runs: list[tuple[Run, str]], kind: str, names: Ite
             steps, values = run.curves[kind][name]
             if len(values) >= SMOOTHED and kind == "train" and name not in NOT_LOSSES:
                 panel.plot(steps, values, color=colour, alpha=0.15, linewidth=0.8)
-                values = running_mean(values, len(values) // 50)
+                window = np.ones(2 * (len(values) // 50) + 1)  # fewer neighbours at both ends
+                values = np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
             label = None if name in named else name
             panel.plot(steps, values, color=colour, linestyle=dashes, linewidth=1.5, label=label)
             named.add(name)
@@ -165,12 +166,6 @@ def _best(panel, runs: list[tuple[Run, str]], name: str) -> None:
         panel.plot(step, best, "o", color=colour, markersize=8, markerfacecolor="white", zorder=3)
         text, place = f"best {name} {best:.2f} at {_step(step)}", (0.98, 0.04 + 0.075 * row)
         panel.text(*place, text, color=colour, ha="right", transform=panel.transAxes, fontweight="bold")
-
-
-def running_mean(values: list[float], half: int) -> list[float]:
-    """Mean of each value and its neighbours, `half` on each side; fewer at both ends. At least 2 half + 1 values."""
-    window = np.ones(2 * half + 1)
-    return (np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")).tolist()
 
 
 def _step(step: float) -> str:
