@@ -215,7 +215,7 @@ def _code_version() -> str:
 
 
 def _print(rows: dict[str, dict]) -> None:
-    print(format_table(rows, by_length=len(rows) == 1))
+    print(format_table(rows))
     for title, metrics in rows.items():
         if "control" in metrics:
             n, before = metrics["control"]["rotated"], metrics["control"]["oIoU_unrotated"]

@@ -215,7 +215,7 @@ def _judge(
     for group, rows, logits in _segment(model, batch, settings, device):
         masks = group.masks[group.targets[rows]].to(device, non_blocking=True)  # n H W
         found = logits >= settings.threshold
-        pixels = [(found & masks).sum((1, 2)), (found | masks).sum((1, 2)), logits.isfinite().all(2).all(1)]
+        pixels = [(found & masks).sum((1, 2)), (found | masks).sum((1, 2)), logits.isfinite().flatten(1).all(1)]
         counts.append(torch.stack([count.long() for count in pixels], 1))
         for index, own in zip(group.indices[rows], logits, strict=True):
             if index in watched:
@@ -247,7 +247,7 @@ def _segment(
     with autocast(device, settings.amp):
         v = model.encode_image(torch.cat(canvases))  # images N d
     ids, known = torch.cat([group.ids for group in batch]), model.config.language.vocabulary_size  # expressions 20
-    if ids.min() < 0 or ids.max() >= known:
+    if ids.max() >= known:
         raise InputError(
             f"word id {int(ids.max())} in the prepared data of {', '.join(group.name for group in batch[:3])} is "
             f"outside the model's vocabulary of {known} words: the data was built with another vocabulary"

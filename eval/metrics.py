@@ -109,15 +109,15 @@ def group_row(members: Sequence[SampleScore]) -> dict:
     return {"n": len(members), "oIoU": overall_iou(members), "mIoU": mean_iou(members)}
 
 
-def format_table(rows: dict[str, dict], by_length: bool = True) -> str:
-    """Results for the screen: title -> what `summarise` returns; one line a result, then its rows by length."""
+def format_table(rows: dict[str, dict]) -> str:
+    """Results for the screen: title -> what `summarise` returns; one line a result, below a single one its lengths."""
     width = max(len(title) for title in rows)
     precisions = "  ".join(f"Prec@{x}" for x in PRECISIONS)
     lines = [f"{'':{width}}  {'samples':>8}  {'oIoU':>6}  {'mIoU':>6}  {precisions}"]
     for title, metrics in rows.items():
         numbers = [f"{metrics['n_samples']:8d}", *(f"{metrics[key]:6.2f}" for key in ("oIoU", "mIoU"))]
         lines.append("  ".join([f"{title:{width}}", *numbers, *(f"{x:8.2f}" for x in metrics["prec"].values())]))
-    for title, metrics in rows.items() if by_length else ():
+    if len(rows) == 1:
         lines += ["", f"{title}, by number of tokens"]
         for label, row in metrics["by_length"].items():
             overall, mean = (f"{row[key]:6.2f}" if row["n"] else f"{'-':>6}" for key in ("oIoU", "mIoU"))

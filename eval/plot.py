@@ -23,7 +23,7 @@ import numpy as np
 from eval.metrics import PRECISIONS
 from utils.cli import ArgumentParser, run_main
 from utils.errors import InputError, one_line
-from utils.files.reading import MEBIBYTE, read_bytes
+from utils.files.reading import MEBIBYTE, read_bytes, refusing
 from utils.files.writing import atomic_write
 
 COLOURS = ("#1f5fbf", "#d9541e", "#2e8b57", "#8e44ad", "#b8860b", "#c2185b", "#00838f", "#5d4037")
@@ -83,7 +83,7 @@ def read_log(path: Path) -> Run:
     data = read_bytes(path, MAX_LOG_BYTES, "log.jsonl", "give the folder of a run, weights/EXP")
     curves: dict[str, dict[str, Curve]] = {"train": {}, "val": {}}
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
-        try:
+        with refusing(f"{path}: line {number}", "line of a log.jsonl", "fix or remove it"):
             entry = json.loads(line)
             kind, step = curves.get(entry["kind"], {}), entry["step"]
             if type(step) is not int or not 0 <= step < 10**12:
@@ -93,9 +93,6 @@ def read_log(path: Path) -> Run:
                     steps, values = kind.setdefault(name, ([], []))
                     steps.append(step)
                     values.append(float(value))
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            fault = one_line(f"{type(error).__name__}: {error}", 80)
-            raise InputError(f"{path}: line {number} is not one of a log.jsonl ({fault}): fix or remove it") from None
     if not any(curves.values()):
         raise InputError(f"{path}: nothing is logged yet: wait for --log_every steps")
     return Run(path.resolve().parent.name, curves)

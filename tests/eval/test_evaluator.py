@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from eval import evaluator
 from eval.evaluator import EvalSettings, count_rotated, evaluate
 from eval.metrics import SampleScore
 from models.config import DecoderConfig, FusionConfig
@@ -103,6 +104,14 @@ def test_batched_equals_one_by_one(model, split, batch_size, workers):
     one = evaluate(model, split, EvalSettings(batch_size=1), progress=False)
     assert [score.index for score in one] == list(range(len(split)))
     assert evaluate(model, split, EvalSettings(batch_size=batch_size), num_workers=workers, progress=False) == one
+
+
+def test_room_for_the_images_that_processes_decode_ahead(split, monkeypatch):
+    asked, size = [], 4 * split.mask(0).size  # bytes: three of a pixel, one of the mask
+    monkeypatch.setattr(evaluator, "check_shared_memory", lambda *numbers: asked.append(numbers))
+    for batch_size, workers in ((8, 2), (2, 4), (8, 0)):
+        evaluator.check_room(split, batch_size, workers)
+    assert asked == [(size, 2, 8, 4), (size, 4, 2, 2), (0, 0, 8, 8)]
 
 
 def test_an_image_is_encoded_once(model, split, monkeypatch):

@@ -121,7 +121,7 @@ def test_a_broken_line_is_named(tmp_path, line):
     file = write(tmp_path / "a") / "log.jsonl"
     first, rest = file.read_bytes().split(b"\n", 1)
     file.write_bytes(first + b"\n" + line + b"\n" + rest)
-    with pytest.raises(InputError, match=r"log\.jsonl: line 2 is not one of") as error:
+    with pytest.raises(InputError, match=r"log\.jsonl: line 2: is not a readable line of") as error:
         plot.read_log(file)
     assert "\n" not in str(error.value)
 
