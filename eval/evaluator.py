@@ -6,7 +6,6 @@ The way of a sample: image at its original size -> normalised -> resized and cen
 for all its expressions -> logits -> resized and cropped back to the original size -> threshold -> I and U in pixels.
 """
 
-import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -28,8 +27,6 @@ from utils.loaders import PREFETCH, check_shared_memory, loading, shared
 from utils.options import option
 from utils.prepared import META, PreparedSplit, texts_digest
 from utils.text import tokenize
-
-PADS = ("grey", "black")
 
 
 class ImageGroup(NamedTuple):
@@ -108,20 +105,18 @@ class EvalSettings:
 
     A pixel belongs to the object if its logit is at least `threshold`. pad: "grey" fills the canvas with zeros after
     normalisation (the authors' code), "black" with normalised black (as in training). amp: a name of
-    `utils.device.AMP_DTYPES`; None: float32. Raises InputError for impossible values.
+    `utils.device.AMP_DTYPES`; None: float32.
     """
 
-    pad: str = option("grey", "canvas around the image; training pads black", flag="eval_pad", choices=PADS)
+    pad: str = option(
+        "grey", "canvas around the image; training pads black", flag="eval_pad", choices=["grey", "black"]
+    )
     antialias: bool = option(False, "shrink images through an anti-aliasing filter", flag="eval_antialias")
-    threshold: float = option(THRESHOLD, "logit from which a pixel belongs to the object")
+    threshold: float = option(THRESHOLD, "logit from which a pixel belongs to the object", limits=(-1e6, 1e6))
     batch_size: int = option(
         8, "images, and expressions, at a time", limits=(1, 1024), harmless="only speed and memory"
     )
     amp: str | None = None
-
-    def __post_init__(self):
-        if self.pad not in PADS or self.batch_size < 1 or not math.isfinite(self.threshold):
-            raise InputError(f"{self}: threshold must be finite, pad {' or '.join(PADS)}, batch_size at least 1")
 
 
 class Prediction(NamedTuple):

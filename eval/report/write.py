@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import re
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -39,7 +40,8 @@ SCRIPTS = ("charts.js", "gallery.js", "page.js")  # one script in this order
 MAX_BYTES = 19_500_000  # of the file
 MAX_LENGTH = 200  # characters of an expression that are shown
 MAX_SAMPLES_BYTES = 256 * MEBIBYTE
-SIZE_EDGES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # shares of the image
+SIZE_EDGES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # shares of the image, between the rows by mask size
+SIZES = ("0–1%", "1–2%", "2–5%", "5–10%", "10–20%", "20–50%", "50–100%")
 BINS = 20  # of the histogram
 FOUND = 0.5  # IoU from which an object counts as found
 CHANGED = 0.05  # difference in IoU beyond which an expression counts as better or worse
@@ -225,16 +227,12 @@ def histogram(scores: Iterable[SampleScore]) -> list[int]:
 
 def size_label(share: float) -> str:
     """The row by mask size for the `share` of the image, in [0, 1], that a true mask covers: "2–5%" for 0.03."""
-    if not share:
-        return "none"
-    edges = (0.0, *SIZE_EDGES, 1.0)
-    step = sum(share >= edge for edge in SIZE_EDGES)
-    return f"{100 * edges[step]:g}–{100 * edges[step + 1]:g}%"
+    return SIZES[bisect_right(SIZE_EDGES, share)] if share else "none"
 
 
 def by_size(scores: Sequence[SampleScore], shares: Sequence[float]) -> list[dict]:
     """Rows of {"label", "n", "oIoU", "mIoU"} by the `shares` of the image that the true masks cover, smallest first."""
-    groups: dict[str, list[SampleScore]] = {size_label(edge): [] for edge in (SIZE_EDGES[0] / 2, *SIZE_EDGES)}
+    groups: dict[str, list[SampleScore]] = {label: [] for label in SIZES}
     for score, share in zip(scores, shares, strict=True):
         groups.setdefault(size_label(share), []).append(score)
     return [{"label": label, **group_row(members)} for label, members in groups.items()]

@@ -128,7 +128,6 @@ def test_the_control_reports_both_numbers_and_folders_name_what_is_not_default(p
         (["--l_backbone", "transformer_glove"], "--l_backbone transformer_glove .it has 1 blocks of width 12"),
         (["--l_backbone", "bert"], "--l_backbone bert: choose from"),
         (["--batch_size", "0"], "--batch_size: 0"),
-        (["--eval_pad", "white"], "--eval_pad"),
         (["--iters", "500"], "--iters"),
         (["--restore_refseg", "."], "either --restore_refseg"),
         (["--against", "old"], "give --report too"),

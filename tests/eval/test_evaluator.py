@@ -1,5 +1,7 @@
 """eval/evaluator.py against a slow float64 form that takes one expression at a time."""
 
+from argparse import ArgumentParser
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from tests.prepare.test_geometry import plain_bilinear
 from tests.support.memory_split import SIZE, WORDS, MemorySplit, tiny_model
 from utils.device import Ranks
 from utils.errors import InputError
+from utils.options import add_options
 from utils.text import SPECIAL_WORDS, Vocabulary
 
 
@@ -217,7 +220,12 @@ def test_a_mask_of_another_size_is_one_line(model, workers):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", [{"pad": "white"}, {"batch_size": 0}, {"threshold": float("nan")}])
-def test_settings_that_cannot_be(wrong):
-    with pytest.raises(InputError, match="pad grey or black"):
-        EvalSettings(**wrong)
+@pytest.mark.parametrize(
+    "flags", [["--eval_pad=white"], ["--batch_size=0"], ["--batch_size=1025"], ["--threshold=nan"], ["--threshold=inf"]]
+)
+def test_settings_that_cannot_be(flags):
+    parser = ArgumentParser()
+    add_options(parser, EvalSettings)
+    parser.parse_args(["--eval_pad=black", "--batch_size=1", "--threshold=-1"])
+    with pytest.raises(SystemExit):
+        parser.parse_args(flags)
