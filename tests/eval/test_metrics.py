@@ -61,6 +61,9 @@ def test_nothing_to_find_and_nothing_found():
     assert result["mIoU"] == 62.5  # (1 + 1/4) / 2
     assert set(result["prec"].values()) == {50.0}
     assert summarise([score(0, 0)], "unc")["oIoU"] == 100.0
+    running = RunningIoU()
+    running.add([score(0, 0)])
+    assert str(running) == "oIoU 100.00, mIoU 100.00"
     assert summarise([score(0, 5)], "unc")["oIoU"] == 0.0  # a prediction where there is nothing is an error
 
 
