@@ -18,11 +18,12 @@ def write_folder(root: Path, size=SIZE) -> Path:
     for kind in ("batch", "image", "label"):
         (folder / f"val_{kind}").mkdir(parents=True)
     for i in range(COUNT):
-        ids, expression, image = split.text(i)
+        ids, _, image = split.text(i)
+        expression = " ".join(VOCABULARY.words[max(4, word)] for word in ids if word)  # none of the special words
         files = {"image_file": f"{image}.jpg", "label_file": f"{split.ref(i)}.png"}
         Image.fromarray(split.image(i)).save(folder / "val_image" / files["image_file"])
         Image.fromarray(split.mask(i)).save(folder / "val_label" / files["label_file"])
-        texts = {"text_batch": ids, "sent_batch": [expression], "im_name_batch": image}
+        texts = {"text_batch": VOCABULARY.ids(expression), "sent_batch": [expression], "im_name_batch": image}
         np.savez(folder / f"val_batch/{split.name(i)}.npz", **texts, **files)
     (folder / "vocabulary.txt").write_text("".join(f"{word}\n" for word in VOCABULARY.words))
     words = {"file": "vocabulary.txt", "source": "unc", "size": len(VOCABULARY), "sha256": VOCABULARY.sha256}
