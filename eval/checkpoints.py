@@ -24,34 +24,30 @@ def find_checkpoints(folder: Path, steps: list[int] | None, dataset: str) -> lis
     weights/restr, the authors' default for all data sets, weights/restr_DATASET is meant, which is ours.
     Raises InputError, which lists what there is, if one is missing.
     """
-    choices = [folder, folder.parent / f"{folder.name}_{dataset}"]
-    existing = [path for path in choices if path.is_dir()]
+    existing = [path for path in (folder, folder.parent / f"{folder.name}_{dataset}") if path.is_dir()]
     if not existing:
         raise InputError(f"--restore_refseg {folder}: no such folder")
     folder = existing[0]
-    stems = tuple(dict.fromkeys((dataset, Path(os.path.abspath(folder)).name, folder.resolve().name)))  # noqa: PTH100
+    stems = (dataset, Path(os.path.abspath(folder)).name, folder.resolve().name)  # noqa: PTH100
+    wanted = f"checkpoint of a step that is a multiple of {EVERY}"
     if steps is None:
         found = [folder / "best.pth"]
-    elif steps == [0]:
-        names = (_STEP.fullmatch(path.name) for path in folder.iterdir())
-        kept = {int(name["step"]) for name in names if name and name["stem"] in stems}
-        found = [_of_step(folder, step, stems) for step in sorted(kept) if step and step % EVERY == 0]
     else:
-        found = [_of_step(folder, step, stems) for step in steps]
+        if steps == [0]:
+            names = (_STEP.fullmatch(path.name) for path in folder.iterdir())
+            steps = sorted({int(name["step"]) for name in names if name and name["stem"] in stems})
+            steps = [step for step in steps if step and step % EVERY == 0]
+        choices = [[folder / f"{stem}_{step}.pth" for stem in stems] for step in steps]
+        found = [next((path for path in paths if path.is_file()), paths[0]) for paths in choices]
     missing = [path.name for path in found if not path.is_file()]
     if missing or not found:
-        wanted = ", ".join(missing) or f"checkpoint of a step that is a multiple of {EVERY}"
         there = sorted(path.name for path in folder.glob("*.pth"))
         shown = ", ".join(there[:_SHOWN]) + (f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
         raise InputError(
-            f"{folder}: no {wanted}; it holds {shown or 'no .pth file'}: give --iters N or --checkpoint FILE"
+            f"{folder}: no {', '.join(missing) or wanted}; it holds {shown or 'no .pth file'}: "
+            "give --iters N or --checkpoint FILE"
         )
     return found
-
-
-def _of_step(folder: Path, step: int, stems: tuple[str, ...]) -> Path:
-    paths = [folder / f"{stem}_{step}.pth" for stem in stems]
-    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def step_of(model: ReSTR, path: Path) -> str:
@@ -69,7 +65,7 @@ def load_model(path: Path, device: str, flags: dict) -> ReSTR:
     """
     size = {"image_size": flags["input_size"]} if flags["input_size"] else {}
     model = load_restr(path, device, shared=flags["is_shared"], **size)
-    config = model.config
+    config, own = model.config, model.config.language
     wrong = []
     name = flags["v_backbone"]
     if name and VISION_BACKBONES.get(name, VisionConfig(name)).backbone != config.vision.backbone:
@@ -77,58 +73,48 @@ def load_model(path: Path, device: str, flags: dict) -> ReSTR:
     name = flags["l_backbone"]
     if name and name not in LANGUAGE_BACKBONES:
         raise InputError(f"--l_backbone {name}: choose from {', '.join(LANGUAGE_BACKBONES)}")
-    if name and replace(LANGUAGE_BACKBONES[name], vocabulary_size=config.language.vocabulary_size) != config.language:
-        wrong.append(f"--l_backbone {name} (it has {config.language.depth} blocks of width {config.language.width})")
+    if name and replace(LANGUAGE_BACKBONES[name], vocabulary_size=own.vocabulary_size) != own:
+        wrong.append(f"--l_backbone {name} (it has {own.depth} blocks of width {own.width})")
     if flags["is_shared"] and not config.fusion.shared:
         wrong.append("--is_shared (its fusion encoders do not share weights)")
     if flags["no_decoder"] and config.decoder.enabled:
         wrong.append("--no_decoder (it has a decoder)")
+    if size and size["image_size"] != config.vision.image_size:
+        wrong.append(f"--input_size {_shown(size['image_size'])} (it takes {_shown(config.vision.image_size)})")
     if wrong:
         raise InputError(f"{path} contradicts {', '.join(wrong)}: leave the flag out, the checkpoint says what it is")
     return model
 
 
-def check_fit(
-    model: ReSTR, path: Path, split: PreparedSplit, size: tuple[int, int] | None, other_dataset: bool
-) -> None:
+def check_fit(model: ReSTR, path: Path, split: PreparedSplit, other_dataset: bool) -> None:
     """Raise InputError unless image size, vocabulary and data set of the checkpoint are those of the prepared data.
 
-    `size` is --input-size where given. `other_dataset` allows another data set, never another vocabulary. A folder made
-    by the authors' code (without meta.json) does not say what it is: only the number of words can then be wrong, which
-    shows as a word id that the model does not have.
+    `other_dataset` allows another data set, never another vocabulary. A folder made by the authors' code (without
+    meta.json) does not say what it is: only the number of words can then be wrong, which shows as a word id that the
+    model does not have.
     """
-    ours = tuple(model.config.vision.image_size)
-    if size and size != ours:
-        raise InputError(f"--input-size {_shown(size)}: the model of {path} takes {_shown(ours)}")
-    meta = split.meta
+    ours, meta = tuple(model.config.vision.image_size), split.meta
     if meta is None:
         return
-    theirs = tuple(meta["image_size"])
-    if theirs != ours:
+    if tuple(meta["image_size"]) != ours:
         raise InputError(
-            f"{split.folder} was built with --img-size {_shown(theirs)} but {path} takes {_shown(ours)}: "
+            f"{split.folder} was built with --img-size {_shown(meta['image_size'])} but {path} takes {_shown(ours)}: "
             "build batches of that size, or take another checkpoint"
         )
-    _check_vocabulary(model, path, split)
+    words, theirs = model.config.language.vocabulary_size, meta["vocabulary"]
+    same = words == theirs["size"]  # the authors' files have weights only
+    if model.vocabulary is not None:
+        same = Vocabulary(model.vocabulary).sha256 == theirs["sha256"]
+    if not same:
+        raise InputError(
+            f"the vocabulary of {split.folder} ({theirs['size']} words) is not that of {path} ({words} words): "
+            "build the batches with the vocabulary that the model was trained with"
+        )
     trained_on = model.provenance["data"].get("dataset")
     if trained_on and trained_on != split.dataset and not other_dataset:
         raise InputError(
             f"{path} was trained on {trained_on} and {split.folder} holds {split.dataset}: "
             "give the other --data_dir, or --allow_other_dataset if that is what you want to measure"
-        )
-
-
-def _check_vocabulary(model: ReSTR, path: Path, split: PreparedSplit) -> None:
-    theirs = split.meta["vocabulary"]
-    if model.vocabulary is None:  # the authors' files have weights only
-        same, size = model.config.language.vocabulary_size == theirs["size"], model.config.language.vocabulary_size
-    else:
-        ours = Vocabulary(model.vocabulary)
-        same, size = ours.sha256 == theirs["sha256"], len(ours)
-    if not same:
-        raise InputError(
-            f"the vocabulary of {split.folder} ({theirs['size']} words) is not that of {path} ({size} words): "
-            "build the batches with the vocabulary that the model was trained with"
         )
 
 

@@ -9,23 +9,29 @@ From the repository or from inside eval/, on one process or under torchrun:
 """
 
 import json
+import platform
+import shlex
+import subprocess
 import sys
+import tomllib
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import distributions
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 import torch
 
 from eval.checkpoints import check_fit, find_checkpoints, load_model, step_of
-from eval.evaluator import EvalSettings, Prediction, count_rotated, evaluate
-from eval.metrics import SampleScore, format_table, overall_iou, summarise
-from eval.provenance import provenance
-from eval.report.thumbnails import Thumbnails
-from eval.report.write import Other, read_other, write_report
+from eval.evaluator import EvalSettings, count_rotated, evaluate
+from eval.metrics import format_table, overall_iou, summarise
+from eval.report.write import Other, Thumbnails, read_other, write_report
 from eval.visualise import write_prediction
 from models.checkpoint import checkpoint_file, file_sha256
 from models.restr import ReSTR
@@ -36,6 +42,8 @@ from utils.files.writing import atomic_write, made_folder, write_json
 from utils.loaders import explained_loaders
 from utils.options import add_options, option, read_options, size
 from utils.prepared import META, PreparedSplit
+
+LIBRARIES = ("torchvision", "timm", "numpy", "pillow")  # whose versions are recorded, beside PyTorch's
 
 
 @dataclass
@@ -123,10 +131,9 @@ def main(arguments: list[str] | None = None) -> None:
         torch.manual_seed(args.seed)
         for path in paths:
             model = load_model(path, ranks.device, vars(args))
-            check_fit(model, path, split, args.input_size, args.allow_other_dataset)
+            check_fit(model, path, split, args.allow_other_dataset)
             step, rotated = step_of(model, path), ["rotated"] * args.rotate_expressions
-            marks = rotated + [_mark(*change) for change in settings.changes().items()]
-            folder = path.parent / "_".join(["eval", split.dataset, args.set, step, *marks])
+            folder = path.parent / "_".join(["eval", split.dataset, args.set, step, *rotated, *_marks(settings)])
             if args.output_dir:
                 folder = args.output_dir / step if len(paths) > 1 else args.output_dir
             with made_folder(folder / "vis" if args.is_vis else folder):
@@ -136,19 +143,24 @@ def main(arguments: list[str] | None = None) -> None:
             _print(rows)
 
 
-def _mark(name: str, value: object) -> str:
-    """A setting in the name of a folder: antialias, threshold0.5, black."""
-    return name if value is True else f"{name}{value:g}" if isinstance(value, float) else str(value)
+def _marks(settings: EvalSettings) -> Iterator[str]:
+    """What decides the numbers and is not the default, for the name of a folder: black, antialias, threshold0.5."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if value != field.default and not field.metadata.get("harmless"):
+            shown = f"{field.name}{value:g}" if isinstance(value, float) else str(value)
+            yield field.name if value is True else shown
 
 
 def _evaluate(
     model: ReSTR, split: PreparedSplit, settings: EvalSettings, ranks: Ranks, args, folder: Path, other: Other | None
 ) -> dict:
-    """Metrics of one checkpoint; the first process writes them into `folder`, with a report beside `other`'s."""
-    watchers: list[Callable[[Prediction], None]] = []
+    """Metrics of one checkpoint; the first process writes them into `folder`, with a report beside `other`'s.
+
+    samples.jsonl has one expression a line; metrics.json comes last and says that all is there.
+    """
     thumbnails = Thumbnails(settings.threshold) if args.report else None
-    if thumbnails:
-        watchers.append(thumbnails)
+    watchers = [thumbnails] if thumbnails else []
     if args.is_vis:
         watchers.append(partial(write_prediction, folder / "vis", threshold=settings.threshold))
     on_sample = (lambda prediction: [watch(prediction) for watch in watchers]) if watchers else None
@@ -165,36 +177,45 @@ def _evaluate(
         record = metrics | _record(model, split, settings, ranks.device)
         if thumbnails:
             write_report(folder / "report.html", record, scores, thumbnails, other)
-        _write(folder, scores, record)
+        with atomic_write(folder / "samples.jsonl") as file:
+            file.writelines((json.dumps(asdict(score)) + "\n").encode() for score in scores)
+        write_json(folder / "metrics.json", record)
         print(f"results: {folder}")
     return metrics
 
 
 def _record(model: ReSTR, split: PreparedSplit, settings: EvalSettings, device: torch.device) -> dict:
-    """What a number has to be traced by."""
-    checkpoint = {key: model.provenance[key] for key in ("file", "sha256", "step")}
+    """What a number has to be traced by: checkpoint, data, settings, device, command, date (UTC), code, libraries."""
     meta = split.folder / META  # the authors' code makes none
+    libraries = {"torch": torch.__version__}
+    for name in LIBRARIES:
+        libraries[name] = next((found.version for found in distributions(name=name)), None)
     return {
         "dataset": split.dataset,
         "split": split.split,
-        "checkpoint": checkpoint,
+        "checkpoint": {key: model.provenance[key] for key in ("file", "sha256", "step")},
         "data": {"folder": str(split.folder.resolve()), "meta_sha256": file_sha256(meta) if meta.is_file() else None},
         "settings": asdict(settings) | {"image_size": list(model.config.vision.image_size)},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        **provenance(),
+        "command": shlex.join(sys.argv),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": _code_version(),
+        "python": platform.python_version(),
+        "libraries": libraries,
     }
 
 
-def _write(folder: Path, scores: list[SampleScore], metrics: dict) -> None:
-    """samples.jsonl, one expression a line, and then metrics.json, whose presence says that all is there."""
-    with atomic_write(folder / "samples.jsonl") as file:
-        for score in scores:
-            file.write((json.dumps(asdict(score)) + "\n").encode())
-    write_json(folder / "metrics.json", metrics)
+def _code_version() -> str:
+    """The git commit of the code, with "-dirty" if tracked files were changed; the release where there is no git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    with suppress(OSError, subprocess.SubprocessError):  # no git, or no commit
+        if (ROOT / ".git").exists():  # not a copy inside somebody else's repository
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 def _print(rows: dict[str, dict]) -> None:
-    print(format_table(rows, by_length=len(rows) == 1))
+    print(format_table(rows))
     for title, metrics in rows.items():
         if "control" in metrics:
             n, before = metrics["control"]["rotated"], metrics["control"]["oIoU_unrotated"]

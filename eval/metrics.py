@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 from utils.errors import InputError
 
-# X of Prec@X in tenths, so that I / U >= X is decided in integers.
-PRECISION_TENTHS = (5, 6, 7, 8, 9)
+# X of Prec@X -> X in tenths, so that I / U >= X is decided in integers.
+PRECISIONS = {"0.5": 5, "0.6": 6, "0.7": 7, "0.8": 8, "0.9": 9}
 
 # First and last number of tokens of each bucket, as used since Liu et al. 2017.
 _GREF_BUCKETS = ((1, 5), (6, 7), (8, 10), (11, 20))
 _UNC_BUCKETS = ((1, 2), (3, 3), (4, 5), (6, 20))
-_REFERIT_BUCKETS = ((1, 1), (2, 2), (3, 4), (5, 20))
-_BUCKETS = {"unc": _UNC_BUCKETS, "unc+": _UNC_BUCKETS, "referit": _REFERIT_BUCKETS}
+_BUCKETS = {"unc": _UNC_BUCKETS, "unc+": _UNC_BUCKETS, "referit": ((1, 1), (2, 2), (3, 4), (5, 20))}
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,8 @@ def summarise(scores: Sequence[SampleScore], dataset: str) -> dict:
     """
     if not scores:
         raise InputError("no expression was evaluated, so there are no metrics: the split is empty")
-    prec = {f"{t / 10:.1f}": _precision(scores, t) for t in PRECISION_TENTHS}
+    hits = {x: sum(10 * s.intersection >= tenths * s.union for s in scores) for x, tenths in PRECISIONS.items()}
+    prec = {x: 100.0 * count / len(scores) for x, count in hits.items()}
     return {
         "oIoU": overall_iou(scores),
         "mIoU": mean_iou(scores),
@@ -89,22 +89,15 @@ class RunningIoU:
 
     def __str__(self) -> str:
         overall = self.intersection / self.union if self.union else 1.0
-        return f"oIoU {100 * overall:.2f}, mIoU {100 * self.ious / max(self.count, 1):.2f}"
-
-
-def _precision(scores: Sequence[SampleScore], tenths: int) -> float:
-    hits = sum(10 * s.intersection >= tenths * s.union for s in scores)
-    return 100.0 * hits / len(scores)
+        return f"oIoU {100 * overall:.2f}, mIoU {100 * self.ious / self.count:.2f}"
 
 
 def _by_length(scores: Sequence[SampleScore], buckets: dict[str, tuple[int, int]]) -> dict:
     longest = max(last for _, last in buckets.values())
     rows: dict[str, list[SampleScore]] = {label: [] for label in buckets}
     for score in scores:
-        if score.length > longest:
-            label = f">{longest}"
-        else:
-            label = next((label for label, (a, b) in buckets.items() if a <= score.length <= b), "0")
+        outside = f">{longest}" if score.length else "0"
+        label = next((label for label, (first, last) in buckets.items() if first <= score.length <= last), outside)
         rows.setdefault(label, []).append(score)
     return {label: group_row(members) for label, members in rows.items()}
 
@@ -116,23 +109,17 @@ def group_row(members: Sequence[SampleScore]) -> dict:
     return {"n": len(members), "oIoU": overall_iou(members), "mIoU": mean_iou(members)}
 
 
-def format_table(rows: dict[str, dict], by_length: bool = True) -> str:
-    """Results for the screen: title -> what `summarise` returns; one line a result, then its rows by length."""
+def format_table(rows: dict[str, dict]) -> str:
+    """Results for the screen: title -> what `summarise` returns; one line a result, below a single one its lengths."""
     width = max(len(title) for title in rows)
-    precisions = [f"Prec@{t / 10:.1f}" for t in PRECISION_TENTHS]
-    head = f"{'':{width}}  {'samples':>8}  {'oIoU':>6}  {'mIoU':>6}  " + "  ".join(precisions)
-    lines = [head]
+    precisions = "  ".join(f"Prec@{x}" for x in PRECISIONS)
+    lines = [f"{'':{width}}  {'samples':>8}  {'oIoU':>6}  {'mIoU':>6}  {precisions}"]
     for title, metrics in rows.items():
-        prec = "  ".join(f"{value:8.2f}" for value in metrics["prec"].values())
-        lines.append(
-            f"{title:{width}}  {metrics['n_samples']:8d}  {metrics['oIoU']:6.2f}  {metrics['mIoU']:6.2f}  {prec}"
-        )
-    for title, metrics in rows.items() if by_length else ():
+        numbers = [f"{metrics['n_samples']:8d}", *(f"{metrics[key]:6.2f}" for key in ("oIoU", "mIoU"))]
+        lines.append("  ".join([f"{title:{width}}", *numbers, *(f"{x:8.2f}" for x in metrics["prec"].values())]))
+    if len(rows) == 1:
         lines += ["", f"{title}, by number of tokens"]
-        lines += [_length_line(label, row) for label, row in metrics["by_length"].items()]
+        for label, row in metrics["by_length"].items():
+            overall, mean = (f"{row[key]:6.2f}" if row["n"] else f"{'-':>6}" for key in ("oIoU", "mIoU"))
+            lines.append(f"  {label:>5}  {row['n']:8d}  oIoU {overall}  mIoU {mean}")
     return "\n".join(lines)
-
-
-def _length_line(label: str, row: dict) -> str:
-    shown = (f"{row[key]:6.2f}" if row["n"] else f"{'-':>6}" for key in ("oIoU", "mIoU"))
-    return f"  {label:>5}  {row['n']:8d}  oIoU {'  mIoU '.join(shown)}"

@@ -6,30 +6,30 @@
 A run may still be training: the line that it is writing is left out.
 """
 
-import itertools
 import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from itertools import cycle
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from eval.metrics import PRECISION_TENTHS
+from eval.metrics import PRECISIONS
 from utils.cli import ArgumentParser, run_main
 from utils.errors import InputError, one_line
-from utils.files.reading import MEBIBYTE, read_bytes
+from utils.files.reading import MEBIBYTE, read_bytes, refusing
 from utils.files.writing import atomic_write
 
 COLOURS = ("#1f5fbf", "#d9541e", "#2e8b57", "#8e44ad", "#b8860b", "#c2185b", "#00838f", "#5d4037")
 GREY = "#8a8f98"
 DASHES = ("-", "--", ":", "-.", (0, (1, 3)))  # of the curves of one panel
 NOT_LOSSES = ("lr", "grad_norm")  # of what training logs
-PRECISIONS = tuple(f"Prec@{tenths / 10:.1f}" for tenths in PRECISION_TENTHS)
 MAX_LOG_BYTES = 256 * MEBIBYTE
 MAX_VALUE = 1e30  # drawn: finite, and far from where matplotlib's sums overflow
 SMOOTHED = 150  # points of a training curve from which its running mean is drawn
@@ -47,29 +47,22 @@ STYLE = {
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """A log: `curves` maps "train" and "val" to name -> (steps, values), equally long lists."""
+Curve = tuple[list[int], list[float]]  # steps and values, equally long
+
+
+class Run(NamedTuple):
+    """A log: `curves` maps "train" and "val" to name -> steps and values."""
 
     name: str
-    curves: dict[str, dict[str, tuple[list[int], list[float]]]]
-
-    def curve(self, kind: str, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values; two empty lists for what was not logged."""
-        return self.curves[kind].get(name, ([], []))
-
-
-def parser() -> ArgumentParser:
-    """The command line."""
-    result = ArgumentParser(prog="plot.py", description=__doc__)
-    result.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="weights/EXP, or a log.jsonl")
-    result.add_argument("--out", type=Path, help="PNG to write (default: curves.png in the first run's folder)")
-    return result
+    curves: dict[str, dict[str, Curve]]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the logs, draw, write, say where."""
-    options = parser().parse_args(arguments)
+    parser = ArgumentParser(prog="plot.py", description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="weights/EXP, or a log.jsonl")
+    parser.add_argument("--out", type=Path, help="PNG to write (default: curves.png in the first run's folder)")
+    options = parser.parse_args(arguments)
     if len(options.runs) > len(COLOURS):
         raise InputError(f"{len(options.runs)} runs: one plot shows at most {len(COLOURS)}")
     files = [path / "log.jsonl" if path.is_dir() else path for path in options.runs]
@@ -88,30 +81,21 @@ def read_log(path: Path) -> Run:
     Raises InputError for a missing or broken file, and for one that logs nothing yet.
     """
     data = read_bytes(path, MAX_LOG_BYTES, "log.jsonl", "give the folder of a run, weights/EXP")
-    curves = {"train": {}, "val": {}}
+    curves: dict[str, dict[str, Curve]] = {"train": {}, "val": {}}
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
-        try:
-            kind, step, numbers = _entry(json.loads(line))
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            fault = one_line(f"{type(error).__name__}: {error}", 80)
-            raise InputError(f"{path}: line {number} is not one of a log.jsonl ({fault}): fix or remove it") from None
-        for name, value in numbers.items() if kind in curves else ():
-            steps, values = curves[kind].setdefault(name, ([], []))
-            steps.append(step)
-            values.append(value)
+        with refusing(f"{path}: line {number}", "line of a log.jsonl", "fix or remove it"):
+            entry = json.loads(line)
+            kind, step = curves.get(entry["kind"], {}), entry["step"]
+            if type(step) is not int or not 0 <= step < 10**12:
+                raise ValueError(f"step {step!r}")
+            for name, value in entry.items():
+                if name != "step" and type(value) in (int, float) and abs(float(value)) < MAX_VALUE:
+                    steps, values = kind.setdefault(name, ([], []))
+                    steps.append(step)
+                    values.append(float(value))
     if not any(curves.values()):
         raise InputError(f"{path}: nothing is logged yet: wait for --log_every steps")
     return Run(path.resolve().parent.name, curves)
-
-
-def _entry(entry: dict) -> tuple[str, int, dict[str, float]]:
-    """Kind, step and drawable numbers of a line."""
-    step = entry["step"]
-    if type(step) is not int or not 0 <= step < 10**12:
-        raise ValueError(f"step {step!r}")
-    numbers = {name: float(value) for name, value in entry.items() if type(value) in (int, float)}
-    del numbers["step"]
-    return str(entry["kind"]), step, {name: value for name, value in numbers.items() if abs(value) < MAX_VALUE}
 
 
 def draw(runs: list[Run]):
@@ -121,16 +105,17 @@ def draw(runs: list[Run]):
     from matplotlib.lines import Line2D
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its warning that a cache folder is not writable
-    losses = list(dict.fromkeys(name for run in runs for name in run.curves["train"] if name not in NOT_LOSSES))
+    losses = dict.fromkeys(name for run in runs for name in run.curves["train"] if name not in NOT_LOSSES)
+    coloured = list(zip(runs, COLOURS, strict=False))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 7.2), facecolor="white", layout="constrained")
         panels = figure.subplots(2, 2)
-        _panel(panels[0, 0], "Training loss", runs, "train", losses)
-        _panel(panels[0, 1], "Learning rate", runs, "train", ["lr"])
-        _panel(panels[1, 0], "Validation IoU (%)", runs, "val", ["oIoU", "mIoU"])
-        _best(panels[1, 0], runs, "oIoU")
-        _panel(panels[1, 1], "Validation Prec@X (%)", runs, "val", PRECISIONS)
-        lines = [Line2D([], [], color=colour, linewidth=3) for _, colour in zip(runs, COLOURS, strict=False)]
+        _panel(panels[0, 0], "Training loss", coloured, "train", losses)
+        _panel(panels[0, 1], "Learning rate", coloured, "train", ["lr"])
+        _panel(panels[1, 0], "Validation IoU (%)", coloured, "val", ["oIoU", "mIoU"])
+        _best(panels[1, 0], coloured, "oIoU")
+        _panel(panels[1, 1], "Validation Prec@X (%)", coloured, "val", [f"Prec@{x}" for x in PRECISIONS])
+        lines = [Line2D([], [], color=colour, linewidth=3) for _, colour in coloured]
         place = {"loc": "outside upper left", "ncols": len(runs), "labelcolor": "linecolor"}
         legend = figure.legend(lines, ["run"] * len(runs), **place, prop={"size": 12, "weight": "bold"})
         for run, text in zip(runs, legend.get_texts(), strict=True):
@@ -139,24 +124,26 @@ def draw(runs: list[Run]):
     return figure
 
 
-def _panel(panel, title: str, runs: list[Run], kind: str, names: Sequence[str]) -> None:
+def _panel(panel, title: str, runs: list[tuple[Run, str]], kind: str, names: Iterable[str]) -> None:
     """The curves `names` of all runs, told apart by dashes; a word where there is nothing to see."""
     panel.set_title(title)
     named = set()
-    for run, colour in zip(runs, COLOURS, strict=False):
-        for name, dashes in zip(names, itertools.cycle(DASHES), strict=False):
-            steps, values = run.curve(kind, name)
+    for run, colour in runs:
+        for name, dashes in zip(names, cycle(DASHES), strict=False):
+            if name not in run.curves[kind]:
+                continue
+            steps, values = run.curves[kind][name]
             if len(values) >= SMOOTHED and kind == "train" and name not in NOT_LOSSES:
                 panel.plot(steps, values, color=colour, alpha=0.15, linewidth=0.8)
-                values = running_mean(values, len(values) // 50)
-            if values:
-                label = None if name in named else name
-                panel.plot(steps, values, color=colour, linestyle=dashes, linewidth=1.5, label=label)
-                named.add(name)
+                window = np.ones(2 * (len(values) // 50) + 1)  # fewer neighbours at both ends
+                values = np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+            label = None if name in named else name
+            panel.plot(steps, values, color=colour, linestyle=dashes, linewidth=1.5, label=label)
+            named.add(name)
     panel.set_xlabel("step")
     panel.xaxis.set_major_formatter(lambda step, _: _step(step))
     panel.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-    if not panel.lines:
+    if not named:
         panel.text(0.5, 0.5, "nothing logged yet", color=GREY, ha="center", va="center", transform=panel.transAxes)
         panel.set(xticks=[], yticks=[])
         return
@@ -168,21 +155,14 @@ def _panel(panel, title: str, runs: list[Run], kind: str, names: Sequence[str]) 
             line.set_color(GREY)
 
 
-def _best(panel, runs: list[Run], name: str) -> None:
+def _best(panel, runs: list[tuple[Run, str]], name: str) -> None:
     """A mark at the highest value of each run, and its number and step."""
-    drawn = [(run.curve("val", name), colour) for run, colour in zip(runs, COLOURS, strict=False)]
-    drawn = [(curve, colour) for curve, colour in drawn if curve[1]]
+    drawn = [(run.curves["val"][name], colour) for run, colour in runs if name in run.curves["val"]]
     for row, ((steps, values), colour) in enumerate(reversed(drawn)):
-        best = max(range(len(values)), key=values.__getitem__)
-        panel.plot(steps[best], values[best], "o", color=colour, markersize=8, markerfacecolor="white", zorder=3)
-        text, place = f"best {name} {values[best]:.2f} at {_step(steps[best])}", (0.98, 0.04 + 0.075 * row)
+        best, step = max(zip(values, steps, strict=True), key=itemgetter(0))
+        panel.plot(step, best, "o", color=colour, markersize=8, markerfacecolor="white", zorder=3)
+        text, place = f"best {name} {best:.2f} at {_step(step)}", (0.98, 0.04 + 0.075 * row)
         panel.text(*place, text, color=colour, ha="right", transform=panel.transAxes, fontweight="bold")
-
-
-def running_mean(values: list[float], half: int) -> list[float]:
-    """Mean of each value and its neighbours, `half` on each side; fewer at both ends. At least 2 half + 1 values."""
-    window = np.ones(2 * half + 1)
-    return (np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")).tolist()
 
 
 def _step(step: float) -> str:

@@ -3,36 +3,28 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from eval.evaluator import EvalSettings
-from eval.metrics import PRECISION_TENTHS
+from eval.metrics import PRECISIONS
 from utils.errors import InputError, one_line
-from utils.files.reading import MEBIBYTE, read_json
+from utils.files.reading import MEBIBYTE, read_json, refusing
 
-PRECISIONS = tuple(f"{tenths / 10:.1f}" for tenths in PRECISION_TENTHS)
 NOT_PROTOCOL = ("batch_size", "image_size")  # the first changes no number, the second belongs to the model
 MAX_COUNT = 10**12
 _REMEDY = "write it again with eval/evaluate.py, or leave it out"
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """One metrics.json: folder of the run, `marks` for settings that are not the default, and all that it holds."""
 
     folder: Path
     marks: tuple[str, ...]
-    dataset: str
-    split: str
+    of: tuple[str, str]  # data set and split
     step: int
-    date: str
     metrics: dict
-
-    @property
-    def of(self) -> tuple[str, str]:
-        """Data set and split."""
-        return self.dataset, self.split
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
@@ -51,65 +43,44 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
 def read_result(path: Path) -> Result | None:
     """The result in a metrics.json; None for a control. Raises InputError for anything else."""
     values = read_json(path, "metrics.json", _REMEDY, limit=MEBIBYTE)
-    try:
+    with refusing(path, "metrics.json of eval/evaluate.py", _REMEDY):
         if "control" in values:
             return None
         _check(values)
-        checkpoint = Path(values["checkpoint"]["file"])
-        step = values["checkpoint"]["step"] or _step_in(checkpoint.stem)
-        marks = _marks(values["settings"])
-        folder = _run_folder(path, checkpoint).resolve()
-        return Result(folder, marks, values["dataset"], values["split"], step, str(values.get("date")), values)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        fault = one_line(f"{type(error).__name__}: {error}", 100)
-        raise InputError(f"{path}: is not a metrics.json of eval/evaluate.py ({fault}); {_REMEDY}") from None
+        checkpoint, folder = Path(values["checkpoint"]["file"]), path.resolve().parent
+        named = re.search(r"_(\d{1,12})$", checkpoint.stem)  # the authors' files do not hold it: unc_25000
+        step = values["checkpoint"]["step"] or (int(named[1]) if named else 0)
+        inside = folder.name.startswith("eval_") or not checkpoint.parent.name  # else --output_dir was given
+        run = folder.parent if inside else checkpoint.parent.resolve()
+        return Result(run, _marks(values["settings"]), (values["dataset"], values["split"]), step, values)
 
 
 def _check(values: dict) -> None:
     """Raise ValueError, KeyError or TypeError for what the tables could not show."""
     names = (values["dataset"], values["split"])
-    if not all(isinstance(name, str) and name.isprintable() and 0 < len(name) <= 80 for name in names):
-        raise ValueError("dataset and split must be short names")
+    counts = [values["n_samples"], values["checkpoint"]["step"] or 0]
     percents = [values["oIoU"], values["mIoU"], *(values["prec"][x] for x in PRECISIONS)]
     for label, row in values["by_length"].items():
         if not re.fullmatch(r"\d{1,5}|\d{1,5}-\d{1,5}|>\d{1,5}", label):
             raise ValueError(f"{label!r} is not a range of lengths")
-        _whole(row["n"])
+        counts.append(row["n"])
         percents += [row["oIoU"], row["mIoU"]] if row["n"] else []
+    if not all(isinstance(name, str) and name.isprintable() and 0 < len(name) <= 80 for name in names):
+        raise ValueError("dataset and split must be short names")
+    if not all(type(x) is int and 0 <= x <= MAX_COUNT for x in counts):
+        raise ValueError(f"a count is not a whole number in 0..{MAX_COUNT}")
     if not all(type(x) in (int, float) and 0 <= x <= 100 for x in percents):
         raise ValueError("a metric is not a number in 0..100")
-    _whole(values["n_samples"])
-    _whole(values["checkpoint"]["step"] or 0)
-
-
-def _whole(number: object) -> None:
-    if type(number) is not int or not 0 <= number <= MAX_COUNT:
-        raise ValueError(f"{number!r} is not a count")
-
-
-def _step_in(stem: str) -> int:
-    """The step in a name such as unc_25000, 0 without one; checkpoints of the authors' code do not hold it."""
-    found = re.search(r"_(\d{1,12})$", stem)
-    return int(found[1]) if found else 0
-
-
-def _run_folder(path: Path, checkpoint: Path) -> Path:
-    """The folder above eval_*/metrics.json; with another --output_dir that of the checkpoint."""
-    folder = path.resolve().parent
-    if folder.name.startswith("eval_") or not checkpoint.parent.name:
-        return folder.parent
-    return checkpoint.parent
 
 
 def _marks(settings: dict) -> tuple[str, ...]:
     """Settings of the protocol that are not the default, in words."""
     usual, marks = asdict(EvalSettings()), []
     for name, value in sorted(settings.items()):
-        if name in NOT_PROTOCOL or value == usual.get(name):
-            continue
-        shown = one_line(f"{value:g}" if type(value) is float else value, 40)
-        special = {"antialias": "anti-aliased", "pad": f"{shown} padding"}
-        marks.append(special.get(name, f"{one_line(name, 40)} {shown}"))
+        if name not in NOT_PROTOCOL and value != usual.get(name):
+            shown = one_line(f"{value:g}" if type(value) is float else value, 40)
+            special = {"antialias": "anti-aliased", "pad": f"{shown} padding"}
+            marks.append(special.get(name, f"{one_line(name, 40)} {shown}"))
     return tuple(marks)
 
 
@@ -123,7 +94,7 @@ def choose(results: Iterable[Result], best: bool) -> dict[str, dict[tuple[str, s
     for result in results:
         folders[result.folder.name].add(result.folder)
     rows: dict[str, dict[tuple[str, str], Result]] = defaultdict(dict)
-    order = (lambda r: (r.metrics["oIoU"], r.step)) if best else (lambda r: (r.step, r.date))
+    order = (lambda r: (r.metrics["oIoU"], r.step)) if best else (lambda r: (r.step, str(r.metrics.get("date"))))
     for result in sorted(results, key=order):
         alone = len(folders[result.folder.name]) == 1
         name = one_line(result.folder.name if alone else result.folder, 200)
@@ -131,6 +102,6 @@ def choose(results: Iterable[Result], best: bool) -> dict[str, dict[tuple[str, s
     return {run: rows[run] for run in sorted(rows, key=_natural)}
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
+def _natural(text: str) -> list[str | int]:
     """Sort key in which run2 comes before run10."""
-    return [(int(part) if i % 2 else 0, part) for i, part in enumerate(re.split(r"(\d+)", text))]
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", text))]

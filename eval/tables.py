@@ -11,52 +11,45 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from eval.metrics import length_buckets
-from eval.results import PRECISIONS, Result, choose, find_files, read_result
+from eval.metrics import PRECISIONS, length_buckets
+from eval.results import Result, choose, find_files, read_result
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import title
 from utils.errors import InputError
 from utils.files.writing import atomic_write
 
-SPLITS = (
-    ("unc", "val"), ("unc", "testA"), ("unc", "testB"),
-    ("unc+", "val"), ("unc+", "testA"), ("unc+", "testB"),
-    ("Gref", "val"), ("referit", "test"),
-)  # fmt: skip
-EXPRESSIONS = (10834, 5657, 5095, 10758, 5726, 4889, 9536, 60105)  # in the order of SPLITS
+SPLITS = {  # data set and split -> its expressions
+    ("unc", "val"): 10834, ("unc", "testA"): 5657, ("unc", "testB"): 5095,
+    ("unc+", "val"): 10758, ("unc+", "testA"): 5726, ("unc+", "testB"): 4889,
+    ("Gref", "val"): 9536, ("referit", "test"): 60105,
+}  # fmt: skip
 OURS = "ReSTR (published)"  # differences are taken to its numbers
 PUBLISHED = {  # oIoU in percent, in the order of SPLITS; the first row is the paper's Table 1
-    OURS: (67.22, 69.30, 64.45, 55.78, 60.44, 48.27, 54.48, 70.18),
-    "LAVT, Swin-B + BERT (published)": (72.73, 75.82, 68.79, 62.14, 68.38, 55.10, 60.50, None),
-    "CGFormer (published)": (74.75, 77.30, 70.64, 64.54, 71.00, 57.14, 62.51, None),
+    method: dict(zip(SPLITS, numbers, strict=False))
+    for method, *numbers in (
+        (OURS, 67.22, 69.30, 64.45, 55.78, 60.44, 48.27, 54.48, 70.18),
+        ("LAVT, Swin-B + BERT (published)", 72.73, 75.82, 68.79, 62.14, 68.38, 55.10, 60.50),
+        ("CGFormer (published)", 74.75, 77.30, 70.64, 64.54, 71.00, 57.14, 62.51),
+    )
 }
-FROM_MEMORY = {(OURS, ("referit", "test"))}
-MEMORY_NOTE = "* from memory of the paper, not looked up"
-OTHER_NOTE = "† other expressions than those of the public split, so not comparable"
+UNVERIFIED = {(OURS, ("Gref", "val")), (OURS, ("referit", "test"))}  # docs/PAPER.md, section 6
+UNVERIFIED_NOTE = "as cited, not verified"
 KINDS = ("oIoU", "mIoU")
 CSV_HEAD = ("metric", "method", "dataset", "split", "tokens", "step", "samples", "value", "published", "difference")
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#!$&])")
-LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "†": r"\dag{}",
-    **{character: f"\\{character}" for character in "{}$&#_%"},
-}
+LATEX_WORDS = {"\\": "textbackslash", "~": "textasciitilde", "^": "textasciicircum", "†": "dag"}
+LATEX_WORDS |= {"<": "textless", ">": "textgreater", "|": "textbar"}
+LATEX_SPECIAL = {ord(c): f"\\{word}{{}}" for c, word in LATEX_WORDS.items()} | {ord(c): f"\\{c}" for c in "{}$&#_%"}
 Rows = dict[str, dict[tuple[str, str], Result]]  # row -> (data set, split) -> result
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table of unescaped text; its first `left` columns hold words, the others numbers."""
 
     caption: str
@@ -65,21 +58,16 @@ class Table:
     left: int = 1
 
 
-def parser() -> ArgumentParser:
-    """The command line."""
-    result = ArgumentParser(prog="tables.py", description=__doc__)
-    result.add_argument("paths", type=Path, nargs="+", help="folders, searched for metrics.json, or such files")
-    output = result.add_mutually_exclusive_group()
+def main(arguments: list[str] | None = None) -> None:
+    """Find, read, choose; print one format or write all."""
+    parser = ArgumentParser(prog="tables.py", description=__doc__)
+    parser.add_argument("paths", type=Path, nargs="+", help="folders, searched for metrics.json, or such files")
+    output = parser.add_mutually_exclusive_group()
     output.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown", help="printed format")
     output.add_argument("--out", type=Path, metavar="DIR", help="folder for all three formats, instead of the screen")
     best = "choice of the step with the highest oIoU on each split; on a test split that flatters"
-    result.add_argument("--best", action="store_true", help=best)
-    return result
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Find, read, choose; print one format or write all."""
-    options = parser().parse_args(arguments)
+    parser.add_argument("--best", action="store_true", help=best)
+    options = parser.parse_args(arguments)
     files = find_files(options.paths)
     results = [result for file in files if (result := read_result(file))]
     if len(results) < len(files):
@@ -126,53 +114,48 @@ def latex(tables: list[Table]) -> str:
 
 
 def _in_latex(text: str) -> str:
-    escaped = "".join(LATEX_SPECIAL.get(character, character) for character in text)
-    return re.sub(r"\(-(?=\d)", "($-$", escaped)  # a minus sign, not a hyphen
+    return re.sub(r"\(-(?=\d)", "($-$", text.translate(LATEX_SPECIAL))  # a minus sign, not a hyphen
 
 
-def published(method: str, of: tuple[str, str]) -> float | None:
-    """Published oIoU of a method on a split, in percent; None where it is unknown."""
-    return PUBLISHED[method][SPLITS.index(of)] if of in SPLITS else None
-
-
-def compared(result: Result) -> tuple[float | None, str]:
+def compared(result: Result) -> tuple[str, str]:
     """ReSTR's published number for a result's split and the difference to it; both empty for other expressions."""
-    number = published(OURS, result.of)
+    number = PUBLISHED[OURS].get(result.of)
     if number is None or is_other(result):
-        return None, ""
-    return number, f"{round(result.metrics['oIoU'] - number, 2) + 0.0:+.2f}"
+        return "", ""
+    return f"{number:.2f}", f"{round(result.metrics['oIoU'] - number, 2) + 0.0:+.2f}"
 
 
 def is_other(result: Result) -> bool:
     """Whether a split of the paper was evaluated with another number of expressions than it has."""
-    return result.of in SPLITS and result.metrics["n_samples"] != EXPRESSIONS[SPLITS.index(result.of)]
+    count = result.metrics["n_samples"]
+    return count != SPLITS.get(result.of, count)
 
 
 def tables_of(rows: Rows, best: bool) -> list[Table]:
     """All tables of the results that `choose` chose; `best` as there."""
-    found = {result.of for row in rows.values() for result in row.values()}
+    found = {of for row in rows.values() for of in row}
     columns = [*SPLITS, *sorted(found - set(SPLITS))]
-    datasets = list(dict.fromkeys(dataset for dataset, split in columns if (dataset, split) in found))
+    results = [(run, row[of]) for run, row in rows.items() for of in columns if of in row]
+    datasets = dict.fromkeys(of[0] for of in columns if of in found)
     return [
         *(_overview(kind, rows, columns, best) for kind in KINDS),
-        _precision(rows, columns),
-        *(_by_length(kind, rows, dataset, columns) for kind in KINDS for dataset in datasets),
+        _precision(results),
+        *(_by_length(kind, results, dataset) for kind in KINDS for dataset in datasets),
     ]
 
 
 def _overview(kind: str, rows: Rows, columns: list[tuple[str, str]], best: bool) -> Table:
-    lines = []
-    caption = f"{kind} (%)"
+    lines, caption = [], f"{kind} (%)"
     if kind == "oIoU":
-        caption = f"oIoU (%), the paper's Table 1; in brackets the difference to {OURS}; {MEMORY_NOTE}"
-        for method in PUBLISHED:
-            numbers = [_number(published(method, of)) + "*" * ((method, of) in FROM_MEMORY) for of in columns]
-            lines.append([method, "", *numbers])
+        caption = f"oIoU (%), the paper's Table 1; in brackets the difference to {OURS}; * {UNVERIFIED_NOTE}"
+        for method, numbers in PUBLISHED.items():
+            cells = [_number(numbers.get(of)) + "*" * ((method, of) in UNVERIFIED) for of in columns]
+            lines.append([method, "", *cells])
     for run, row in rows.items():
         cells = [_cell(kind, row[of]) if of in row else "" for of in columns]
         lines.append([run, _steps(row.values()), *cells])
     if any(is_other(result) for row in rows.values() for result in row.values()):
-        caption += f"; {OTHER_NOTE}"
+        caption += "; † other expressions than those of the public split, so not comparable"
     if best:
         caption += "; of several steps the one with the highest oIoU on the split itself"
     return Table(caption, ["method", "step", *map(_shown, columns)], lines)
@@ -196,32 +179,27 @@ def _steps(results: Iterable[Result]) -> str:
     return ", ".join(str(step) for step in sorted({result.step for result in results}) if step)
 
 
-def _precision(rows: Rows, columns: list[tuple[str, str]]) -> Table:
+def _precision(results: list[tuple[str, Result]]) -> Table:
     lines = []
-    for run, row in rows.items():
-        for result in (row[of] for of in columns if of in row):
-            values = [_number(result.metrics["prec"][x]) for x in PRECISIONS]
-            lines.append([run, _shown(result.of), _steps([result]), str(result.metrics["n_samples"]), *values])
+    for run, result in results:
+        values = [_number(result.metrics["prec"][x]) for x in PRECISIONS]
+        lines.append([run, _shown(result.of), _steps([result]), str(result.metrics["n_samples"]), *values])
     return Table("Prec@X (%)", ["method", "split", "step", "samples", *(f"@{x}" for x in PRECISIONS)], lines, left=2)
 
 
-def _by_length(kind: str, rows: Rows, dataset: str, columns: list[tuple[str, str]]) -> Table:
-    pairs = [(run, row[of]) for run, row in rows.items() for of in columns if of in row and of[0] == dataset]
-    labels = _labels(dataset, [result for _, result in pairs])
+def _by_length(kind: str, results: list[tuple[str, Result]], dataset: str) -> Table:
+    """Columns are the data set's buckets, and of others ("0", ">20") those that hold anything."""
+    own = [(run, result, result.metrics["by_length"]) for run, result in results if result.of[0] == dataset]
+    buckets = list(length_buckets(dataset))
+    used = {label for _, _, table in own for label, row in table.items() if row["n"]}
+    labels = [*buckets, *sorted(used - set(buckets))]
     lines = []
-    for run, result in pairs:
-        lengths = [result.metrics["by_length"].get(label, {"n": 0}) for label in labels]
-        values = [_number(row[kind]) if row["n"] else "" for row in lengths]
-        lines.append([run, result.split, _steps([result]), *values, _number(result.metrics[kind])])
+    for run, result, table in own:
+        cells = [table.get(label, {"n": 0}) for label in labels]
+        values = [_number(cell[kind]) if cell["n"] else "" for cell in cells]
+        lines.append([run, result.of[1], _steps([result]), *values, _number(result.metrics[kind])])
     head = ["method", "split", "step", *labels, "all"]
     return Table(f"{kind} (%) by number of tokens, {title(dataset)}", head, lines, left=2)
-
-
-def _labels(dataset: str, results: list[Result]) -> list[str]:
-    """The data set's buckets, and of others ("0", ">20") those that hold anything."""
-    usual = [*length_buckets(dataset)]
-    used = {label for result in results for label, row in result.metrics["by_length"].items() if row["n"]}
-    return [*usual, *sorted(used - set(usual))]
 
 
 def csv_of(rows: Rows) -> str:
@@ -229,30 +207,21 @@ def csv_of(rows: Rows) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_HEAD)
-    for method in PUBLISHED:
-        for of in SPLITS:
-            if number := _number(published(method, of)):
-                note = " (from memory)" if (method, of) in FROM_MEMORY else ""
-                writer.writerow(["oIoU", method + note, *of, "", "", "", number, number, ""])
+    for method, numbers in PUBLISHED.items():
+        for of, number in numbers.items():
+            note = f" ({UNVERIFIED_NOTE})" if (method, of) in UNVERIFIED else ""
+            writer.writerow(["oIoU", method + note, *of, "", "", "", f"{number:.2f}", f"{number:.2f}", ""])
     for run, row in rows.items():
         for result in row.values():
-            for metric, tokens, samples, value, *beside in _numbers(result):
+            metrics = result.metrics
+            values = [(kind, "", metrics["n_samples"], metrics[kind]) for kind in KINDS]
+            values += [(f"Prec@{x}", "", metrics["n_samples"], metrics["prec"][x]) for x in PRECISIONS]
+            for label, part in metrics["by_length"].items():
+                values += [(kind, label, part["n"], part[kind]) for kind in KINDS if part["n"]]
+            for metric, tokens, samples, value in values:
+                beside = compared(result) if metric == "oIoU" and not tokens else ("", "")
                 writer.writerow([metric, run, *result.of, tokens, result.step or "", samples, f"{value:.4f}", *beside])
     return file.getvalue()
-
-
-def _numbers(result: Result) -> Iterator[tuple]:
-    """(metric, tokens, samples, value, published, difference) of all that a result holds."""
-    metrics = result.metrics
-    number, difference = compared(result)
-    for kind in KINDS:
-        beside = (_number(number), difference) if kind == "oIoU" else ("", "")
-        yield kind, "", metrics["n_samples"], metrics[kind], *beside
-    for x in PRECISIONS:
-        yield f"Prec@{x}", "", metrics["n_samples"], metrics["prec"][x], "", ""
-    for label, row in metrics["by_length"].items():
-        for kind in KINDS if row["n"] else ():
-            yield kind, label, row["n"], row[kind], "", ""
 
 
 if __name__ == "__main__":

@@ -92,23 +92,22 @@ def write_prediction(folder: Path, prediction: Prediction, threshold: float) -> 
     name = safe_name(prediction.score.name, "the name of a sample")
     soft = np.rint(255 * probability(prediction.logits)).astype(np.uint8)
     hard = prediction.logits >= threshold
-    _save(folder / f"{name}_image.jpg", Image.fromarray(prediction.image))
-    _save(folder / f"{name}_gt.png", Image.fromarray(prediction.mask.astype(np.uint8) * 255))
-    _save(folder / f"{name}_soft.png", Image.fromarray(soft))
-    _save(folder / f"{name}_pred.png", Image.fromarray(hard.astype(np.uint8) * 255))
-    _save(folder / f"{name}.jpg", strip(prediction, threshold))
-
-
-def _save(path: Path, image: Image.Image) -> None:
-    with atomic_write(path, durable=False) as file:
-        image.save(file, "JPEG" if path.suffix == ".jpg" else "PNG", quality=92)
+    pictures = {
+        f"{name}_image.jpg": Image.fromarray(prediction.image),
+        f"{name}_gt.png": Image.fromarray(prediction.mask.astype(np.uint8) * 255),
+        f"{name}_soft.png": Image.fromarray(soft),
+        f"{name}_pred.png": Image.fromarray(hard.astype(np.uint8) * 255),
+        f"{name}.jpg": strip(prediction, threshold),
+    }
+    for file_name, picture in pictures.items():
+        with atomic_write(folder / file_name, durable=False) as file:
+            picture.save(file, "JPEG" if file_name.endswith(".jpg") else "PNG", quality=92)
 
 
 def _fit(expression: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """The expression as one printable line, cut to `width` pixels; what the font cannot draw stays a box."""
-    line = one_line(expression, 300)
-    if font.getlength(line) <= width:
-        return line
-    while line and font.getlength(line + " ...") > width:
+    line = shown = one_line(expression, 300)
+    while font.getlength(shown) > width:
         line = line[:-1]
-    return line + " ..."
+        shown = line + " ..."
+    return shown

@@ -10,18 +10,24 @@ browser runs, and the scripts set it as text. The page's own policy lets it run 
 
 import base64
 import hashlib
+import io
 import json
 import re
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image
+
+from eval.evaluator import Prediction
 from eval.metrics import SampleScore, group_row, mean_iou, overall_iou, summarise
-from eval.report.thumbnails import Thumbnails
 from eval.results import read_result
+from utils import device as distributed
 from utils.datasets import title
 from utils.errors import InputError, one_line
 from utils.files.reading import MEBIBYTE, json_value, read_bytes, refusing
@@ -34,19 +40,73 @@ SCRIPTS = ("charts.js", "gallery.js", "page.js")  # one script in this order
 MAX_BYTES = 19_500_000  # of the file
 MAX_LENGTH = 200  # characters of an expression that are shown
 MAX_SAMPLES_BYTES = 256 * MEBIBYTE
-SIZE_EDGES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # shares of the image
-NO_OBJECT = "none"  # the row of empty masks
+SIZE_EDGES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # shares of the image, between the rows by mask size
+SIZES = ("0–1%", "1–2%", "2–5%", "5–10%", "10–20%", "20–50%", "50–100%")
 BINS = 20  # of the histogram
 FOUND = 0.5  # IoU from which an object counts as found
 CHANGED = 0.05  # difference in IoU beyond which an expression counts as better or worse
 MAX_WORDS = 500  # of the table by word; the rarest go first
 OVERLAY = 7  # its place in a row of the gallery
 INERT = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}  # characters that could end the block of JSON
+SIDE = 192  # longer side of a thumbnail, pixels
+QUALITY = 52  # of WebP: about 4 kB a photograph
+MISSED, WRONG, RIGHT = (66, 133, 255), (255, 92, 53), (52, 211, 115)  # the page's legend has the same
+COLOURS = np.array([(0, 0, 0, 0), (*MISSED, 255), (*WRONG, 255), (*RIGHT, 255)], np.uint8)
 _REMEDY = "write it again with eval/evaluate.py"
 
 
-@dataclass(frozen=True)
-class Other:
+class Shot(NamedTuple):
+    """Of one expression: its image's name, the share of the image that the true mask covers, the overlay as WebP."""
+
+    image: str
+    share: float
+    overlay: bytes
+
+
+class Thumbnails:
+    """`evaluate`'s on_sample: keeps the Shot of each expression, by index, and each image once, by name.
+
+    Images are WebP; over them lie lossless WebPs of four colours: nothing, missed, wrong, right. PNG would take half as
+    much again.
+    """
+
+    def __init__(self, threshold: float):
+        self.threshold = threshold
+        self.shots: dict[int, Shot] = {}
+        self.images: dict[str, bytes] = {}
+
+    def __call__(self, prediction: Prediction) -> None:
+        score, mask = prediction.score, prediction.mask
+        size = thumbnail_size(*mask.shape)
+        if score.image_name not in self.images:
+            image = Image.fromarray(prediction.image).resize(size, Image.Resampling.LANCZOS)
+            self.images[score.image_name] = _webp(image, quality=QUALITY, method=4)
+        truth, found = (  # at least half of a pixel's area is in the mask
+            np.asarray(Image.fromarray(part.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)) >= 128
+            for part in (mask, prediction.logits >= self.threshold)
+        )
+        overlay = _webp(Image.fromarray(COLOURS[truth + 2 * found]), lossless=True, method=2)
+        self.shots[score.index] = Shot(score.image_name, float(mask.mean()), overlay)
+
+    def gather(self) -> None:
+        """Take in those of all processes: a collective call."""
+        self.shots = dict(distributed.gather(list(self.shots.items())))
+        self.images = dict(distributed.gather(list(self.images.items())))
+
+
+def thumbnail_size(height: int, width: int) -> tuple[int, int]:
+    """(width, height) of the thumbnail of an image, which is never enlarged."""
+    scale = min(1.0, SIDE / max(height, width))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _webp(image: Image.Image, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "WEBP", **options)
+    return file.getvalue()
+
+
+class Other(NamedTuple):
     """The result that --against names: its metrics.json and its scores, by index."""
 
     metrics: dict
@@ -59,32 +119,24 @@ def read_other(path: Path, split: PreparedSplit) -> Other:
     Raises InputError if they are damaged, a control, of other expressions than `split`, or of two different runs.
     """
     path = path / "metrics.json" if path.is_dir() else path
-    result = read_result(path)
+    result, beside = read_result(path), path.with_name("samples.jsonl")
     if result is None:
         raise InputError(f"--against {path}: is of a control, not a result; evaluate without --rotate_expressions")
     if result.of != (split.dataset, split.split) or result.metrics["n_samples"] != len(split):
         theirs = f"{' '.join(result.of)} with {result.metrics['n_samples']} expressions"
         raise InputError(f"--against {path}: is of {theirs}, not of {split.dataset} {split.split} with {len(split)}")
-    beside = path.with_name("samples.jsonl")
-    scores = _read_scores(beside)
+    lines = read_bytes(beside, MAX_SAMPLES_BYTES, "samples.jsonl", _REMEDY).splitlines()
+    with refusing(beside, "samples.jsonl", _REMEDY):
+        scores = [SampleScore(**json_value(line)) for line in lines]
+        for index, score in enumerate(scores):
+            typed = all(type(getattr(score, field.name)) is field.type for field in fields(score))
+            if not typed or score.index != index or not 0 <= score.intersection <= score.union < 2**53:
+                raise ValueError(f"line {index + 1} is not a score")
     if len(scores) != len(split) or any(score.sentence != split.text(i)[1] for i, score in enumerate(scores)):
         raise InputError(f"--against {beside}: is of other expressions than {split.folder}; {_REMEDY}")
     if abs(overall_iou(scores) - result.metrics["oIoU"]) > 1e-6:
         raise InputError(f"--against {path}: its oIoU is not that of the samples.jsonl beside it; {_REMEDY}")
     return Other(result.metrics, scores)
-
-
-def _read_scores(path: Path) -> list[SampleScore]:
-    lines = read_bytes(path, MAX_SAMPLES_BYTES, "samples.jsonl", _REMEDY).splitlines()
-    with refusing(path, "samples.jsonl", _REMEDY):
-        scores = [SampleScore(**json_value(line)) for line in lines]
-        for index, score in enumerate(scores):
-            numbers = (score.index, score.intersection, score.union, score.length)
-            texts = (score.name, score.sentence, score.image_name)
-            kinds = all(type(n) is int for n in numbers) and all(type(text) is str for text in texts)
-            if not kinds or score.index != index or not 0 <= score.intersection <= score.union < 2**53:
-                raise ValueError(f"line {index + 1} is not a score")
-    return scores
 
 
 def write_report(
@@ -116,8 +168,7 @@ def render(facts: dict, gallery: dict) -> bytes:
         "gallery": encode(gallery),
         "script": script,
     }
-    page = re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], template)
-    return page.encode()
+    return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], template).encode()
 
 
 def encode(value: Any) -> str:
@@ -137,14 +188,12 @@ def facts(metrics: dict, scores: Sequence[SampleScore], thumbnails: Thumbnails, 
     histogram, tables by length and size, record); `words`; `changes`, None without the other.
     """
     shares = [thumbnails.shots[score.index].share for score in scores]
-    sides = [_side(metrics, scores, shares, metrics["dataset"])]
-    if other:
-        sides.append(_side(other.metrics, other.scores, shares, metrics["dataset"]))
+    sides = [(metrics, scores), *([other] if other else [])]
     return {
         "title": f"{title(metrics['dataset'])} {metrics['split']}",
         "control": metrics.get("control"),
-        "sides": sides,
-        "words": _listed(by_word(scores, other.scores if other else None)),
+        "sides": [_side(*side, shares, metrics["dataset"]) for side in sides],
+        "words": by_word(scores, other.scores if other else None),
         "changes": changes(scores, other.scores) if other else None,
         "found": FOUND,
         "changed": CHANGED,
@@ -152,19 +201,20 @@ def facts(metrics: dict, scores: Sequence[SampleScore], thumbnails: Thumbnails, 
 
 
 def _side(metrics: dict, scores: Sequence[SampleScore], shares: Sequence[float], dataset: str) -> dict:
-    numbers = summarise(scores, dataset)
+    """`record`: where the numbers come from, in words. A metrics.json from elsewhere may lack any of it."""
+    numbers, checkpoint, data = summarise(scores, dataset), metrics["checkpoint"], metrics.get("data")
+    file, step = Path(checkpoint["file"]), f", step {checkpoint['step']:,}" if checkpoint["step"] else ""
+    record = {"checkpoint": checkpoint["file"], "sha256": checkpoint.get("sha256")}
+    record["data"] = data.get("folder") if isinstance(data, dict) else None
+    record["settings"] = ", ".join(f"{key} {value}" for key, value in metrics["settings"].items())
+    record |= {key: metrics.get(key) for key in ("date", "code", "device", "command")}
     return numbers | {
-        "checkpoint": _title(metrics["checkpoint"]),
+        "checkpoint": one_line("/".join(filter(None, (file.parent.name, file.name))), 80) + step,
         "histogram": histogram(scores),
-        "by_length": _listed(numbers["by_length"]),
-        "by_size": _listed(by_size(scores, shares)),
-        "record": _record(metrics),
+        "by_length": [{"label": label, **row} for label, row in numbers["by_length"].items()],  # JavaScript sorts keys
+        "by_size": by_size(scores, shares),
+        "record": {key: one_line(value, 400) for key, value in record.items() if value is not None},
     }
-
-
-def _listed(table: dict[str, dict]) -> list[dict]:
-    """The rows with their label inside, as JavaScript does not keep the order of keys such as "3"."""
-    return [{"label": label, **row} for label, row in table.items()]
 
 
 def histogram(scores: Iterable[SampleScore]) -> list[int]:
@@ -177,37 +227,30 @@ def histogram(scores: Iterable[SampleScore]) -> list[int]:
 
 def size_label(share: float) -> str:
     """The row by mask size for the `share` of the image, in [0, 1], that a true mask covers: "2–5%" for 0.03."""
-    if not share:
-        return NO_OBJECT
-    edges = (0.0, *SIZE_EDGES, 1.0)
-    step = sum(share >= edge for edge in SIZE_EDGES)
-    return f"{100 * edges[step]:g}–{100 * edges[step + 1]:g}%"
+    return SIZES[bisect_right(SIZE_EDGES, share)] if share else "none"
 
 
-def by_size(scores: Sequence[SampleScore], shares: Sequence[float]) -> dict[str, dict]:
-    """Label -> {"n", "oIoU", "mIoU"} by the `shares` of the image that the true masks cover, the smallest first."""
-    groups: dict[str, list[SampleScore]] = {size_label(edge): [] for edge in (SIZE_EDGES[0] / 2, *SIZE_EDGES)}
+def by_size(scores: Sequence[SampleScore], shares: Sequence[float]) -> list[dict]:
+    """Rows of {"label", "n", "oIoU", "mIoU"} by the `shares` of the image that the true masks cover, smallest first."""
+    groups: dict[str, list[SampleScore]] = {label: [] for label in SIZES}
     for score, share in zip(scores, shares, strict=True):
         groups.setdefault(size_label(share), []).append(score)
-    return {label: group_row(members) for label, members in groups.items()}
+    return [{"label": label, **group_row(members)} for label, members in groups.items()]
 
 
-def by_word(scores: Sequence[SampleScore], others: Sequence[SampleScore] | None = None) -> dict[str, dict]:
-    """The numbers of `by_size` by word, for words of enough expressions, the lowest mIoU first.
-
-    With `others` also "before", their mIoU.
-    """
+def by_word(scores: Sequence[SampleScore], others: Sequence[SampleScore] | None = None) -> list[dict]:
+    """Rows as of `by_size` for words of enough expressions, lowest mIoU first; with `others` their mIoU "before"."""
     groups: dict[str, list[int]] = defaultdict(list)
     for place, score in enumerate(scores):
         for word in {token for token in tokenize(score.sentence) if token.isalnum() and len(token) <= 40}:
             groups[word].append(place)
-    enough = max(5, len(scores) // 500)
-    often = [word for word in groups if len(groups[word]) >= enough]
-    often.sort(key=lambda word: (-len(groups[word]), word))
-    rows = {word: group_row([scores[i] for i in groups[word]]) for word in often[:MAX_WORDS]}
-    for word in rows if others else ():
-        rows[word]["before"] = mean_iou([others[i] for i in groups[word]])
-    return {word: rows[word] for word in sorted(rows, key=lambda word: (rows[word]["mIoU"], word))}
+    often = [word for word in groups if len(groups[word]) >= max(5, len(scores) // 500)]
+    rows = []
+    for word in sorted(often, key=lambda word: (-len(groups[word]), word))[:MAX_WORDS]:
+        rows.append({"label": word, **group_row([scores[i] for i in groups[word]])})
+        if others:
+            rows[-1]["before"] = mean_iou([others[i] for i in groups[word]])
+    return sorted(rows, key=lambda row: (row["mIoU"], row["label"]))
 
 
 def changes(ours: Sequence[SampleScore], theirs: Sequence[SampleScore]) -> dict[str, int]:
@@ -228,14 +271,13 @@ def gallery(scores: Sequence[SampleScore], thumbnails: Thumbnails, other: Other 
 
     A row: [expression, name, number of the image, I, U, tokens, row by mask size, overlay], with `other` also its I, U.
     """
-    names = list(dict.fromkeys(score.image_name for score in scores))
-    number = {name: i for i, name in enumerate(names)}
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(score.image_name for score in scores))}
     rows = []
     for i, score in enumerate(scores):
-        row = [one_line(score.sentence, MAX_LENGTH), score.name, number[score.image_name], score.intersection]
+        row = [one_line(score.sentence, MAX_LENGTH), score.name, numbers[score.image_name], score.intersection]
         row += [score.union, score.length, size_label(thumbnails.shots[score.index].share), ""]
         rows.append(row + [other.scores[i].intersection, other.scores[i].union] if other else row)
-    return {"names": names, "images": [""] * len(names), "rows": rows}
+    return {"names": list(numbers), "images": [""] * len(numbers), "rows": rows}
 
 
 def add_thumbnails(shown: dict, thumbnails: Thumbnails, room: int, order: Iterable[int]) -> None:
@@ -262,20 +304,3 @@ def by_interest(scores: Sequence[SampleScore], others: Sequence[SampleScore] | N
         change = sorted(order, key=lambda i: scores[i].iou - others[i].iou)
         lists += [change, change[::-1]]
     return list(dict.fromkeys(i for turn in zip(*lists, strict=True) for i in turn))
-
-
-def _title(checkpoint: dict) -> str:
-    """A checkpoint by its folder, file and step."""
-    file = Path(checkpoint["file"])
-    step = f", step {checkpoint['step']:,}" if checkpoint["step"] else ""
-    return one_line("/".join(filter(None, (file.parent.name, file.name))), 80) + step
-
-
-def _record(metrics: dict) -> dict[str, str]:
-    """Where the numbers come from, in words. A metrics.json from elsewhere may lack any of it."""
-    found = {"checkpoint": metrics["checkpoint"]["file"], "sha256": metrics["checkpoint"].get("sha256")}
-    data = metrics.get("data")
-    found["data"] = data.get("folder") if isinstance(data, dict) else None
-    found["settings"] = ", ".join(f"{key} {value}" for key, value in metrics["settings"].items())
-    found |= {key: metrics.get(key) for key in ("date", "code", "device", "command")}
-    return {key: one_line(value, 400) for key, value in found.items() if value is not None}

@@ -1,18 +1,22 @@
 """eval/evaluator.py against a slow float64 form that takes one expression at a time."""
 
+from argparse import ArgumentParser
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from eval.evaluator import EvalSettings, count_rotated, evaluate, score_images
+from eval import evaluator
+from eval.evaluator import EvalSettings, count_rotated, evaluate
 from eval.metrics import SampleScore
 from models.config import DecoderConfig, FusionConfig
 from models.inference import segment
 from tests.prepare.test_geometry import plain_bilinear
-from tests.support.memory_split import SIZE, WORDS, MemorySplit, tiny_config, tiny_model
+from tests.support.memory_split import SIZE, WORDS, MemorySplit, tiny_model
 from utils.device import Ranks
 from utils.errors import InputError
+from utils.options import add_options
 from utils.text import SPECIAL_WORDS, Vocabulary
 
 
@@ -69,20 +73,15 @@ def test_without_a_decoder_patch_logits_are_resized_once(size):
 
 
 @pytest.mark.parametrize(
-    ("parts", "options"),
-    [
-        ({}, {}),
-        ({}, {"pad": "black"}),
-        ({}, {"antialias": True}),
-        ({}, {"pad": "black", "antialias": True, "threshold": 0.2}),
-        ({"decoder": DecoderConfig(False)}, {}),
-    ],
-    ids=["default", "black", "antialias", "all", "no_decoder"],
+    "options",
+    [{}, {"pad": "black"}, {"antialias": True}, {"pad": "black", "antialias": True, "threshold": 0.2}],
+    ids=["default", "black", "antialias", "all"],
 )
-def test_scores_equal_the_slow_form(split, parts, options):
-    scores = evaluate(tiny_model(**parts), split, EvalSettings(**options), progress=False)
-    slow = tiny_model(**parts).double()
-    threshold, protocol = options.pop("threshold", 1e-9), options
+def test_scores_equal_the_slow_form(model, split, options):
+    scores = evaluate(model, split, EvalSettings(**options), progress=False)
+    assert counts(scores) != counts(evaluate(model, split, progress=False)) or not options
+    slow = tiny_model().double()
+    threshold, protocol = options.get("threshold", 1e-9), {key: options[key] for key in options if key != "threshold"}
     noise = 1e-6  # float32's on these logits; pixels that near the threshold may fall on either side
     near = 0
     for i, score in enumerate(scores):
@@ -103,17 +102,19 @@ def test_the_length_of_an_expression_counts_what_is_cut(model):
     assert {score.length for score in evaluate(model, split, progress=False)} == {25}
 
 
-@pytest.mark.parametrize("changed", [{"pad": "black"}, {"antialias": True}, {"threshold": 0.2}])
-def test_each_setting_changes_the_result(model, split, changed):
-    plain = evaluate(model, split, EvalSettings(), progress=False)
-    assert counts(evaluate(model, split, EvalSettings(**changed), progress=False)) != counts(plain)
-
-
 @pytest.mark.parametrize(("batch_size", "workers"), [(2, 0), (3, 2), (64, 0)])
 def test_batched_equals_one_by_one(model, split, batch_size, workers):
     one = evaluate(model, split, EvalSettings(batch_size=1), progress=False)
     assert [score.index for score in one] == list(range(len(split)))
     assert evaluate(model, split, EvalSettings(batch_size=batch_size), num_workers=workers, progress=False) == one
+
+
+def test_room_for_the_images_that_processes_decode_ahead(split, monkeypatch):
+    asked, size = [], 4 * split.mask(0).size  # bytes: three of a pixel, one of the mask
+    monkeypatch.setattr(evaluator, "check_shared_memory", lambda *numbers: asked.append(numbers))
+    for batch_size, workers in ((8, 2), (2, 4), (8, 0)):
+        evaluator.check_room(split, batch_size, workers)
+    assert asked == [(size, 2, 8, 4), (size, 4, 2, 2), (0, 0, 8, 8)]
 
 
 def test_an_image_is_encoded_once(model, split, monkeypatch):
@@ -128,90 +129,49 @@ def test_an_image_is_encoded_once(model, split, monkeypatch):
 
 @pytest.mark.parametrize("world", [2, 3, 7])
 def test_ranks_share_the_split_without_overlap(model, split, world):
-    ranks = [Ranks(torch.device("cpu"), rank, world) for rank in range(world)]
-    parts = [score_images(model, split, EvalSettings(), rank, progress=False) for rank in ranks]
-    together = sorted((score for part in parts for score in part), key=lambda score: score.index)
-    assert together == evaluate(model, split, progress=False)
-    with pytest.raises(InputError, match="were evaluated but the split has"):
-        evaluate(model, split, ranks=ranks[0], progress=False)  # the others did not come
+    together = []
+    for rank in range(world):
+        with pytest.raises(InputError, match="were evaluated but the split has"):  # the others did not come
+            watch = {"on_sample": lambda found: together.append(found.score), "progress": False}
+            evaluate(model, split, ranks=Ranks(torch.device("cpu"), rank, world), **watch)
+    assert sorted(together, key=lambda score: score.index) == evaluate(model, split, progress=False)
 
 
 @pytest.mark.parametrize(("amp", "points"), [("bf16", 2), ("fp16", 0.2)])
 def test_amp_is_near_float32(model, split, amp, points):
     """Of a model without training, whose logits all lie near the threshold."""
     logits = {None: [], amp: []}
-    plain, rounded = (
-        evaluate(
-            model,
-            split,
-            EvalSettings(amp=name),
-            on_sample=lambda found, own=own: own.append(found.logits),
-            progress=False,
-        )
-        for name, own in logits.items()
-    )
+    ious = {}
+    for name, own in logits.items():
+        watch = {"on_sample": lambda found, own=own: own.append(found.logits), "progress": False}
+        ious[name] = np.array([score.iou for score in evaluate(model, split, EvalSettings(amp=name), **watch)])
     assert not any(map(np.array_equal, *logits.values()))
-    assert 100 * np.mean([abs(a.iou - b.iou) for a, b in zip(rounded, plain, strict=True)]) < points
+    assert 100 * np.mean(abs(ious[amp] - ious[None])) < points
 
 
-class Oracle(torch.nn.Module):
-    """Finds the mask that the expression's first id names, so it answers perfectly; the canvas is the image."""
-
-    def __init__(self, masks: list[np.ndarray]):
-        super().__init__()
-        self.config, self.image_size = tiny_config(), SIZE
-        self.masks = torch.from_numpy(np.stack(masks)).float()[:, None] - 0.5
-
-    def normalise(self, image):
-        return image.float()
-
-    def encode_image(self, image):
-        return image
-
-    def encode_text(self, ids):
-        return ids
-
-    def segment_features(self, v, l, ids):
-        return self.masks[ids[:, 0]], self.masks[ids[:, 0]]
+def test_a_logit_of_exactly_the_threshold_belongs_to_the_object(split):
+    model = tiny_model()
+    for value in model.decoder.head.parameters():
+        torch.nn.init.zeros_(value)  # and so is each logit
+    for threshold, found in ((0.0, True), (1e-9, False)):
+        scores = evaluate(model, split, EvalSettings(threshold=threshold), progress=False)
+        for score, mask in zip(scores, map(split.mask, range(len(split))), strict=True):
+            assert (score.intersection, score.union) == ((mask.sum(), mask.size) if found else (0, mask.sum()))
 
 
-class OracleSplit(MemorySplit):
-    """Images of the canvas's size; each expression's first id is the number of its ref."""
-
-    def __init__(self):
-        masks = np.zeros((4, *SIZE), bool)
-        for i in range(4):
-            masks[i, :, 12 * i : 12 * i + 12] = True  # apart, so that another ref's mask gives I = 0
-        refs = [(0, 0), (0, 1), (0, 0), (1, 2), (0, 3), (1, 2)]
-        self.images = [np.zeros((*SIZE, 3), np.uint8)] * 2
-        self.masks = dict(enumerate(masks))
-        self.rows = [(image, ref, 1, np.full(20, ref)) for image, ref in refs]
-
-    def text(self, i):
-        return np.full(20, self.rows[i][1]), "thing", f"image{self.rows[i][0]}"
-
-
-def test_a_logit_of_exactly_the_threshold_belongs_to_the_object():
-    split = OracleSplit()
-    oracle = Oracle(list(split.masks.values()))  # logits of -0.5 and 0.5
-    for threshold, found in ((-0.5, 4), (0.5, 1)):
-        scores = evaluate(oracle, split, EvalSettings(threshold=threshold), progress=False)
-        assert {(score.intersection, score.union) for score in scores} == {(SIZE[0] * 12, found * SIZE[0] * 12)}
-
-
-def test_rotated_expressions_are_judged_against_the_next_ref_of_the_image():
-    split = OracleSplit()
-    oracle = Oracle(list(split.masks.values()))
-    assert [s.iou for s in evaluate(oracle, split, progress=False)] == [1.0] * 6
+def test_rotated_expressions_are_judged_against_the_next_ref_of_the_image(model, split):
     seen = {}
-    rotated = evaluate(
-        oracle, split, rotate_expressions=True, on_sample=lambda p: seen.update({p.score.index: p.mask}), progress=False
-    )
-    assert [s.iou for s in rotated] == [0, 0, 0, 1, 0, 1]  # the second image has one ref only
-    assert count_rotated(split) == 4
-    following = {0: 1, 1: 3, 3: 0, 2: 2}  # refs 0, 1, 3 of the first image in order of appearance, then around
-    for index, (_, ref, *_) in enumerate(split.rows):
-        assert np.array_equal(seen[index], split.masks[following[ref]])
+    watch = {"on_sample": lambda found: seen.update({found.score.index: found}), "progress": False}
+    rotated = evaluate(model, split, rotate_expressions=True, **watch)
+    moved = 0
+    for group in split.image_groups():
+        refs = list(dict.fromkeys(map(split.ref, group)))  # in order of appearance
+        following = dict(zip(refs, refs[1:] + refs[:1], strict=True))  # around; an image of one ref keeps it
+        for i in group:
+            mask, found = split.masks[following[split.ref(i)]], seen[i].logits >= 1e-9
+            assert np.array_equal(seen[i].mask, mask) and rotated[i].intersection == (found & mask).sum()
+            moved += not np.array_equal(mask, split.mask(i))
+    assert count_rotated(split) == moved == 11
 
 
 def test_predictions_agree_with_the_scores(model, split):
@@ -260,7 +220,12 @@ def test_a_mask_of_another_size_is_one_line(model, workers):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", [{"pad": "white"}, {"batch_size": 0}, {"threshold": float("nan")}])
-def test_settings_that_cannot_be(wrong):
-    with pytest.raises(InputError, match="pad grey or black"):
-        EvalSettings(**wrong)
+@pytest.mark.parametrize(
+    "flags", [["--eval_pad=white"], ["--batch_size=0"], ["--batch_size=1025"], ["--threshold=nan"], ["--threshold=inf"]]
+)
+def test_settings_that_cannot_be(flags):
+    parser = ArgumentParser()
+    add_options(parser, EvalSettings)
+    parser.parse_args(["--eval_pad=black", "--batch_size=1", "--threshold=-1"])
+    with pytest.raises(SystemExit):
+        parser.parse_args(flags)

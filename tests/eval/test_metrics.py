@@ -61,6 +61,9 @@ def test_nothing_to_find_and_nothing_found():
     assert result["mIoU"] == 62.5  # (1 + 1/4) / 2
     assert set(result["prec"].values()) == {50.0}
     assert summarise([score(0, 0)], "unc")["oIoU"] == 100.0
+    running = RunningIoU()
+    running.add([score(0, 0)])
+    assert str(running) == "oIoU 100.00, mIoU 100.00"
     assert summarise([score(0, 5)], "unc")["oIoU"] == 0.0  # a prediction where there is nothing is an error
 
 
@@ -113,4 +116,4 @@ def test_the_table_shows_every_number():
     assert head.split() == ["samples", "oIoU", "mIoU", "Prec@0.5", "Prec@0.6", "Prec@0.7", "Prec@0.8", "Prec@0.9"]
     assert line.split() == ["unc", "val", "500", "2", "62.00", "81.00", "100.00", "100.00", "50.00", "50.00", "50.00"]
     assert [row.split()[:2] for row in text.splitlines()[4:]] == [["1-2", "1"], ["3", "0"], ["4-5", "1"], ["6-20", "0"]]
-    assert "number of tokens" not in format_table({"a": result}, by_length=False)
+    assert "number of tokens" not in format_table({"a": result, "b": result})

@@ -94,6 +94,7 @@ def test_outside_and_empty_objects_have_no_pixels():
     assert not mask_of([[5, 5, 5, 5, 5, 5]]).any()
     assert not mask_of({"size": list(SIZE), "counts": [600]}).any()
     assert mask_of([rectangle(-5, -5, 25, 35)]).all()
+    assert checked_segmentation([[0, 0, 20, 20] * 50_000], SIZE, "ref 3")  # the longest outline
 
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -105,7 +106,7 @@ NAN, INFINITY = float("nan"), float("inf")
         None, 3, "x", [], [[]], [3], {}, [None], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [[1, 2, 3, 4, 5, "6"]],
         [[1, 2, 3, 4, 5, True]], [[1, 2, 3, 4, 5, NAN]], [[1, 2, 3, 4, 5, INFINITY]], [[1, 2, 3, 4, 5, 10**400]],
         [[1, 2, 3, 4, 5, 1e12]], [[1, 2, 3, 4, 5, 50]], [[1, 2, 3, 4, -40, 5]], [[[1, 2], [3, 4], [5, 6]]],
-        [[0, 0, 1, 1, 2, 2]] * 5_001, [[0, 0, 30, 20] * 100_000],
+        [[0, 0, 1, 1, 2, 2]] * 5_001, [[0, 0, 20, 20] * 50_000, [0, 0, 1, 1, 0, 0]],
         {"size": [20, 30]}, {"counts": [600]}, {"size": [30, 20], "counts": [600]}, {"size": "20", "counts": [600]},
         {"size": [20, 30], "counts": [599]}, {"size": [20, 30], "counts": [700, -100]},
         {"size": [20, 30], "counts": [600.0]}, {"size": [20, 30], "counts": [[600]]}, {"size": [20, 30], "counts": 600},

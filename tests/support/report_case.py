@@ -8,8 +8,7 @@ import numpy as np
 
 from eval.evaluator import Prediction
 from eval.metrics import SampleScore, overall_iou, summarise
-from eval.report.thumbnails import Thumbnails
-from eval.report.write import Other
+from eval.report.write import Other, Thumbnails
 
 HOSTILE = (
     "<script>window.hacked = 1</script>",
