@@ -9,14 +9,13 @@ All arrays must be bit-identical. Ours is timed as users run it, start of Python
 """
 
 import os
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -27,21 +26,15 @@ from PIL import Image
 from skimage.transform import resize
 
 from benchmarks.photos import SENTENCES, make_set
-from benchmarks.report import table, where
+from benchmarks.report import IMAGES, fresh_process, medians, table, where
 from prepare.public import read_refs
 from utils.cli import ArgumentParser, run_main
-from utils.errors import InputError, one_line
+from utils.errors import InputError
 from utils.prepared import PreparedSplit
 from utils.text import Vocabulary
 
 SIZE = 480
 ROOT = Path(__file__).resolve().parents[1]
-SMALL_PARENT = """
-import resource, subprocess, sys, time
-started = time.perf_counter()
-subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL, check=True)
-print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
 
 
 def fit_and_pad(array: np.ndarray) -> np.ndarray:
@@ -67,7 +60,8 @@ def reference_ref(work: tuple) -> None:
 
 
 def reference_seconds(root: Path, folder: Path, processes: int) -> float:
-    """Build the split into `folder`; reading the annotations is part of the time."""
+    """Build the split of `root` into a new `folder`; reading the annotations is part of the time."""
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     started = time.perf_counter()
     refs, vocabulary = read_refs(root, "unc", "train"), Vocabulary.load(root / "data/vocabulary_Gref.txt")
@@ -77,15 +71,11 @@ def reference_seconds(root: Path, folder: Path, processes: int) -> float:
     return time.perf_counter() - started
 
 
-def our_seconds(root: Path, workers: int) -> tuple[float, float]:
-    """Seconds of the whole command, and the peak MB of its largest process."""
-    command = [ROOT / "build_batches.py", "-d", "unc", "-t", "train", "--root", root, "--workers", str(workers)]
-    # A process's peak is never below what its parent held, so a small one stands between.
-    done = subprocess.run([sys.executable, "-c", SMALL_PARENT, *command], capture_output=True, text=True)
-    if done.returncode:
-        raise InputError(f"build_batches.py failed: {one_line(done.stderr, 200)}")
-    seconds, peak = map(float, done.stdout.split())
-    return seconds, peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+def our_build(root: Path, workers: int) -> tuple[float, float]:
+    """Build the split of `root` anew: seconds of the whole command, and the peak MB of its largest process."""
+    shutil.rmtree(root / "data/mscoco", ignore_errors=True)
+    command = ("-d", "unc", "-t", "train", "--root", root, "--workers", workers)
+    return fresh_process(ROOT / "build_batches.py", *command)[:2]
 
 
 def check_identical(theirs: Path, ours: PreparedSplit) -> None:
@@ -103,38 +93,32 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def compare(args, scratch: Path) -> list[tuple]:
-    """Rows of time and disk; the ways take turns, times are medians."""
-    times = {"one": [], "same": [], "ours": []}
-    for turn in range(args.repeats):
-        root = make_set(scratch / str(turn), args.count, args.images)
-        refs = read_refs(root, "unc", "train")
-        times["one"].append(reference_seconds(root, root / "one", 1) / len(refs))
-        times["same"].append(reference_seconds(root, root / "same", args.workers) / len(refs))
-        times["ours"].append(our_seconds(root, args.workers)[0] / len(refs))
+def compare(args, root: Path) -> list[tuple]:
+    """Rows of time and disk."""
+    one, same = root / "one", root / "same"
+    ways = {
+        "one": lambda: (reference_seconds(root, one, 1),),
+        "same": lambda: (reference_seconds(root, same, args.workers),),
+        "ours": lambda: our_build(root, args.workers),
+    }
+    times = medians(ways, args.repeats)
+    refs = len(read_refs(root, "unc", "train"))
+    theirs, theirs_parallel, ours = (times[name][0] / refs for name in ways)
     folder = root / f"data/mscoco/unc_{SIZE}_batch"
     split = PreparedSplit(folder, "train")
-    check_identical(root / "one", split)
-    check_identical(root / "same", split)
-    one, same, ours = (median(times[name]) for name in times)
-    disk = size_of(root / "one") / len(split), size_of(folder) / len(split)
+    check_identical(one, split)
+    check_identical(same, split)
+    disk = size_of(one) / len(split), size_of(folder) / len(split)
     return [
-        ("s a ref, the authors' way in 1 process", one, ours, one / ours),
-        (f"s a ref, the authors' way in {args.workers} processes", same, ours, same / ours),
+        ("s a ref, the authors' way in 1 process", theirs, ours, theirs / ours),
+        (f"s a ref, the authors' way in {args.workers} processes", theirs_parallel, ours, theirs_parallel / ours),
         ("bytes an expression", *disk, disk[0] / disk[1]),
     ]
 
 
-def peak_rows(args, scratch: Path) -> list[tuple]:
-    """Peak memory of a build in one process, over `count` images and over four times as many."""
-    counts = (args.count, 4 * args.count)
-    roots = {count: make_set(scratch / f"peak{count}", count, args.images) for count in counts}
-    return [(f"{count} images", f"{our_seconds(root, 1)[1]:.0f}") for count, root in roots.items()]
-
-
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of photographs (default: synthetic ones)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help=IMAGES)
     parser.add_argument("--count", type=int, default=300, help="images of the split")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of ours")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each way; the median counts")
@@ -142,9 +126,11 @@ def main() -> None:
     warnings.simplefilter("ignore")  # pycocotools
     print(f"{where()}\n{'photographs' if args.images else 'synthetic images'}, {args.workers} processes for ours\n")
     with tempfile.TemporaryDirectory() as scratch:
-        print(table(("what", "authors' way", "ours", "ratio"), compare(args, Path(scratch))))
+        few, many = (make_set(Path(scratch, str(n)), n, args.images) for n in (args.count, 4 * args.count))
+        print(table(("what", "authors' way", "ours", "ratio"), compare(args, few)))
         print("\nAll arrays bit-identical.\n")
-        print(table(("peak memory of a build, MB", "ours, 1 process"), peak_rows(args, Path(scratch))))
+        peaks = [(f"{root.name} images", f"{our_build(root, 1)[1]:.0f}") for root in (few, many)]
+        print(table(("peak memory of a build, MB", "ours, 1 process"), peaks))
 
 
 if __name__ == "__main__":
