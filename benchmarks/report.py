@@ -15,6 +15,7 @@ import torch
 from utils.errors import InputError, one_line
 
 IMAGES = "folder of photographs (default: synthetic ones)"  # the help of a flag
+NOT_MEASURED = "not measured"
 # A process's peak is never below what its parent held when it started, so a small one stands between.
 PARENT = """
 import resource, subprocess, sys, time
@@ -76,12 +77,12 @@ def where(device: str = "cpu") -> str:
 
 
 def table(head: tuple[str, ...], rows: list[tuple]) -> str:
-    """A Markdown table; floats with three significant digits."""
+    """A Markdown table; floats with three significant digits; None: not measured."""
     lines = [head, ("---",) * len(head), *([_shown(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def _shown(value: object) -> str:
     if not isinstance(value, float):
-        return str(value)
+        return NOT_MEASURED if value is None else str(value)
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -11,11 +11,7 @@ section() { printf '\n## %s\n\n' "$1"; }
 
 section "build_batches.py"
 "$PYTHON" "$here/bench_build.py" "${photographs[@]}"
-section "Loading training samples"
+section "Loading training samples, and start-up"
 "$PYTHON" "$here/bench_load.py" "${photographs[@]}"
-section "Start-up of training"
-"$PYTHON" "$here/bench_startup.py"
 section "The model"
 "$PYTHON" "$here/bench_model.py"
-section "Evaluation, from files to scores"
-"$PYTHON" "$here/bench_evaluate.py"
