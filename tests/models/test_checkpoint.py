@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from benchmarks.curve_batches import batch
+from benchmarks.fidelity import batch
 from models import checkpoint as checkpoint_module
 from models import load_restr, to_reference, weights
 from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
