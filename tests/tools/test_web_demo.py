@@ -17,7 +17,7 @@ from models import load_restr
 from tests.conftest import ROOT
 from tests.support.browser import chromium, needs_gradio, requested
 from tests.support.small_model import write_checkpoint
-from tools import web_demo, web_page
+from tools import web_demo
 from utils.cli import run_main
 
 PATIENCE = 120  # seconds, for a slow machine; nothing is asserted about time
