@@ -14,7 +14,6 @@ import torch
 
 from utils.errors import InputError, one_line
 
-IMAGES = "folder of photographs (default: synthetic ones)"  # the help of a flag
 NOT_MEASURED = "not measured"
 # A process's peak is never below what its parent held when it started, so a small one stands between.
 PARENT = """

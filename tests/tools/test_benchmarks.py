@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench_build, bench_load, gpu, ways
+from benchmarks import bench_data, gpu, ways
 from benchmarks.photos import make_set
 from benchmarks.report import medians, table
 from prepare.public import read_refs
@@ -19,11 +19,6 @@ from utils.errors import InputError
 from utils.prepared import PreparedSplit
 
 BENCH = ways.Bench(torch.device("cpu"), tiny=True)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp("photos"), images=2)
 
 
 def test_every_gpu_row_runs():
@@ -94,35 +89,34 @@ def test_every_row_of_the_model(monkeypatch, capsys):
     assert all(float(row[1]) > 0 and float(row[2]) > 0 for row in rows if "largest difference" not in row[0])
 
 
-def test_the_authors_way_of_building_gives_our_arrays(photos, tmp_path):
+def test_the_authors_data_are_ours(tmp_path, capsys):
+    photos = make_set(tmp_path / "set", images=2)
     refs = read_refs(photos, "unc", "train")
     assert (len(refs), {len(ref.sentences) for ref in refs}) == (5, {3})
-    bench_build.reference_seconds(photos, tmp_path / "theirs", 1)
+    theirs = tmp_path / "theirs"
+    bench_data.reference_seconds(photos, theirs, 1)
     split = PreparedSplit(build(BuildOptions(photos, "unc", "train", (480, 480), workers=1)).folder, "train")
-    bench_build.check_identical(tmp_path / "theirs", split)
-    assert bench_build.size_of(tmp_path / "theirs") > 10 * bench_build.size_of(split.folder)
-    stored = dict(np.load(tmp_path / "theirs/unc_train_7.npz"))
-    stored["mask_batch"][0, 0] ^= True
-    np.savez(tmp_path / "theirs/unc_train_7.npz", **stored)
-    with pytest.raises(InputError, match="expression 7"):
-        bench_build.check_identical(tmp_path / "theirs", split)
+    bench_data.check_identical(theirs, split)
+    assert bench_data.size_of(theirs) > 10 * bench_data.size_of(split.folder)
 
-
-def test_the_authors_way_of_loading_gives_our_samples(photos, capsys):
-    options = BuildOptions(photos, "unc", "train", (48, 48), workers=1, self_contained=True)
-    folder = build(options).folder
-    split = PreparedSplit(folder, "train")
-    image, mask, ids = bench_load.reference_sample(folder, 3)
-    ours = bench_load.TrainDataset(split)[3]
+    image, mask, ids = bench_data.reference_sample(theirs, 3)
+    ours = bench_data.TrainDataset(split)[3]
     assert ((image * 0.5 + 0.5) * 255 - ours["image"]).abs().max() < 1e-3
     assert (mask == ours["mask"]).all() and (ids == ours["ids"]).all()
-    assert bench_load.throughput(split, 0, samples=24) > 0
-    assert bench_load.milliseconds({"a": split.image}, len(split), 1)["a"] > 0
-    bench_load.extend(folder, 300)
-    assert len(PreparedSplit(folder, "train")) == 300
-    for way in bench_load.WAYS:
-        bench_load.start_up(way, folder)
+    assert bench_data.throughput(split, 0, samples=24) > 0
+    assert bench_data.milliseconds({"a": split.image}, len(split), 1)["a"] > 0
+
+    bench_data.extend(split.folder, 300)
+    assert len(PreparedSplit(split.folder, "train")) == 300
+    for way in bench_data.WAYS:
+        bench_data.start_up(way, split.folder)
         assert len(capsys.readouterr().out.split()) == 3
+
+    stored = dict(np.load(theirs / "unc_train_7.npz"))
+    stored["mask_batch"][0, 0] ^= True
+    np.savez(theirs / "unc_train_7.npz", **stored)
+    with pytest.raises(InputError, match="expression 7"):
+        bench_data.check_identical(theirs, split)
 
 
 def test_tables():
