@@ -148,12 +148,9 @@ def logit(share: float) -> float:
 
 def fit_screen(image: np.ndarray) -> np.ndarray:
     """uint8 H x W x 3, scaled down if a side is longer than MAX_SIDE."""
-    height, width = image.shape[:2]
-    scale = MAX_SIDE / max(height, width)
-    if scale >= 1:
-        return image
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    picture = Image.fromarray(image)
+    picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS, reducing_gap=None)
+    return np.asarray(picture)
 
 
 if __name__ == "__main__":
