@@ -7,15 +7,7 @@ PYTHON="${PYTHON:-python}"
 photographs=()
 if [ $# -gt 0 ]; then photographs=(--images "$1"); fi
 
-section() { printf '\n## %s\n\n' "$1"; }
-
-section "build_batches.py"
-"$PYTHON" "$here/bench_build.py" "${photographs[@]}"
-section "Loading training samples"
-"$PYTHON" "$here/bench_load.py" "${photographs[@]}"
-section "Start-up of training"
-"$PYTHON" "$here/bench_startup.py"
-section "The model"
+printf '\n## %s\n\n' "Data: building, loading, start-up"
+"$PYTHON" "$here/bench_data.py" "${photographs[@]}"
+printf '\n## %s\n\n' "The model"
 "$PYTHON" "$here/bench_model.py"
-section "Evaluation, from files to scores"
-"$PYTHON" "$here/bench_evaluate.py"

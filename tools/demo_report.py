@@ -48,19 +48,16 @@ def main() -> None:
 def draw(folder: Path) -> Path:
     """Some samples of `folder`, evenly spaced from the worst to the best, under one another; returns the file."""
     lines = (folder / "samples.jsonl").read_text().splitlines()
-    scores = sorted((json.loads(line) for line in lines), key=lambda s: s["intersection"] / max(1, s["union"]))
+    scores = sorted(map(json.loads, lines), key=lambda s: s["intersection"] / max(1, s["union"]))
     chosen = [scores[i * (len(scores) - 1) // (SHOWN - 1)] for i in range(SHOWN)][::-1]
     strips = [Image.open(folder / "vis" / f"{score['name']}.jpg") for score in chosen]
     page = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
-    top = 0
-    for strip in strips:
-        page.paste(strip, (0, top))
-        top += strip.height
+    for number, strip in enumerate(strips):
+        page.paste(strip, (0, sum(above.height for above in strips[:number])))
     path = folder / "overview.jpg"
     with atomic_write(path) as file:
-        page.resize((page.width * 2 // 3, page.height * 2 // 3), Image.Resampling.LANCZOS).save(
-            file, "JPEG", quality=88
-        )
+        small = page.resize((page.width * 2 // 3, page.height * 2 // 3), Image.Resampling.LANCZOS)
+        small.save(file, "JPEG", quality=88)
     return path
 
 

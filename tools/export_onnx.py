@@ -25,7 +25,7 @@ from utils.errors import InputError, one_line
 from utils.files.writing import atomic_write
 from utils.text import TEXT_LENGTH, Vocabulary
 
-OPSETS = (17, 20)  # 17 brought LayerNormalization; 20 is the last that PyTorch's tracing exporter writes
+OPSETS = range(17, 21)  # 17 brought LayerNormalization; 20 is the last that PyTorch's tracing exporter writes
 BATCHES = (1, 2, 3)  # compared; the model is traced with the middle one
 TOLERANCE = 1e-3  # of the largest logit; float32 on two runtimes differs by about 1e-5 of it
 MAX_BYTES = 2**31 - 2**20  # one protobuf message has less than 2 GiB; the graph itself takes some of it
@@ -40,24 +40,22 @@ IMAGE_NOTE = (
 )
 
 
-def parser() -> ArgumentParser:
-    """The command line."""
-    result = ArgumentParser(prog="export_onnx.py", description=__doc__)
-    result.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of this code or the authors'")
-    where = "the ONNX file to write; its folder is created if needed"
-    result.add_argument("--out", type=Path, metavar="FILE", required=True, help=where)
-    opsets = range(OPSETS[0], OPSETS[1] + 1)
-    result.add_argument("--opset", type=int, choices=opsets, default=OPSETS[0], help="version of ONNX's operators")
-    return result
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Export, compare, write, say what was written."""
-    options = parser().parse_args(arguments)
+    parser = ArgumentParser(prog="export_onnx.py", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of this code or the authors'")
+    out = "the ONNX file to write; its folder is created if needed"
+    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help=out)
+    parser.add_argument("--opset", type=int, choices=OPSETS, default=OPSETS[0], help="version of ONNX's operators")
+    options = parser.parse_args(arguments)
     if importlib.util.find_spec("onnx") is None:
         raise InputError("onnx is not installed: pip install onnx, in the version that requirements.txt names")
     model = load_restr(options.checkpoint)
-    check_size(model, options.checkpoint)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    if size > MAX_BYTES:
+        raise InputError(
+            f"{options.checkpoint}: {size / 1e9:.1f} GB of weights, but an ONNX file holds less than 2 GiB"
+        )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     data = export(model, options.opset)
@@ -65,18 +63,11 @@ def main(arguments: list[str] | None = None) -> None:
     if importlib.util.find_spec("onnxruntime") is None:
         print("not compared with PyTorch: onnxruntime is not installed", file=sys.stderr)
     else:
-        report(deviations(model, data), options.checkpoint)
+        compare(model, data, options.checkpoint)
     with atomic_write(options.out) as file:
         file.write(data)
     height, width = model.image_size
     print(f"{options.out}: image uint8 B x 3 x {height} x {width}, ids int64 B x {TEXT_LENGTH}")
-
-
-def check_size(model: ReSTR, file: Path) -> None:
-    """Raise InputError for a model too large for one ONNX file."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    if size > MAX_BYTES:
-        raise InputError(f"{file}: {size / 1e9:.1f} GB of weights, but an ONNX file holds less than 2 GiB")
 
 
 def example(model: ReSTR, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,7 +88,7 @@ def export(model: ReSTR, opset: int) -> bytes:
     file = io.BytesIO()
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # what a trace may lose, `deviations` finds
+            warnings.simplefilter("ignore")  # what a trace may lose, `compare` finds
             torch.onnx.export(
                 model,
                 example(model, BATCHES[1]),
@@ -138,16 +129,17 @@ def metadata(model: ReSTR) -> dict[str, str]:
     return values
 
 
-def deviations(model: ReSTR, data: bytes) -> dict[str, tuple[float, float]]:
-    """Of each output: the largest absolute difference between onnxruntime and PyTorch, and the largest logit.
+def compare(model: ReSTR, data: bytes, file: Path) -> None:
+    """Print how far onnxruntime's logits are from PyTorch's.
 
-    Raises InputError if onnxruntime cannot run the file.
+    Raises InputError, naming the checkpoint `file`, if onnxruntime cannot run the ONNX file or if they differ by more
+    than rounding explains, or are not numbers.
     """
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)  # fatal: its errors are raised, too
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    found = dict.fromkeys(NAMES[2:], (0.0, 0.0))
+    found = {name: [] for name in NAMES[2:]}
     for batch in BATCHES:
         image, ids = example(model, batch)
         with torch.no_grad():
@@ -157,18 +149,11 @@ def deviations(model: ReSTR, data: bytes) -> dict[str, tuple[float, float]]:
         except Exception as error:  # onnxruntime's own kinds have no common parent
             backbone = model.config.vision.backbone
             raise InputError(f"{backbone}: onnxruntime cannot run the ONNX model ({one_line(error, 160)})") from None
-        for name, theirs, ours in zip(NAMES[2:], outputs, expected, strict=True):
-            difference = (torch.from_numpy(theirs) - ours).abs().max().item()
-            largest = ours.abs().max().item()
-            found[name] = (max(found[name][0], difference), max(found[name][1], largest))
-    return found
-
-
-def report(found: dict[str, tuple[float, float]], file: Path) -> None:
-    """Print the deviations. Raises InputError if one is beyond what rounding explains, or is not a number."""
-    batches = ", ".join(map(str, BATCHES))
-    print(f"largest deviation from PyTorch in batches of {batches}:")
-    for name, (difference, largest) in found.items():
+        for name, theirs, ours in zip(NAMES[2:], map(torch.from_numpy, outputs), expected, strict=True):
+            found[name].append(torch.stack([(theirs - ours).abs().max(), ours.abs().max()]))
+    print(f"largest deviation from PyTorch in batches of {', '.join(map(str, BATCHES))}:")
+    for name, pairs in found.items():
+        difference, largest = torch.stack(pairs).amax(0).tolist()  # NaN stays
         print(f"  {name}: {difference:.1e}, of logits up to {largest:.3g}")
         if not difference <= TOLERANCE * largest:
             raise InputError(f"{file}: {name} of the ONNX model differ from PyTorch's by {difference:.1e}: not written")

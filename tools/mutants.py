@@ -1,5 +1,8 @@
 """How many small faults, put into the code on purpose, do the tests notice? (make mutants)
 
+    python tools/mutants.py                    # 25 minutes on 2 cores
+    python tools/mutants.py models/loss.py     # of some files of TESTS
+
 cosmic-ray makes the faults: a + becomes a -, a 2 a 3, a condition its opposite, a loop runs zero times. A fixed sample
 of each file's faults is tried, one at a time, against the tests that TESTS names, in copies of the working tree below a
 temporary folder. Ctrl-C ends the run early; the table then holds what was tried.
@@ -41,8 +44,10 @@ TESTS = {  # file -> its tests, quick ones first: models/loss is tests/models/te
     "models/inference.py": "models/attention prepare/geometry tools/predict",
     "models/language.py": "models/language models/reference",
     "models/loss.py": "models/loss models/reference",
+    "models/pretrained.py": "models/pretrained models/tensor_file",
     "models/reference.py": "models/reference models/convert",
     "models/restr.py": "models/config models/checkpoint models/attention models/reference models/compile",
+    "models/tensor_file.py": "models/tensor_file models/pretrained",
     "models/vision.py": "models/pretrained models/reference models/vision",
     "train/loop.py": "train/training train/train",
     "eval/metrics.py": "eval/metrics eval/evaluator",
@@ -65,6 +70,18 @@ class Mutant(NamedTuple):
     def __str__(self) -> str:
         texts = (ROOT / self.path).read_text(), self.code
         return f"{self.path}:{self.line}  " + "  ->  ".join(text.splitlines()[self.line - 1].strip() for text in texts)
+
+
+def tests_of(path: str) -> list[str]:
+    return ["tests/{}/test_{}.py".format(*name.split("/")) for name in TESTS[path].split()]
+
+
+def faults_of_table() -> list[str]:
+    """What TESTS names and does not exist, and what of models/ it lacks."""
+    named = {*TESTS, *(test for path in TESTS for test in tests_of(path))}
+    models = {f"models/{file.name}" for file in ROOT.glob("models/[!_]*.py")}
+    gone = [f"{file} does not exist" for file in sorted(named) if not (ROOT / file).is_file()]
+    return gone + [f"{file} is not in it" for file in sorted(models - TESTS.keys())]
 
 
 def sample(path: str) -> Iterator[Mutant]:
@@ -110,8 +127,7 @@ def start(mutant: Mutant, folder: Path, seconds: float) -> int:
         os.chdir(folder)
         sys.path[0] = str(folder)
         sys.modules["__main__"] = types.ModuleType("__main__")  # processes that tests spawn do not import this script
-        tests = ["tests/{}/test_{}.py".format(*name.split("/")) for name in TESTS[mutant.path].split()]
-        os._exit(pytest.main(["-xq", "-p", "no:cacheprovider", *tests]))
+        os._exit(pytest.main(["-xq", "-p", "no:cacheprovider", *tests_of(mutant.path)]))
     finally:
         os._exit(1)
 
@@ -129,7 +145,7 @@ def run(mutants: Iterable[Mutant], folders: list[Path], limits: dict[str, float]
             if folders and time.monotonic() < end and (mutant := next(mutants, None)):
                 folder, begun = folders.pop(), time.monotonic()
                 original = (folder / mutant.path).read_text()
-                child = start(mutant, folder, limits.get(TESTS[mutant.path], 600))
+                child = start(mutant, folder, limits.get(mutant.path, 600))
                 running[child] = mutant, folder, original, begun
                 continue
             if not running:
@@ -145,31 +161,25 @@ def run(mutants: Iterable[Mutant], folders: list[Path], limits: dict[str, float]
             kill(child)
 
 
-def time_limits(folders: list[Path]) -> dict[str, float]:
-    """Seconds that each value of TESTS may take; ends the program if its tests fail without a fault."""
-    limits, originals = {}, {tests: Mutant(path, 0, (ROOT / path).read_text()) for path, tests in TESTS.items()}
-    for mutant, passed, seconds in run(originals.values(), folders, {}, math.inf):
-        if not passed:
-            sys.exit(f"tools/mutants.py: these tests fail without a fault: {TESTS[mutant.path]}")
-        limits[TESTS[mutant.path]] = 60 + 4 * seconds
-    return limits
-
-
 def main() -> None:
-    files = {f"models/{file.name}" for file in ROOT.glob("models/[!_]*.py")}
-    if wrong := files - TESTS.keys() | {file for file in TESTS if not (ROOT / file).is_file()}:
-        sys.exit(f"tools/mutants.py: correct {', '.join(sorted(wrong))} in TESTS")
-    begun, tried = time.monotonic(), {path: [] for path in TESTS}
+    if faults := faults_of_table():
+        sys.exit(f"tools/mutants.py: correct the table TESTS: {', '.join(faults)}")
+    files = sys.argv[1:] or [*TESTS]
+    if unknown := set(files) - TESTS.keys():
+        sys.exit(f"tools/mutants.py: not in TESTS: {', '.join(sorted(unknown))}")
+    begun, tried, limits = time.monotonic(), {path: [] for path in files}, {}
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     sys.dont_write_bytecode = True  # a .pyc file would outlive its fault
     for name in PRELOADED:
         import_module(name)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place, contextlib.suppress(KeyboardInterrupt):
         folders = [copy_tree(Path(place, str(number))) for number in range(AT_ONCE)]
-        limits = time_limits(folders)
-        in_turn = filter(
-            None, chain.from_iterable(zip_longest(*map(sample, TESTS)))
-        )  # one of each file, again and again
+        originals = [Mutant(path, 0, (ROOT / path).read_text()) for path in files]
+        for mutant, passed, seconds in run(originals, folders, {}, math.inf):
+            if not passed:
+                sys.exit(f"tools/mutants.py: these tests fail without a fault: {' '.join(tests_of(mutant.path))}")
+            limits[mutant.path] = 60 + 4 * seconds
+        in_turn = filter(None, chain.from_iterable(zip_longest(*map(sample, files))))  # one of each file, then the next
         for mutant, survived, seconds in run(in_turn, folders, limits, begun + 60 * MINUTES):
             tried[mutant.path].append(not survived)
             print(f"{'SURVIVED' if survived else 'killed':8} {seconds:4.0f} s  {mutant}", flush=True)

@@ -14,8 +14,7 @@ import sys
 import threading
 import time
 import warnings
-from argparse import Namespace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,19 +52,14 @@ class Found(NamedTuple):
     result: Segmentation
 
 
-def parse_args(arguments: list[str] | None = None) -> Namespace:
-    """The command line."""
+def main(arguments: list[str] | None = None) -> None:
+    """Load, build the page, serve it until interrupted."""
     parser = ArgumentParser(prog="web_demo.py", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", required=True, help="what train_restr.py wrote")
     parser.add_argument("--examples", type=Path, metavar="DIR", help=f"folder, {EXAMPLES} images of which are offered")
     parser.add_argument("--port", type=int, default=7860, help="of 127.0.0.1, 1 to 65535")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Load, build the page, serve it until interrupted."""
-    args = parse_args(arguments)
+    args = parser.parse_args(arguments)
     if not 1 <= args.port <= 65535:
         raise InputError(f"--port {args.port}: give 1 to 65535")
     os.environ.update(QUIET)  # before gradio is imported
@@ -73,11 +67,12 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError("gradio is not installed: pip install -r requirements-demo.txt")
     examples = example_images(args.examples) if args.examples else []
     model = load_restr(args.checkpoint, choose_device(args.device))
-    page = web_page.build(subtitle(model), examples, lambda image, text, share: answer(model, image, text, share), cut)
-    with web_page.served(page, args.port, SESSIONS):
+    page = web_page.build(subtitle(model), examples, partial(answer, model), cut)
+    web_page.serve(page, args.port, SESSIONS)
+    with contextlib.suppress(KeyboardInterrupt):
         print(f"http://127.0.0.1:{args.port}  (Ctrl+C ends it)", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        threading.Event().wait()
+    page.close(verbose=False)
 
 
 def example_images(folder: Path) -> list[Path]:
@@ -153,12 +148,9 @@ def logit(share: float) -> float:
 
 def fit_screen(image: np.ndarray) -> np.ndarray:
     """uint8 H x W x 3, scaled down if a side is longer than MAX_SIDE."""
-    height, width = image.shape[:2]
-    scale = MAX_SIDE / max(height, width)
-    if scale >= 1:
-        return image
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    picture = Image.fromarray(image)
+    picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS, reducing_gap=None)
+    return np.asarray(picture)
 
 
 if __name__ == "__main__":

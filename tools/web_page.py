@@ -1,8 +1,7 @@
 """The looks and the wiring of tools/web_demo.py's page; gradio is imported only where it is used."""
 
-import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,16 +24,13 @@ def build(subtitle: str, examples: list[Path], answer: Callable, cut: Callable) 
 
     quiet = {"show_label": True, "interactive": False, "buttons": ["download", "fullscreen"], "format": "png"}
     with gr.Blocks(title="ReSTR", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.HTML(
-            f"<header><h1>ReSTR</h1><p>Point at things with words.</p><small>{escape(subtitle)}</small></header>",
-            padding=False,
-        )
+        about = f"<p>Point at things with words.</p><small>{escape(subtitle)}</small>"
+        gr.HTML(f"<header><h1>ReSTR</h1>{about}</header>", padding=False)
         found = gr.State(None)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320):
-                image = gr.Image(
-                    type="filepath", label="Image", sources=["upload", "clipboard"], height=300, elem_id="image"
-                )
+                sources = ["upload", "clipboard"]
+                image = gr.Image(type="filepath", label="Image", sources=sources, height=300, elem_id="image")
                 image.preprocess = lambda file: file and file.path  # `answer` reads it, and says what is wrong with it
                 text = gr.Textbox(label="Expression", placeholder=HINT, max_lines=4, elem_id="expression")
                 button = gr.Button("Find it", variant="primary", elem_id="find")
@@ -58,35 +54,21 @@ def build(subtitle: str, examples: list[Path], answer: Callable, cut: Callable) 
     return page
 
 
-@contextlib.contextmanager
-def served(page: "gradio.Blocks", port: int, sessions: int) -> Iterator[None]:
-    """The page, served on 127.0.0.1 meanwhile. Raises InputError for a port that cannot be had."""
+def serve(page: "gradio.Blocks", port: int, sessions: int) -> None:
+    """Serve the page on 127.0.0.1 in threads of their own. Raises InputError for a port that is not available."""
     import gradio as gr
 
     theme = gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=SYSTEM_FONT, font_mono=MONOSPACE)
     theme.set(body_background_fill="*neutral_50", block_label_text_size="13px", block_radius="10px")
+    limits = {"max_file_size": "64mb", "state_session_capacity": sessions}
+    quiet = {"share": False, "quiet": True, "prevent_thread_lock": True, "ssr_mode": False, "footer_links": []}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            page.queue(api_open=False).launch(
-                server_name="127.0.0.1",
-                server_port=port,
-                share=False,
-                quiet=True,
-                prevent_thread_lock=True,
-                ssr_mode=False,
-                footer_links=[],
-                max_file_size="64mb",
-                state_session_capacity=sessions,
-                theme=theme,
-                css=CSS,
-            )
+            page.queue(api_open=False)
+            page.launch(server_name="127.0.0.1", server_port=port, theme=theme, css=CSS, **limits, **quiet)
     except OSError:
         raise InputError(f"--port {port}: another program has it, or it is reserved; give another") from None
-    try:
-        yield
-    finally:
-        page.close(verbose=False)
 
 
 def complaint(message: str) -> str:
@@ -107,9 +89,8 @@ def words(result: Segmentation, seconds: float) -> str:
     for word, paid in result.words:
         shown, unknown = escape(one_line(word.strip(), 40)), word in result.unknown
         title = ' class="unknown" title="not in the vocabulary: read as &lt;unk&gt;"' if unknown else ""
-        cells.append(
-            f'<li{title}><b>{shown}</b><i style="height:{100 * paid / top:.0f}%"></i><span>{paid:.1%}</span></li>'
-        )
+        bar = f'<i style="height:{100 * paid / top:.0f}%"></i>'
+        cells.append(f"<li{title}><b>{shown}</b>{bar}<span>{paid:.1%}</span></li>")
     rest = 1 - sum(paid for _, paid in result.words)
     notes = [f"{rest:.0%} of the attention went to padding and to the seed itself", f"answered in {seconds:.2f} s"]
     if result.unknown:

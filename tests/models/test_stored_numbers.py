@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.curve_batches import batch
+from benchmarks.fidelity import batch
 from models import from_reference
 from models.loss import LossConfig, patch_labels, restr_loss
 from models.reference import HEAD, our_name

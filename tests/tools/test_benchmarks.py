@@ -1,35 +1,34 @@
 """The benchmark scripts at toy size: they run, and their two ways agree. What they time is not looked at."""
 
 import copy
+import runpy
+import sys
 from argparse import Namespace
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench_build, bench_load, bench_startup, gpu
+from benchmarks import bench_data, gpu, ways
 from benchmarks.photos import make_set
-from benchmarks.report import table
+from benchmarks.report import medians, table
 from prepare.public import read_refs
 from prepare.writer import BuildOptions, build
+from tests.conftest import ROOT
 from utils.errors import InputError
 from utils.prepared import PreparedSplit
 
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp("photos"), images=2)
+BENCH = ways.Bench(torch.device("cpu"), tiny=True)
 
 
 def test_every_gpu_row_runs():
     args = Namespace(device="cpu", tiny=True, batches="2", images=2, repeats=1, minutes=5)
     found = []
     gpu.measure(args, lambda values: found.append(copy.deepcopy(values)))
-    assert [len(values["training"]) for values in found] == list(range(2 + len(gpu.OURS)))
+    assert [len(values["training"]) for values in found] == [0, 0, *range(1 + len(gpu.TRAINING))]
     values = found[-1]
-    assert [row["way"] for row in values["training"]] == [gpu.REFERENCE.name, *(way.name for way in gpu.OURS)]
-    assert all(row["samples_per_s"] > 0 for row in values["training"])
+    assert [row["way"] for row in values["training"]] == [way.name for way in gpu.TRAINING]
+    assert all(row["samples_per_s"] > 0 for row in values["training"]) and not values["failed"]
     assert values["evaluation"][1]["logits_differ"] < 1e-5
     assert values["evaluation"][1]["pixels_differ"] == 0 < values["evaluation"][2]["pixels_differ"] < 0.1
     assert 10 < values["oiou"]["fp32"] < 99.9 and 0 < abs(values["oiou"]["fp32"] - values["oiou"]["bf16"]) < 2
@@ -38,57 +37,95 @@ def test_every_gpu_row_runs():
     assert text.count("| ours, bf16, --compile |") == 1
 
 
-def test_rows_without_time_left_say_so():
-    bench = gpu.Bench(torch.device("cpu"), True, 1, seconds=-1)
-    rows = list(gpu.training_rows(bench, [8], 1.0, 1.0))
-    numbers = {"matmul_tflops": 1.0, "flops_a_sample": 1.0, "oiou": {"fp32": 0.0, "bf16": 0.0}}
-    text = gpu.markdown({"where": "", "tiny": False, "evaluation": [], "training": rows, "gb_a_sample": {}} | numbers)
-    assert text.count("not measured: time was up") == 1 + len(gpu.OURS)
+def test_what_fails_on_a_gpu_costs_only_itself(monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("too large")
+
+    monkeypatch.setattr(gpu, "metric_change", fail)
+    monkeypatch.setattr(ways.Bench, "step", fail)
+    args = Namespace(device="cpu", tiny=True, batches="2,3", images=1, repeats=1, minutes=5)
+    found = []
+    gpu.measure(args, found.append)
+    text = gpu.markdown(found[-1])
+    assert "| oiou failed | too large |" in text and "| ours, bf16, 1 images at a time |" in text
+    assert text.count("| 2 | not measured: too large |") == len(gpu.TRAINING)  # and the larger batch is not tried
+    late = list(gpu.training_rows(BENCH, [8], repeats=1, deadline=0))
+    assert gpu.markdown(found[-1] | {"training": late}).count("not measured: time was up") == len(gpu.TRAINING)
+
+
+def test_memory_of_one_more_sample():
+    rows = [
+        {"way": way.name, "batch": n, "gb": 2 + n / (1 + i)} for i, way in enumerate(gpu.TRAINING[:2]) for n in (1, 8)
+    ]
+    assert gpu.memory_rows(rows) == [("authors' way, fp16", 1.0, 1.0), ("ours, fp32", 0.5, 0.5)]
 
 
 def test_one_training_step_is_the_same_either_way():
-    bench = gpu.Bench(torch.device("cpu"), True, 1, seconds=60)
-    ways = [replace(gpu.REFERENCE, amp=None), gpu.OURS[0]]
-    for module in bench.model.modules():
-        if hasattr(module, "drop_prob"):
-            module.drop_prob = 0.0
-    theirs, ours = (bench.trainer(way, 2)() for way in ways)
-    assert ours == pytest.approx(theirs, rel=1e-5)
+    network = BENCH.network
+
+    def without_drops(way):
+        model = network(way)
+        for module in [] if way.reference else model.modules():
+            if hasattr(module, "drop_prob"):
+                module.drop_prob = 0.0
+        return model
+
+    bench = copy.copy(BENCH)
+    bench.network = without_drops
+    theirs, ours = (bench.step(way, 2) for way in (ways.AUTHORS, ways.OURS))
+    losses = [(theirs(), ours()) for _ in range(2)]
+    assert losses[0][0] != losses[1][0]
+    assert losses[0][1] == pytest.approx(losses[0][0], rel=1e-5)
 
 
-def test_the_authors_way_of_building_gives_our_arrays(photos, tmp_path):
+@pytest.mark.slow
+def test_every_row_of_the_model(monkeypatch, capsys):
+    arguments = ["--tiny", "--batch", "1", "--images", "1", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["bench_model.py", *arguments])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(ROOT / "benchmarks/bench_model.py"), run_name="__main__")
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
+    assert left.value.code == 0 and len(rows) == 13
+    assert all(float(row[1]) > 0 and float(row[2]) > 0 for row in rows if "largest difference" not in row[0])
+
+
+def test_the_authors_data_are_ours(tmp_path, capsys):
+    photos = make_set(tmp_path / "set", images=2)
     refs = read_refs(photos, "unc", "train")
     assert (len(refs), {len(ref.sentences) for ref in refs}) == (5, {3})
-    bench_build.reference_seconds(photos, tmp_path / "theirs", 1)
+    theirs = tmp_path / "theirs"
+    bench_data.reference_seconds(photos, theirs, 1)
     split = PreparedSplit(build(BuildOptions(photos, "unc", "train", (480, 480), workers=1)).folder, "train")
-    bench_build.check_identical(tmp_path / "theirs", split)
-    assert bench_build.size_of(tmp_path / "theirs") > 10 * bench_build.size_of(split.folder)
-    stored = dict(np.load(tmp_path / "theirs/unc_train_7.npz"))
-    stored["mask_batch"][0, 0] ^= True
-    np.savez(tmp_path / "theirs/unc_train_7.npz", **stored)
-    with pytest.raises(InputError, match="expression 7"):
-        bench_build.check_identical(tmp_path / "theirs", split)
+    bench_data.check_identical(theirs, split)
+    assert bench_data.size_of(theirs) > 10 * bench_data.size_of(split.folder)
 
-
-def test_the_authors_way_of_loading_gives_our_samples(photos, tmp_path):
-    options = BuildOptions(photos, "unc", "train", (48, 48), workers=1, self_contained=True)
-    folder = build(options).folder
-    split = PreparedSplit(folder, "train")
-    image, mask, ids = bench_load.reference_sample(folder, 3)
-    ours = bench_load.TrainDataset(split)[3]
+    image, mask, ids = bench_data.reference_sample(theirs, 3)
+    ours = bench_data.TrainDataset(split)[3]
     assert ((image * 0.5 + 0.5) * 255 - ours["image"]).abs().max() < 1e-3
     assert (mask == ours["mask"]).all() and (ids == ours["ids"]).all()
-    assert bench_load.throughput(split, 0, 1, samples=24) > 0
-    assert bench_load.milliseconds({"a": split.image}, len(split), 1)["a"] > 0
+    assert bench_data.throughput(split, 0, samples=24) > 0
+    assert bench_data.milliseconds({"a": split.image}, len(split), 1)["a"] > 0
 
-
-def test_a_large_split_starts(tmp_path, capsys):
-    folder = bench_startup.make_split(tmp_path, 300)
-    assert len(PreparedSplit(folder, "train")) == 300
-    for way in bench_startup.WAYS:
-        bench_startup.run_way(way, folder)
+    bench_data.extend(split.folder, 300)
+    assert len(PreparedSplit(split.folder, "train")) == 300
+    for way in bench_data.WAYS:
+        bench_data.start_up(way, split.folder)
         assert len(capsys.readouterr().out.split()) == 3
+
+    stored = dict(np.load(theirs / "unc_train_7.npz"))
+    stored["mask_batch"][0, 0] ^= True
+    np.savez(theirs / "unc_train_7.npz", **stored)
+    with pytest.raises(InputError, match="expression 7"):
+        bench_data.check_identical(theirs, split)
 
 
 def test_tables():
-    assert table(("a", "b"), [(1, 0.01234), ("x", 1234.5)]).splitlines()[2:] == ["| 1 | 0.0123 |", "| x | 1234 |"]
+    shown = table(("a", "b"), [(1, 0.01234), ("x", 1234.5), (None, 2.0)]).splitlines()[2:]
+    assert shown == ["| 1 | 0.0123 |", "| x | 1234 |", "| not measured | 2 |"]
+
+
+def test_ways_take_turns():
+    calls = []
+    ways = {name: lambda name=name: calls.append(name) or (len(calls), -len(calls)) for name in "ab"}
+    assert medians(ways, 3, warm=1) == {"a": [5, -5], "b": [6, -6]}
+    assert "".join(calls) == "abababab"

@@ -12,28 +12,17 @@ import pytest
 import torch
 
 from benchmarks.plain_restr import PlainReSTR
-from models import ReSTRConfig, build_restr, load_restr, to_reference
+from models import load_restr, to_reference
 from models.checkpoint import Checkpoint, save_checkpoint
-from models.config import DecoderConfig, FusionConfig, LanguageConfig, VisionConfig
+from models.config import DecoderConfig, FusionConfig
 from tests.conftest import ROOT
+from tests.support.small_model import REFERENCE, SIZE, VOCABULARY, WORDS, tiny_model
 from tools import export_onnx
 from utils.errors import InputError
-from utils.text import SPECIAL_WORDS, Vocabulary
-
-SCRIPT = ROOT / "tools/export_onnx.py"
-WORDS = [*SPECIAL_WORDS, "red", "blue", "größte", "left of", *(f"word{i}" for i in range(22))]
-VISION = VisionConfig(image_size=(64, 96), patch_size=16, width=24, depth=2, heads=3, norm_eps=1e-5)
-LANGUAGE = LanguageConfig(len(WORDS), width=12, depth=2, heads=3)
-PLAIN = {  # the same model in the reference's words
-    "v_backbone": {"image_size": [64, 96], "patch_size": 16, "d_model": 24, "n_heads": 3, "n_layers": 2},
-    "l_backbone": {"d_lang": 12, "n_layers": 2, "n_heads": 3},
-    "mm_fusion": {"n_layers": 2, "n_heads": 3, "is_shared": False, "is_decoder": True},
-}
 
 
 def checkpoint(path: Path, words: list[str] | None = WORDS, **parts) -> Path:
-    torch.manual_seed(3)
-    model = build_restr(ReSTRConfig(VISION, LANGUAGE, **parts))
+    model = tiny_model(**parts)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)  # small random weights would hide differences
@@ -43,7 +32,7 @@ def checkpoint(path: Path, words: list[str] | None = WORDS, **parts) -> Path:
 
 def inputs(batch: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(batch)
-    image = rng.integers(0, 256, (batch, 3, 64, 96), dtype=np.uint8)
+    image = rng.integers(0, 256, (batch, 3, *SIZE), dtype=np.uint8)
     ids = rng.integers(1, len(WORDS), (batch, 20))
     for row in range(batch):
         ids[row, : 4 * row] = 0
@@ -66,7 +55,7 @@ def exported(tmp_path_factory) -> tuple[Path, Path, str]:
     """Checkpoint, ONNX file in a folder that was not there, and what was printed; run from elsewhere."""
     folder = tmp_path_factory.mktemp("export")
     source, out = checkpoint(folder / "best.pth"), folder / "new/model.onnx"
-    command = [sys.executable, str(SCRIPT), "--checkpoint", str(source), "--out", str(out)]
+    command = [sys.executable, ROOT / "tools/export_onnx.py", "--checkpoint", source, "--out", out]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -79,7 +68,7 @@ def test_outputs_equal_the_plain_float64_form(exported, batch):
     state = {name: value.double() for name, value in to_reference(load_restr(source)).items()}
     image, ids = inputs(batch)
     normalised = (torch.from_numpy(image).double() / 255 - 0.5) / 0.5
-    expected = PlainReSTR(state, PLAIN)(normalised, torch.from_numpy(ids))
+    expected = PlainReSTR(state, REFERENCE)(normalised, torch.from_numpy(ids))
     for ours, theirs in zip(run(out, image, ids), expected, strict=True):
         assert_same(ours, theirs)
 
@@ -90,7 +79,7 @@ def test_the_script_prints_the_deviation(exported):
     for line, name in zip(lines[2:4], ("pixel_logits", "patch_logits"), strict=True):
         found = re.fullmatch(rf"  {name}: (\S+), of logits up to (\S+)", line)
         assert 0 < float(found[1]) < 1e-4 * float(found[2])
-    assert lines[4].endswith("image uint8 B x 3 x 64 x 96, ids int64 B x 20")
+    assert lines[4].endswith("image uint8 B x 3 x 32 x 48, ids int64 B x 20")
 
 
 def test_the_file_describes_itself(exported):
@@ -98,30 +87,29 @@ def test_the_file_describes_itself(exported):
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     tensors = {tensor.name: (tensor.type, tensor.shape) for tensor in [*session.get_inputs(), *session.get_outputs()]}
     assert tensors == {
-        "image": ("tensor(uint8)", ["batch", 3, 64, 96]),
+        "image": ("tensor(uint8)", ["batch", 3, *SIZE]),
         "ids": ("tensor(int64)", ["batch", 20]),
-        "pixel_logits": ("tensor(float)", ["batch", 1, 64, 96]),
+        "pixel_logits": ("tensor(float)", ["batch", 1, *SIZE]),
         "patch_logits": ("tensor(float)", ["batch", 1, 4, 6]),
     }
     about = session.get_modelmeta().custom_metadata_map
     assert about["vocabulary"].split("\n") == WORDS
-    assert about["vocabulary_sha256"] == Vocabulary(WORDS).sha256
-    assert (about["image_size"], about["patch_size"], about["text_length"]) == ("64,96", "16", "20")
+    assert about["vocabulary_sha256"] == VOCABULARY.sha256
+    assert (about["image_size"], about["patch_size"], about["text_length"]) == ("32,48", "8", "20")
     assert (about["mean"], about["std"]) == ("0.5,0.5,0.5", "0.5,0.5,0.5")
     assert (about["dataset"], about["step"]) == ("unc", "7")
     assert about["checkpoint_sha256"] == load_restr(source).provenance["sha256"]
     assert [entry.name for entry in out.parent.iterdir()] == ["model.onnx"]  # no data beside it, no temporary
 
 
-@pytest.mark.parametrize(
-    "parts",
-    [
-        {"fusion": FusionConfig("vanilla")},
-        {"fusion": FusionConfig("independent")},
-        {"fusion": FusionConfig(shared=True), "decoder": DecoderConfig(False)},
-    ],
-    ids=["vanilla", "independent", "shared without decoder"],
-)
+OTHERS = {
+    "vanilla": {"fusion": FusionConfig("vanilla")},
+    "independent": {"fusion": FusionConfig("independent")},
+    "shared, no decoder": {"fusion": FusionConfig(shared=True), "decoder": DecoderConfig(False)},
+}
+
+
+@pytest.mark.parametrize("parts", OTHERS.values(), ids=OTHERS)
 def test_other_models_in_the_newest_opset(tmp_path, parts):
     source, out = checkpoint(tmp_path / "a.pth", words=None, **parts), tmp_path / "a.onnx"
     export_onnx.main(["--checkpoint", str(source), "--out", str(out), "--opset", "20"])
@@ -135,44 +123,39 @@ def test_other_models_in_the_newest_opset(tmp_path, parts):
     assert "vocabulary" not in {entry.key for entry in file.metadata_props}
 
 
-def test_a_file_that_deviates_is_refused_and_the_old_one_stays(tmp_path, monkeypatch):
-    source, out = checkpoint(tmp_path / "a.pth"), tmp_path / "a.onnx"
-    out.write_bytes(b"old")
-    export = export_onnx.export
+def export_then(change: str, *value, original=export_onnx.export):
+    """An export, after which PyTorch's class seed is another one."""
 
-    def export_and_move_on(model, opset):
-        data = export(model, opset)
+    def export(model, opset):
+        data = original(model, opset)
         with torch.no_grad():
-            model.fusion.class_seed.neg_()
+            getattr(model.fusion.class_seed, change)(*value)
         return data
 
-    monkeypatch.setattr(export_onnx, "export", export_and_move_on)
-    with pytest.raises(InputError, match=r"a\.pth: pixel_logits of the ONNX model differ .*: not written"):
+    return export
+
+
+def export_one_batch_size(model, opset, export=export_onnx.export, fixed=torch.onnx.export):
+    """As of a model whose trace holds the number of images as a constant."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", lambda *model, dynamic_axes, **how: fixed(*model, **how))
+        return export(model, opset)
+
+
+@pytest.mark.parametrize(
+    ("replaced", "says"),
+    [
+        (("export", export_then("neg_")), r"a\.pth: pixel_logits of the ONNX model differ .*: not written"),
+        (("export", export_then("fill_", torch.nan)), "differ .* by nan"),
+        (("export", export_one_batch_size), "onnxruntime cannot run the ONNX model"),
+        (("MAX_BYTES", 1000), "an ONNX file holds less than 2 GiB"),
+    ],
+)
+def test_what_does_not_compute_the_same_is_refused_and_the_old_file_stays(tmp_path, monkeypatch, replaced, says):
+    source, out = checkpoint(tmp_path / "a.pth"), tmp_path / "a.onnx"
+    out.write_bytes(b"old")
+    monkeypatch.setattr(export_onnx, *replaced)
+    with pytest.raises(InputError, match=says):
         export_onnx.main(["--checkpoint", str(source), "--out", str(out)])
     assert out.read_bytes() == b"old"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.onnx", "a.pth"]
-
-
-def test_a_file_that_does_not_run_is_refused(tmp_path, monkeypatch):
-    """As with a model whose trace holds the number of images as a constant."""
-    source, out = checkpoint(tmp_path / "a.pth"), tmp_path / "a.onnx"
-    fixed = torch.onnx.export
-    monkeypatch.setattr(torch.onnx, "export", lambda *model, dynamic_axes, **how: fixed(*model, **how))
-    with pytest.raises(InputError, match="onnxruntime cannot run the ONNX model"):
-        export_onnx.main(["--checkpoint", str(source), "--out", str(out)])
-    assert not out.exists()
-
-
-def test_a_deviation_that_is_not_a_number_is_refused():
-    with pytest.raises(InputError, match="nan"):
-        export_onnx.report({"pixel_logits": (float("nan"), 3.0)}, Path("a.pth"))
-
-
-def test_what_cannot_be_done_is_one_line(tmp_path, monkeypatch):
-    model = load_restr(checkpoint(tmp_path / "a.pth"))
-    monkeypatch.setattr(export_onnx, "MAX_BYTES", 1000)
-    with pytest.raises(InputError, match="an ONNX file holds less than 2 GiB"):
-        export_onnx.check_size(model, tmp_path / "a.pth")
-    with pytest.raises(InputError, match="none.pth: no such checkpoint"):
-        export_onnx.main(["--checkpoint", "none.pth", "--out", str(tmp_path / "b.onnx")])
-    assert not (tmp_path / "b.onnx").exists()
