@@ -49,8 +49,7 @@ def make_split(root: Path, expressions: int) -> Path:
 def run_way(way: str, folder: Path) -> None:
     """Open and read `folder` in this process; print seconds, and MB before and at the peak."""
     import train_restr  # noqa: F401
-    from train.data import TrainDataset, collate
-    from train.sampler import StepSampler
+    from train.data import StepSampler, TrainDataset, collate
     from utils.prepared import PreparedSplit
 
     before, started = peak_mb(), time.perf_counter()

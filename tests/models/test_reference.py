@@ -14,7 +14,7 @@ from models.reference import HEAD, config_from_reference, our_name, reference_co
 from models.restr import build_restr
 from tests.conftest import ROOT
 from tools.model_size import count_parameters
-from train.schedule import Schedule
+from train.options import Recipe
 from utils.errors import InputError
 
 CONFIG = {
@@ -60,9 +60,10 @@ def test_every_official_name_and_count(case):
 def test_learning_rates_of_the_authors_schedule():
     stored = json.loads((ROOT / "tests/data/schedule.json").read_text())["lr_poly"]
     args = stored["args"]
-    schedule = Schedule(args["base"], args["end"], args["max_iter"], args["warm"], args["power"])
+    ends = {"lr": args["base"], "end_lr": args["end"]}
+    recipe = Recipe(**ends, num_steps=args["max_iter"], warm_iter=args["warm"], power=args["power"])
     for step, rate in stored["step_to_lr"].items():
-        assert args["base"] * schedule.factor(int(step)) == pytest.approx(rate, rel=1e-12, abs=1e-30)
+        assert args["base"] * recipe.lr_factor(int(step)) == pytest.approx(rate, rel=1e-12, abs=1e-30)
 
 
 def random_case(variant="indirect", **fusion):

@@ -88,8 +88,8 @@ def test_the_learning_rate_follows_the_schedule():
 
 
 def test_cosine_schedule():
-    schedule = Recipe(lr=1.0, end_lr=0.1, num_steps=110, warm_iter=10, is_cos=True).schedule
-    values = [schedule.factor(step) for step in range(111)]
+    recipe = Recipe(lr=1.0, end_lr=0.1, num_steps=110, warm_iter=10, is_cos=True)
+    values = [recipe.lr_factor(step) for step in range(111)]
     assert values[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert values[60] == pytest.approx(0.55)
     assert values[110] == pytest.approx(0.1)
