@@ -23,7 +23,7 @@ from eval.evaluator import check_room
 from models import ReSTRConfig, build_restr
 from models.loss import restr_loss
 from models.pretrained import load_pretrained
-from train.data import StepSampler, TrainDataset, micro_batches
+from train.data import micro_batches
 from train.logs import pass_over_disk_errors
 from train.loop import Stopped, Trainer, fit
 from train.options import Options, parse_options
@@ -56,7 +56,7 @@ def main() -> int:
 
 def train(options: Options, ranks: Ranks) -> int:
     """Wire data, model, optimiser and run together, and train. Returns the exit code."""
-    data, recipe = options.data, options.recipe
+    data = options.data
     split, valset = PreparedSplit(data.data_dir, data.set), PreparedSplit(data.data_dir, data.valset)
     vocabulary = vocabulary_of(split, data.vocabulary)
     config = options.model.config(data.input_size, len(vocabulary))
@@ -71,18 +71,15 @@ def train(options: Options, ranks: Ranks) -> int:
     path = options.run.weights_dir / (options.run.exp_name or f"restr_{split.dataset}")
     with locked(path) if ranks.is_main else nullcontext():
         resuming = resumable(path, options.run.resume)
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(options.recipe.seed)
         model = build_model(options, config, split, resuming, ranks).to(ranks.device)
         trainer = build_trainer(options, model, ranks)
         facts = data_of(data, {data.set: split, data.valset: valset}, vocabulary)
         run = Run(options, ranks, model, trainer, path, vocabulary, facts, valset)
         run.start(resuming)
-        steps = (recipe.batch_size, recipe.seed, trainer.step, recipe.num_steps)
-        order = StepSampler(len(split), *steps, ranks.rank, ranks.world, recipe.accum)
-        samples, pin_memory = TrainDataset(split, data.input_size), ranks.device.type == "cuda"
         try:
             with explained(options.machine.compile), explained_loaders():
-                fit(trainer, micro_batches(samples, order, data.num_workers, pin_memory), run, stop)
+                fit(trainer, micro_batches(options, split, trainer.step, ranks), run, stop)
         except Stopped:
             if ranks.is_main:
                 print(f"saved step {trainer.step} in {path}: continue with --resume", file=sys.stderr)

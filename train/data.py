@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from train.options import Options
+from utils.device import Ranks
 from utils.errors import InputError
 from utils.geometry import fit_inside, pad, resize_image, resize_mask
 from utils.loaders import loading, shared
@@ -96,10 +98,13 @@ class StepSampler(Sampler[list[int]]):
         return int(_permutation(self.samples, self.seed, epoch)[place])
 
 
-def micro_batches(samples: TrainDataset, sampler: StepSampler, workers: int, pin_memory: bool) -> Iterator[dict]:
-    """The sampler's micro-batches, read by `workers` processes. Raises the InputError of an unreadable sample."""
-    how = {"collate_fn": collate, "pin_memory": pin_memory, **loading(workers)}
-    for batch in DataLoader(samples, batch_sampler=sampler, **how):
+def micro_batches(options: Options, split: PreparedSplit, step: int, ranks: Ranks) -> Iterator[dict]:
+    """Batches of this rank from the step on, `--accum` a step. Raises the InputError of an unreadable sample."""
+    recipe, workers = options.recipe, options.data.num_workers
+    steps = (recipe.batch_size, recipe.seed, step, recipe.num_steps)
+    order = StepSampler(len(split), *steps, ranks.rank, ranks.world, recipe.accum)
+    how = {"collate_fn": collate, "pin_memory": ranks.device.type == "cuda", **loading(workers)}
+    for batch in DataLoader(TrainDataset(split, options.data.input_size), batch_sampler=order, **how):
         if isinstance(batch, InputError):
             raise batch
         yield batch

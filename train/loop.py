@@ -22,7 +22,6 @@ from utils.device import Ranks, autocast
 from utils.errors import InputError, one_line
 from utils.loaders import StopSignal
 
-
 COUNTERS = ("step", "validated", "best", "bad_steps")
 
 

@@ -166,6 +166,8 @@ def test_a_tensor_that_holds_less_than_it_claims_is_refused_in_memory_too(values
 @pytest.mark.parametrize("step", [-1, 10**12 + 1])
 def test_a_step_that_cannot_be_is_refused(tmp_path, values, step):
     assert "'step'" in refused(read_checkpoint, store(tmp_path / "broken.pth", {**values, "step": step}))
+    edge = abs(step) - 1  # 0 and the largest step
+    assert read_checkpoint(store(tmp_path / "edge.pth", {**values, "step": edge})).step == edge
 
 
 def test_a_vocabulary_of_another_length_is_refused(tmp_path, values):

@@ -70,7 +70,7 @@ def test_data_set_and_step(tmp_path, inputs, monkeypatch, capsys):
         ("unc+_500.pth", None, ("unc+", 500)),
         ("Gref_umd_7.pth", None, ("Gref_umd", 7)),
         ("mine.pth", None, (None, 0)),
-        ("mine_3.pth", "referit", ("referit", 3)),
+        ("mine_1000000000000.pth", "referit", ("referit", 10**12)),
     ):
         extra = ["--dataset", dataset] if dataset else []
         assert converted(monkeypatch, capsys, [*arguments(tmp_path, out), *extra]) == (0, "")

@@ -38,10 +38,10 @@ def test_the_defaults_are_the_paper_s():
     assert (recipe.batch_size, recipe.num_steps, recipe.warm_iter, options.run.save_every) == (8, 400_000, 40_000, 5000)
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
     assert trainer.base_rates == pytest.approx([1e-5, 1e-6])  # language and fusion; vision
-    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [5e-4, 5e-4]
+    assert [(g["betas"], g["weight_decay"]) for g in trainer.optimizer.param_groups] == [((0.9, 0.999), 5e-4)] * 2
     rates = [1e-5 * recipe.lr_factor(step) for step in (0, 20_000, 40_000, 220_000, 400_000)]
     assert rates == pytest.approx([0, 5e-6, 1e-5, 1e-5 * 0.5**0.9, 0])
-    assert (recipe.grad_clip, trainer.amp) == (0.0, None)
+    assert (recipe.seed, recipe.grad_clip, trainer.amp) == (1, 0.0, None)
 
 
 def test_flags_of_optimiser_and_schedule():
