@@ -172,7 +172,7 @@ def test_a_disk_that_is_full_for_the_log_is_named(batches, tmp_path):
 
 def test_a_failed_start_leaves_nothing(batches, tmp_path):
     base = [flag for flag in FLAGS if flag != "--no_pretrained"]
-    assert "Gref_emb.npy" in refused(batches, tmp_path / "new" / "run", base=base)  # no embeddings
+    assert "Gref_emb.npy" in refused(batches, tmp_path / "run", "--exp_name", "new/run", base=base)  # no embeddings
     assert not (tmp_path / "new").exists()
     (tmp_path / "run").mkdir()
     refused(batches, tmp_path / "run", base=base)

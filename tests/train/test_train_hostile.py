@@ -55,8 +55,9 @@ def test_a_folder_that_vanishes_in_mid_training(copied, tmp_path, gone):
 
 
 def test_a_folder_that_cannot_be_written(batches, tmp_path):
-    (tmp_path / "locked").mkdir(mode=0o555)
-    line = refused(batches, tmp_path / "locked" / "run", powerless=True)
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    line = refused(batches, tmp_path / "run", "--weights_dir", str(locked), powerless=True)
     assert "locked" in line and "Permission denied" in line
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models.blocks import SampleDropPath
+from tests.support.train_runs import equal
 from train.loop import Trainer, fit
 from train.options import Recipe, RunOptions
 from train.run import Run
@@ -120,6 +121,7 @@ def test_a_restored_run_repeats_the_rest_bit_for_bit():
     second = trainer()
     second.model.load_state_dict(first.model.state_dict())
     second.restore(copy.deepcopy(first.state()))
+    assert equal(second.state(), first.state())  # the learning rate, too, which a validation may come to save
     for run in (first, second):
         for seed in range(4, 9):
             run.train_step([batch(8, seed)])
