@@ -13,28 +13,25 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from eval.evaluator import check_room
 from models import ReSTRConfig, build_restr
 from models.loss import restr_loss
 from models.pretrained import load_pretrained
-from train.data import TrainDataset, collate
+from train.data import micro_batches
 from train.logs import pass_over_disk_errors
 from train.loop import Stopped, Trainer, fit
 from train.options import Options, parse_options
-from train.run import Run, RunFolder, data_of
-from train.sampler import StepSampler
-from utils import device as distributed
+from train.run import Run, data_of, locked, resumable
 from utils.cli import run_main
-from utils.device import Ranks, settle_memory
+from utils.device import Ranks, group, settle_memory
 from utils.errors import InputError, one_line
-from utils.loaders import EXIT_RESUME, StopSignal, check_shared_memory, explained_loaders, loading
+from utils.loaders import EXIT_RESUME, StopSignal, check_shared_memory, explained_loaders
 from utils.prepared import PreparedSplit
 from utils.text import PAD, TEXT_LENGTH, read_embeddings
 
@@ -47,7 +44,7 @@ def main() -> int:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True)
-    with distributed.group(options.machine) as ranks:
+    with group(options.machine) as ranks:
         if ranks.device.type == "cpu":
             settle_memory()
         if options.machine.tf32:
@@ -58,7 +55,7 @@ def main() -> int:
 
 def train(options: Options, ranks: Ranks) -> int:
     """Wire data, model, optimiser and run together, and train. Returns the exit code."""
-    data, run_options = options.data, options.run
+    data = options.data
     split, valset = PreparedSplit(data.data_dir, data.set), PreparedSplit(data.data_dir, data.valset)
     vocabulary = split.vocabulary(data.vocabulary)
     config = options.model.config(data.input_size, len(vocabulary))
@@ -70,18 +67,18 @@ def train(options: Options, ranks: Ranks) -> int:
         return 0
     check(options, split, valset, ranks)
     stop = StopSignal(ranks.is_main)
-    path = run_options.weights_dir / (run_options.exp_name or f"restr_{split.dataset}")
-    with RunFolder(path, split.dataset, ranks.is_main) as folder:
-        resuming = folder.begin(run_options.resume)
+    path = options.run.weights_dir / (options.run.exp_name or f"restr_{split.dataset}")
+    with locked(path) if ranks.is_main else nullcontext():
+        resuming = resumable(path, options.run.resume)
         torch.manual_seed(options.recipe.seed)
         model = build_model(options, config, split, resuming, ranks).to(ranks.device)
         trainer = build_trainer(options, model, ranks)
         facts = data_of(data, {data.set: split, data.valset: valset}, vocabulary)
-        run = Run(options, ranks, model, trainer, folder, vocabulary, facts, valset)
+        run = Run(options, ranks, model, trainer, path, vocabulary, facts, valset)
         run.start(resuming)
         try:
             with explained(options.machine.compile), explained_loaders():
-                fit(trainer, loader(options, split, trainer.step, ranks), run, stop)
+                fit(trainer, micro_batches(options, split, trainer.step, ranks), run, stop)
         except Stopped:
             if ranks.is_main:
                 print(f"saved step {trainer.step} in {path}: continue with --resume", file=sys.stderr)
@@ -150,21 +147,6 @@ def build_trainer(options: Options, model: torch.nn.Module, ranks: Ranks) -> Tra
         devices = [ranks.device] if ranks.device.type == "cuda" else None
         model = DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
     return Trainer(model, optimizer, lambda *batch: restr_loss(*batch, loss), recipe, ranks, options.machine.amp_dtype)
-
-
-def loader(options: Options, split: PreparedSplit, step: int, ranks: Ranks) -> DataLoader:
-    """Micro-batches of this rank from the step on."""
-    recipe = options.recipe
-    steps = (step, recipe.num_steps)
-    return DataLoader(
-        TrainDataset(split, options.data.input_size),
-        batch_sampler=StepSampler(
-            len(split), recipe.batch_size, recipe.seed, *steps, ranks.rank, ranks.world, recipe.accum
-        ),
-        collate_fn=collate,
-        pin_memory=ranks.device.type == "cuda",
-        **loading(options.data.num_workers),
-    )
 
 
 @contextmanager

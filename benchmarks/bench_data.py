@@ -39,8 +39,7 @@ from torch.utils.data import DataLoader
 from benchmarks.photos import SENTENCES, make_set
 from benchmarks.report import fresh_process, medians, peak_mb, seconds, table, where
 from prepare.public import read_refs
-from train.data import TrainDataset, collate
-from train.sampler import StepSampler
+from train.data import StepSampler, TrainDataset, collate
 from utils.cli import ArgumentParser, run_main
 from utils.errors import InputError
 from utils.files.reading import read_json

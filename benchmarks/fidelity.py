@@ -19,7 +19,7 @@ from benchmarks.report import table
 from models import build_restr, from_reference, to_reference
 from models.loss import LossConfig, patch_labels, restr_loss
 from models.reference import HEAD, config_from_reference, our_name, reference_config
-from train.schedule import Schedule
+from train.options import Recipe
 from utils.cli import ArgumentParser, run_main
 from utils.text import SPECIAL_WORDS, Vocabulary
 
@@ -98,9 +98,10 @@ def schedule_row() -> tuple:
     """Learning rates of the polynomial schedule."""
     stored = json.loads((DATA / "schedule.json").read_text())["lr_poly"]
     args = stored["args"]
-    schedule = Schedule(args["base"], args["end"], args["max_iter"], args["warm"], args["power"])
+    ends = {"lr": args["base"], "end_lr": args["end"]}
+    recipe = Recipe(**ends, num_steps=args["max_iter"], warm_iter=args["warm"], power=args["power"])
     rates = stored["step_to_lr"].items()
-    worst = max(abs(args["base"] * schedule.factor(int(step)) - rate) / (rate or 1) for step, rate in rates)
+    worst = max(abs(args["base"] * recipe.lr_factor(int(step)) - rate) / (rate or 1) for step, rate in rates)
     return "learning rates, relative", "equal", f"{worst:.1e} over {len(rates)} steps"
 
 

@@ -1,12 +1,21 @@
-"""Prepared data as training samples and batches."""
+"""Prepared data as training samples, their order, and the batches that a loop reads.
+
+The order is a function of the seed and the step alone, so a run may stop anywhere and go on with another number of
+processes: step s reads the same samples.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from train.options import Options
+from utils.device import Ranks
 from utils.errors import InputError
 from utils.geometry import fit_inside, pad, resize_image, resize_mask
-from utils.loaders import shared
+from utils.loaders import loading, shared
 from utils.prepared import PreparedSplit
 
 
@@ -49,3 +58,53 @@ def collate(samples: list[dict | InputError]) -> dict | InputError:
         return errors[0]
     batch = default_collate(samples)
     return {key: shared(value) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+
+
+def mixed_seed(*numbers: int) -> int:
+    """One seed of 32 bits, all that PyTorch's CPU generator reads, from several non-negative numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@lru_cache(1)
+def _permutation(samples: int, seed: int, epoch: int) -> torch.Tensor:
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(mixed_seed(seed, epoch)))
+
+
+class StepSampler(Sampler[list[int]]):
+    """Lists of sample indices, one a micro-batch, for the steps `start` to `stop` - 1.
+
+    The stream of samples is one permutation of all `samples` after another, and step s takes the `batch` samples from
+    s * batch on: each epoch sees each sample once. Of each global batch, rank r of `ranks` takes its own equal part,
+    cut into `accum` micro-batches. `batch` is divisible by `ranks` * `accum`.
+    """
+
+    def __init__(self, samples, batch, seed, start, stop, rank=0, ranks=1, accum=1):
+        self.samples, self.batch, self.seed = samples, batch, seed
+        self.start, self.stop = start, stop
+        self.rank, self.ranks, self.accum = rank, ranks, accum
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start) * self.accum
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size = self.batch // (self.ranks * self.accum)
+        for step in range(self.start, self.stop):
+            first = step * self.batch + self.rank * self.accum * size
+            for start in range(first, first + self.accum * size, size):
+                yield [self._sample(position) for position in range(start, start + size)]
+
+    def _sample(self, position: int) -> int:
+        epoch, place = divmod(position, self.samples)
+        return int(_permutation(self.samples, self.seed, epoch)[place])
+
+
+def micro_batches(options: Options, split: PreparedSplit, step: int, ranks: Ranks) -> Iterator[dict]:
+    """Batches of this rank from the step on, `--accum` a step. Raises the InputError of an unreadable sample."""
+    recipe, workers = options.recipe, options.data.num_workers
+    steps = (recipe.batch_size, recipe.seed, step, recipe.num_steps)
+    order = StepSampler(len(split), *steps, ranks.rank, ranks.world, recipe.accum)
+    how = {"collate_fn": collate, "pin_memory": ranks.device.type == "cuda", **loading(workers)}
+    for batch in DataLoader(TrainDataset(split, options.data.input_size), batch_sampler=order, **how):
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch

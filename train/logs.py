@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import threading
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,16 +17,6 @@ def pass_over_disk_errors(failure) -> None:
         threading.__excepthook__(failure)
 
 
-def _start_wandb(folder: Path, flags: dict):
-    """A run that mirrors TensorBoard's scalars and images, to be started before TensorBoard's writer."""
-    if find_spec("wandb") is None:
-        raise InputError("--wandb: the package is not installed: pip install wandb, or leave the flag out")
-    import wandb
-
-    name = folder.resolve().name  # the parts of a resumed run are one group
-    return wandb.init(project="restr", name=name, group=name, dir=folder, config=flags, sync_tensorboard=True)
-
-
 class RunLog:
     """`log.jsonl` (only what a repeated run repeats: no times) and TensorBoard scalars, in `folder`.
 
@@ -36,7 +27,13 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, step: int = 0, known_bytes: int = 0, wandb: dict | None = None):
-        self.wandb = None if wandb is None else _start_wandb(folder, wandb)
+        self.wandb = None
+        if wandb is not None:  # it has to be started before TensorBoard's writer to mirror it
+            if find_spec("wandb") is None:
+                raise InputError("--wandb: the package is not installed: pip install wandb, or leave the flag out")
+            name = folder.resolve().name  # the parts of a resumed run are one group
+            how = {"project": "restr", "dir": folder, "sync_tensorboard": True}
+            self.wandb = import_module("wandb").init(name=name, group=name, config=wandb, **how)
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only here
 
         path = folder / "log.jsonl"
@@ -88,14 +85,7 @@ class RunLog:
 class NoLog:
     """The log of a rank that writes nothing."""
 
-    def position(self) -> int:
-        """Nothing was written."""
-        return 0
-
-    def record(self, kind, step, values) -> None:
+    def record(self, *values) -> None:
         """Nothing."""
 
-    scalars = picture = record
-
-    def close(self) -> None:
-        """Nothing."""
+    scalars = picture = close = record

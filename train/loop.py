@@ -8,19 +8,21 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from train.sampler import mixed_seed
+from train.data import mixed_seed
 from utils import device as distributed
 from utils.cli import progress_bar
 from utils.device import Ranks, autocast
 from utils.errors import InputError, one_line
 from utils.loaders import StopSignal
+
+COUNTERS = ("step", "validated", "best", "bad_steps")
 
 
 class Stopped(Exception):
@@ -52,7 +54,7 @@ class Trainer:
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            **{name: getattr(self, name) for name in ("step", "validated", "best", "bad_steps")},
+            **{name: getattr(self, name) for name in COUNTERS},
             "window": dict(self.window),
         }
 
@@ -64,20 +66,19 @@ class Trainer:
         numbers = [*state["window"].values(), 0.0 if state["best"] is None else state["best"]]
         if any(type(number) is not float or not math.isfinite(number) for number in numbers):
             raise ValueError(f"{one_line(numbers, 60)} are not losses and an oIoU")
-        own = [{name: group[name] for name in group.keys() - {"params", "lr"}} for group in self.optimizer.param_groups]
-        _check_moments(self.optimizer, state["optimizer"]["state"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
-            group.update(settings)
+        saved, own = state["optimizer"], self.optimizer.state_dict()["param_groups"]
+        _check_moments(self.optimizer, saved["state"])
+        groups = [{**now, "lr": then["lr"]} for now, then in zip(own, saved["param_groups"], strict=True)]
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
         self.scaler.load_state_dict(state["scaler"])
-        for name in ("step", "validated", "best", "bad_steps"):
+        for name in COUNTERS:
             setattr(self, name, state[name])
         self.window = dict(state["window"])
 
     def train_step(self, batches: list[dict]) -> dict[str, float]:
         """One update from the micro-batches of this rank. Returns losses and gradient norm of the whole batch."""
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * self.recipe.schedule.factor(self.step)
+            group["lr"] = rate * self.recipe.lr_factor(self.step)
         totals: dict[str, torch.Tensor] = {}
         for number, (batch, draws) in enumerate(zip(batches, self._drop_draws(len(batches)), strict=True), 1):
             for module, own in zip(self.drop_paths, draws, strict=True):
@@ -143,25 +144,25 @@ def _check_moments(optimizer: torch.optim.Optimizer, state: dict) -> None:
                 raise ValueError(f"{one_line(name, 40)} of parameter {number} is {one_line(value.shape, 40)}")
 
 
-def fit(trainer: Trainer, batches: Iterable[dict | InputError], run, stop: StopSignal) -> None:
+def fit(trainer: Trainer, batches: Iterator[dict], run, stop: StopSignal) -> None:
     """Train to the last step.
 
-    Args: batches, the micro-batches from the trainer's step on, or the error of one that cannot be read; run, a
-    `train.run.Run`. Raises Stopped after a signal, when the state is saved.
+    Args: batches, the micro-batches from the trainer's step on; run, a `train.run.Run`. Raises Stopped after a signal,
+    when the state is saved.
     """
-    recipe, batches = trainer.recipe, iter(batches)
+    recipe = trainer.recipe
     if trainer.step and run.due() and trainer.validated < trainer.step:
         run.validate()  # the run was killed between its checkpoint and its validation
     started, done = time.monotonic(), 0
-    bar = progress_bar(total=recipe.num_steps, initial=trainer.step, disable=not trainer.ranks.is_main, unit="step")
-    with bar:
+    hidden = not trainer.ranks.is_main
+    with progress_bar(total=recipe.num_steps, initial=trainer.step, disable=hidden, unit="step") as bar:
         while trainer.step < recipe.num_steps:
             if distributed.any_rank(stop.requested, trainer.ranks.device):
                 run.save()
                 distributed.wait_for_all()  # a rank that leaves while the first one writes would have torchrun kill it
                 raise Stopped
             trainer.model.train()
-            values = trainer.train_step([_checked(next(batches)) for _ in range(recipe.accum)])
+            values = trainer.train_step([next(batches) for _ in range(recipe.accum)])
             done += 1
             rate = done * recipe.batch_size / (time.monotonic() - started)
             shown = f"loss {values['loss']:.4f}, lr {trainer.optimizer.param_groups[0]['lr']:.2e}, {rate:.1f} samples/s"
@@ -175,12 +176,6 @@ def fit(trainer: Trainer, batches: Iterable[dict | InputError], run, stop: StopS
                 run.validate()
             if logged or due:
                 started, done = time.monotonic(), 0
-
-
-def _checked(batch: dict | InputError) -> dict:
-    if isinstance(batch, InputError):
-        raise batch
-    return batch
 
 
 def _log_window(trainer: Trainer, log, rate: float) -> None:

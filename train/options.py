@@ -3,9 +3,9 @@
 `harmless` says why a run may go on with another value; the other flags are compared on --resume.
 """
 
+import math
 import os
-from collections.abc import Iterator
-from dataclasses import Field, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from eval.evaluator import EvalSettings
@@ -13,7 +13,6 @@ from models.config import LANGUAGE_BACKBONES, DecoderConfig, FusionConfig, ReSTR
 from models.fusion import VARIANTS
 from models.loss import LossConfig
 from models.vision import vision_config
-from train.schedule import Schedule
 from utils.cli import ArgumentParser
 from utils.device import Precision, Process
 from utils.errors import InputError
@@ -28,7 +27,6 @@ SPEED = "memory and speed only"
 SKIPPED = "when to give up; a skipped step changes no weight"
 CORES = min(8, os.cpu_count() or 1)
 ROUNDING = "the same step except for rounding"
-VALIDATION = {"threshold": None, "batch_size": "eval_batch_size"}  # the flags of EvalSettings in train_restr.py
 
 
 @dataclass
@@ -95,10 +93,19 @@ class Recipe:
         if self.warm_iter is None:
             self.warm_iter = self.num_steps // 10
 
-    @property
-    def schedule(self) -> Schedule:
-        """The learning rate of each step."""
-        return Schedule(self.lr, self.end_lr, self.num_steps, self.warm_iter, self.power, self.is_cos)
+    def lr_factor(self, step: int) -> float:
+        """Learning rate of the `step`-th update, counted from 0, as a multiple of the peak. Paper section 4.1.
+
+        Linear warm-up from `end_lr` (the cosine schedule: from 0), then a polynomial or half a cosine down to `end_lr`.
+        """
+        floor = self.end_lr / self.lr
+        if step < self.warm_iter:
+            if self.is_cos:  # the authors' code means this, and computes step + 1 / warmup by a slip
+                return (step + 1) / self.warm_iter
+            return floor + (1 - floor) * step / self.warm_iter
+        t = min(1.0, (step - self.warm_iter) / max(1, self.num_steps - self.warm_iter))
+        falling = 0.5 * (1 + math.cos(math.pi * t)) if self.is_cos else (1 - t) ** self.power
+        return floor + (1 - floor) * falling
 
 
 @dataclass
@@ -126,6 +133,16 @@ class Machine(Process, Precision):
     deterministic: bool = option(False, "the same bits from equal GPU runs: slower", harmless=ROUNDING)
 
 
+@dataclass(frozen=True)
+class Validation(EvalSettings):
+    """How the run is validated: the threshold has no flag, and --batch_size is that of training."""
+
+    threshold: float = EvalSettings.threshold
+    batch_size: int = option(
+        8, "images, and expressions, at a time", flag="eval_batch_size", limits=(1, 1024), harmless=SPEED
+    )
+
+
 @dataclass
 class Options:
     """All flags; each field is a group of them in --help."""
@@ -136,35 +153,26 @@ class Options:
     loss: LossConfig
     run: RunOptions
     machine: Machine
-    validation: EvalSettings
+    validation: Validation
 
     def compared(self) -> dict:
         """Flag -> value, of the flags that --resume compares by value; checkpoints hold them."""
-        flags = ((part, *flag) for part in GROUPS for flag in flags_of_part(part))
-        return {
-            name: getattr(getattr(self, part), field.name)
-            for part, name, field in flags
-            if not field.metadata["harmless"]
-        }
+        compared = (flag for flag in FLAGS if not flag[2].metadata["harmless"])
+        return {name: getattr(getattr(self, part), field.name) for part, name, field in compared}
 
 
 GROUPS = {field.name: field.type for field in fields(Options)}
-
-
-def flags_of_part(part: str) -> Iterator[tuple[str, Field]]:
-    """(flag, field) of a field of Options."""
-    return flags_of(GROUPS[part], **(VALIDATION if part == "validation" else {}))
+FLAGS = [(part, *flag) for part, kind in GROUPS.items() for flag in flags_of(kind)]  # field of Options, flag, its field
 
 
 def parse_options(description: str, arguments: list[str] | None = None) -> Options:
     """Parse the command line. Raises InputError for values that do not go together."""
     parser = ArgumentParser(underscores=True, description=description)
     for part, kind in GROUPS.items():
-        add_options(parser.add_argument_group(part), kind, **(VALIDATION if part == "validation" else {}))
+        add_options(parser.add_argument_group(part), kind)
     args = parser.parse_args(arguments)
-    parts = {part: read_options(kind, args) for part, kind in GROUPS.items() if part != "validation"}
-    evaluation = {"batch_size": args.eval_batch_size, "amp": parts["machine"].amp_dtype}
-    options = Options(**parts, validation=read_options(EvalSettings, args, **evaluation))
+    options = Options(**{part: read_options(kind, args) for part, kind in GROUPS.items()})
+    options.validation = replace(options.validation, amp=options.machine.amp_dtype)
     if options.model.no_pretrained and options.model.v_weights:
         raise InputError("--no_pretrained and --v_weights contradict each other: leave one out")
     if not str(options.run.weights_dir / (options.run.exp_name or "")).isprintable():

@@ -25,18 +25,17 @@ def option(default: Any, help: str, *, limits: tuple = (), harmless: str = "", f
     return dataclasses.field(default=default, metadata=about)
 
 
-def flags_of(kind: type, **names: str | None) -> Iterator[tuple[str, dataclasses.Field]]:
-    """(flag without dashes, field) of a dataclass; `names`: field -> another flag, or None to leave it out."""
+def flags_of(kind: type) -> Iterator[tuple[str, dataclasses.Field]]:
+    """(flag without dashes, field) of a dataclass; a field that is no `option` is no flag."""
     for field in dataclasses.fields(kind):
-        name = names.get(field.name, field.metadata.get("flag") or field.name)
-        if name and "help" in field.metadata:
-            yield name, field
+        if "help" in field.metadata:
+            yield field.metadata["flag"] or field.name, field
 
 
-def add_options(group, kind: type, **names: str | None) -> None:
-    """Add the flags of a dataclass to a parser or a group of it; `names` as in `flags_of`."""
+def add_options(group, kind: type) -> None:
+    """Add the flags of a dataclass to a parser or a group of it."""
     hints = typing.get_type_hints(kind)
-    for name, field in flags_of(kind, **names):
+    for name, field in flags_of(kind):
         about, how = field.metadata, dict(field.metadata["argparse"])
         plain = next((t for t in typing.get_args(hints[field.name]) if t is not types.NoneType), hints[field.name])
         if plain is bool:

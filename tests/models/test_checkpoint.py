@@ -155,6 +155,11 @@ def test_values_that_cannot_be_are_refused(tmp_path, values, change, fault):
     assert fault in refused(read_checkpoint, store(tmp_path / "broken.pth", {**values, **change}))
 
 
+def test_the_edges_of_the_step(tmp_path, values):
+    for step in (0, 10**12):
+        assert read_checkpoint(store(tmp_path / "edge.pth", {**values, "step": step})).step == step
+
+
 def saved(value) -> bytes:
     stream = io.BytesIO()
     torch.save(value, stream)

@@ -60,7 +60,7 @@ def test_the_command(tmp_path, inputs, convert):
         ("unc+_500.pth", [], ("unc+", 500)),
         ("Gref_umd_7.pth", [], ("Gref_umd", 7)),
         ("mine.pth", [], (None, 0)),
-        ("mine_3.pth", ["--dataset", "referit"], ("referit", 3)),
+        ("mine_1000000000000.pth", ["--dataset", "referit"], ("referit", 10**12)),
     ],
 )
 def test_data_set_and_step(tmp_path, convert, out, flags, expected):

@@ -12,7 +12,6 @@ from models.reference import HEAD, our_name
 from tests.conftest import DATA
 from train.loop import Trainer
 from train.options import Recipe
-from train.schedule import Schedule
 from utils.device import Ranks
 
 CURVES = json.loads((DATA / "micro_curves.json").read_text())
@@ -77,6 +76,7 @@ def test_losses_of_the_first_50_steps(curve):
 
 @pytest.mark.parametrize("case", SCHEDULES, ids=lambda case: f"{case['base']:g} to {case['end']:g}")
 def test_learning_rates(case):
-    schedule = Schedule(case["base"], case["end"], case["steps"], case["warm"], case["power"], case["cosine"])
-    rates = [case["base"] * schedule.factor(step) for step in case["steps_at"]]
+    rates = {"lr": case["base"], "end_lr": case["end"], "power": case["power"], "is_cos": case["cosine"]}
+    recipe = Recipe(num_steps=case["steps"], warm_iter=case["warm"], **rates)
+    rates = [case["base"] * recipe.lr_factor(step) for step in case["steps_at"]]
     assert rates == pytest.approx(case["lr"], rel=1e-12, abs=1e-30)

@@ -11,7 +11,7 @@ import pytest
 from prepare import folder as batch_folder
 from prepare import writer as build_module
 from tests.support.builder import batches, tree
-from train.run import RunFolder
+from train.run import locked
 from utils.errors import InputError
 from utils.files import writing as file_system
 from utils.files.writing import atomic_write, lock_file
@@ -90,9 +90,9 @@ def test_a_file_system_without_locks(tiny, build, monkeypatch, capsys, number):
     file_system._warn_of_no_locks.cache_clear()
     code, _, error = build(tiny)
     assert code == 0 and error.count("\n") == 1 and "has no locks" in error
-    RunFolder(tiny / "weights/a", "unc", lock=True)
     file_system._warn_of_no_locks.cache_clear()
-    RunFolder(tiny / "weights/b", "unc", lock=True)
+    with locked(tiny / "weights/a"), locked(tiny / "weights/b"):
+        pass
     assert capsys.readouterr().err.count("has no locks") == 1
     with (tiny / "x").open("w") as file:
         number = errno.EIO

@@ -1,6 +1,7 @@
 """Running train_restr.py in tests, and comparing what runs leave behind."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from tests.conftest import batches as batches_fixture  # noqa: F401 (a fixture)
 from tests.support import forked
 from tests.support.forked import errors
 
@@ -18,11 +18,16 @@ FLAGS = """
 """.split()
 
 
+def arguments(batches: Path, folder: Path, *flags: str, base: Sequence[str] = FLAGS) -> list[str]:
+    """The command line of a run into `folder`."""
+    where = ["--data_dir", str(batches), "--weights_dir", str(folder.parent), "--exp_name", folder.name]
+    return [*where, *base, *flags]
+
+
 def start(batches: Path, folder: Path, *flags: str, base: Sequence[str] = FLAGS, **limits):
     """Start a run into `folder`; its output goes to FOLDER.out and .err. `limits`: see `forked.script`."""
-    where = ["--data_dir", str(batches), "--weights_dir", str(folder.parent), "--exp_name", folder.name]
-    arguments = [*where, *base, *flags]
-    return forked.start(partial(forked.script, **limits), "train_restr", arguments, output=folder)
+    given = arguments(batches, folder, *flags, base=base)
+    return forked.start(partial(forked.script, **limits), "train_restr", given, output=folder)
 
 
 def train(batches: Path, folder: Path, *flags: str, **how) -> tuple[int, str]:
@@ -33,6 +38,33 @@ def train(batches: Path, folder: Path, *flags: str, **how) -> tuple[int, str]:
     return process.exitcode, errors(folder)
 
 
+def refused(batches: Path, folder: Path, *flags: str, **how) -> str:
+    """The one line of a run that ends with exit code 2."""
+    code, message = train(batches, folder, *flags, **how)
+    assert code == 2, message
+    return only_line(message)
+
+
+def only_line(message: str) -> str:
+    """The line of a message that has no other, but for that of random embeddings."""
+    (line,) = [line for line in message.splitlines() if "start from random values" not in line]
+    return line
+
+
+def interrupted(batches: Path, folder: Path, number: int, *flags: str, after: str = "log.jsonl", **how) -> int:
+    """The exit code of a run that is sent a signal when its file `after` is not empty."""
+    process = start(batches, folder, *flags, **how)
+    wait_for(lambda: filled(folder / after))
+    os.kill(process.pid, number)
+    process.join(60)
+    return process.exitcode
+
+
+def filled(file: Path) -> bool:
+    """Whether something was written to a file."""
+    return file.exists() and file.stat().st_size > 0
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Return when `condition` holds."""
     limit = time.monotonic() + seconds
@@ -41,11 +73,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.002)
 
 
+def state(folder: Path, name: str = "last.pth") -> dict:
+    """What a checkpoint of a run holds."""
+    return torch.load(folder / name, weights_only=True)
+
+
 def outcome(folder: Path) -> dict:
     """What two equal runs have in common: the log, and every checkpoint's content but for the names of files."""
-    files = sorted(folder.glob("*.pth"))
-    contents = {file.name: torch.load(file, weights_only=True) for file in files if file.name != "last.prev.pth"}
-    return {"log": (folder / "log.jsonl").read_bytes(), **contents}
+    files = {file.name for file in folder.glob("*.pth")} - {"last.prev.pth"}
+    return {"log": (folder / "log.jsonl").read_bytes(), **{name: state(folder, name) for name in files}}
 
 
 def equal(a, b) -> bool:

@@ -11,12 +11,10 @@ import pytest
 from tests.support.builder import SIZE, batches, tree
 from tests.support.forked import errors, script, start
 from tests.support.tiny_set import make_tiny_set
-from tests.support.train_runs import batches_fixture, equal, outcome, train
+from tests.support.train_runs import equal, outcome, train
 from tests.support.train_runs import start as start_training
 
 pytestmark = pytest.mark.kill
-
-__all__ = ["batches_fixture"]
 
 KILLS = 20
 LONG = ("--num_steps", "10", "--save_every", "2", "--log_every", "1")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import namedtuple
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.conftest import ROOT
-from tests.support.train_runs import FLAGS, batches_fixture, train, wait_for
+from tests.support.train_runs import arguments, train, wait_for
 from utils import loaders
 from utils.errors import InputError
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["batches_fixture"]
 
 REMEDY = "--shm-size"
 
@@ -39,18 +38,20 @@ class Unsharable(torch.Tensor):
         raise self.error
 
 
-class One:
-    """A data set of one sample that cannot be sent."""
+@dataclass
+class Failing:
+    """A data set of which no sample can be sent for an error, or each ends the process that reads it by a signal."""
 
-    def __init__(self, error):
-        self.error = error
+    fault: Exception | signal.Signals
 
     def __len__(self):
-        return 1
+        return 4
 
     def __getitem__(self, index):
+        if isinstance(self.fault, signal.Signals):
+            os.kill(os.getpid(), self.fault)
         tensor = torch.zeros(3).as_subclass(Unsharable)
-        tensor.error = self.error
+        tensor.error = self.fault
         return loaders.shared(tensor)
 
 
@@ -58,31 +59,18 @@ FULL = RuntimeError("unable to write to file </torch_1_2>: No space left on devi
 
 
 @pytest.mark.parametrize(
-    ("error", "words"), [(FULL, REMEDY), (OSError(24, "Too many open files"), "ulimit -n"), (KeyError("bug"), None)]
+    ("fault", "kind", "words"),
+    [
+        (FULL, InputError, REMEDY),
+        (OSError(24, "Too many open files"), InputError, "ulimit -n"),
+        (KeyError("bug"), KeyError, "bug"),
+        (signal.SIGKILL, InputError, "/dev/shm"),
+        (signal.SIGBUS, InputError, "/dev/shm"),
+    ],
 )
-def test_what_cannot_be_sent_is_not_waited_for(error, words):
-    loader = DataLoader(One(error), None, **loaders.loading(1))
-    with pytest.raises(InputError if words else KeyError, match=words or "bug"), loaders.explained_loaders():
-        list(loader)
-
-
-class Fatal:
-    """A data set of which each sample ends the process that reads it."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        os.kill(os.getpid(), self.number)
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
-def test_a_process_that_is_killed(number, capfd):
-    loader = DataLoader(Fatal(number), None, **loaders.loading(2))
-    with pytest.raises(InputError, match="/dev/shm"), loaders.explained_loaders():
+def test_what_cannot_be_sent_is_not_waited_for(fault, kind, words, capfd):
+    loader = DataLoader(Failing(fault), None, **loaders.loading(2))
+    with pytest.raises(kind, match=words), loaders.explained_loaders():
         list(loader)
     assert capfd.readouterr().err == ""
 
@@ -113,14 +101,15 @@ def test_a_container_with_little_shared_memory(batches, trained, tmp_path, scrip
     mount = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o size={room} tmpfs /dev/shm && exec "$@"', "-"]
     if subprocess.run([*mount, "true"], capture_output=True).returncode:
         pytest.skip("needs the right to mount")
-    where = ["--data_dir", batches, "--weights_dir", tmp_path / "weights", "--exp_name", "run"]
-    command = ["train_restr.py", *where, *FLAGS, "--num_workers", "2", "--batch_size", "1", "--eval_batch_size", "1"]
+    few = ["--num_workers", "2", "--batch_size", "1"]
+    command = ["train_restr.py", *arguments(batches, tmp_path / "weights/run", *few, "--eval_batch_size", "1")]
     if script == "evaluate":
         command = ["eval/evaluate.py", "--data_dir", batches, "--set", "val", "--checkpoint", trained]
         command += ["--output_dir", tmp_path / "weights", "--batch_size", "1", "--device", "cpu"]
     done = subprocess.run([*mount, sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert words in done.stderr.splitlines()[-1] and REMEDY in done.stderr.splitlines()[-1]
+    last = done.stderr.splitlines()[-1]
+    assert words in last and REMEDY in last
     assert not list((tmp_path / "weights").rglob("*.pth")) and not (tmp_path / "weights" / "run" / ".lock").exists()
 
 
@@ -134,13 +123,13 @@ def forked_off(parent: int) -> list[int]:
 @pytest.mark.parametrize("phase", ["training", "validation", "evaluation"])
 def test_a_loader_killed_by_the_system(batches, trained, tmp_path, phase):
     """In a process of its own, as helpers of tests start loaders in another way."""
+    one, steps = ["--num_workers", "1"], "5000" if phase == "training" else "1"
+    command = ["train_restr.py", *arguments(batches, tmp_path / "run", *one, "--num_steps", steps)]
+    command += ["--save_every", steps]
     if phase == "evaluation":
-        command = ["eval/evaluate.py", "--set", "val", "--checkpoint", trained, "--device", "cpu", "--num_workers", "1"]
-    else:
-        steps = "5000" if phase == "training" else "1"
-        command = ["train_restr.py", "--weights_dir", tmp_path, *FLAGS, "--num_workers", "1"]
-        command += ["--num_steps", steps, "--save_every", steps]
-    command = [sys.executable, *command, "--data_dir", batches]
+        command = ["eval/evaluate.py", "--data_dir", batches, "--set", "val", "--checkpoint", trained, *one]
+        command += ["--device", "cpu"]
+    command = [sys.executable, *command]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     at = 1 if phase == "validation" else 0  # after the one that loads training samples
     wait_for(lambda: len(forked_off(process.pid)) > at)

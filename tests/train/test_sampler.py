@@ -2,7 +2,7 @@
 
 import pytest
 
-from train.sampler import StepSampler
+from train.data import StepSampler
 
 
 def steps(sampler):

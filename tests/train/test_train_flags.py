@@ -12,7 +12,7 @@ from models import build_restr
 from models.config import DecoderConfig
 from models.loss import LossConfig, restr_loss
 from tests.support.small_model import CONFIG
-from train.options import GROUPS, flags_of_part, parse_options
+from train.options import FLAGS, parse_options
 from train.run import OtherRun, Run
 from utils.device import Ranks
 
@@ -38,10 +38,10 @@ def test_the_defaults_are_the_paper_s():
     assert (recipe.batch_size, recipe.num_steps, recipe.warm_iter, options.run.save_every) == (8, 400_000, 40_000, 5000)
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
     assert trainer.base_rates == pytest.approx([1e-5, 1e-6])  # language and fusion; vision
-    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [5e-4, 5e-4]
-    rates = [1e-5 * recipe.schedule.factor(step) for step in (0, 20_000, 40_000, 220_000, 400_000)]
+    assert [(g["betas"], g["weight_decay"]) for g in trainer.optimizer.param_groups] == [((0.9, 0.999), 5e-4)] * 2
+    rates = [1e-5 * recipe.lr_factor(step) for step in (0, 20_000, 40_000, 220_000, 400_000)]
     assert rates == pytest.approx([0, 5e-6, 1e-5, 1e-5 * 0.5**0.9, 0])
-    assert (recipe.grad_clip, trainer.amp) == (0.0, None)
+    assert (recipe.seed, recipe.grad_clip, trainer.amp) == (1, 0.0, None)
 
 
 def test_flags_of_optimiser_and_schedule():
@@ -54,12 +54,12 @@ def test_flags_of_optimiser_and_schedule():
     assert [group["weight_decay"] for group in adam.optimizer.param_groups] == [0.01] * 2
     assert (adam.recipe.grad_clip, adam.amp, adam.scaler.is_enabled()) == (2.0, "fp16", True)
     steps = ("--lr", "0.2", "--num_steps", "110", "--end_lr", "0.05")
-    linear, cosine = (parse(*steps, *more).recipe.schedule for more in (("--power", "1"), ("--is_cos",)))
+    linear, cosine = (parse(*steps, *more).recipe.lr_factor for more in (("--power", "1"), ("--is_cos",)))
     # warm-up of 11 steps, then from 0.2 to 0.05, half of the way at step 60.5
-    assert [0.2 * linear.factor(step) for step in (11, 110)] == pytest.approx([0.2, 0.05])
-    assert 0.1 * (linear.factor(60) + linear.factor(61)) == pytest.approx(0.125)
-    assert [0.2 * cosine.factor(step) for step in (10, 110)] == pytest.approx([0.2, 0.05])
-    assert parse(*steps, "--warm_iter", "4").recipe.schedule.factor(2) == pytest.approx(0.625)  # 0.05 to 0.2
+    assert [0.2 * linear(step) for step in (11, 110)] == pytest.approx([0.2, 0.05])
+    assert 0.1 * (linear(60) + linear(61)) == pytest.approx(0.125)
+    assert [0.2 * cosine(step) for step in (10, 110)] == pytest.approx([0.2, 0.05])
+    assert parse(*steps, "--warm_iter", "4").recipe.lr_factor(2) == pytest.approx(0.625)  # 0.05 to 0.2
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,7 @@ def test_validation_follows_its_flags():
 
 
 def test_every_flag_is_compared_on_resume_or_harmless():
-    fields = {name: field for part in GROUPS for name, field in flags_of_part(part)}
-    reasons = {name: field.metadata["harmless"] for name, field in fields.items()}
+    reasons = {name: field.metadata["harmless"] for _, name, field in FLAGS}
     assert parse().compared().keys() == {name for name, reason in reasons.items() if not reason}
     by_config = {name for name, reason in reasons.items() if "configuration of the model" in reason}
     changed = {name for names in CHANGES for name in names.split()}
@@ -149,7 +148,7 @@ def test_a_changed_flag_is_refused_on_resume(name, values):
 
     def check(options):
         model, words = SimpleNamespace(config=config_of(options)), SimpleNamespace(words=None)
-        Run(options, ALONE, model, None, None, words, {}, None)._check_same(Path("last.pth"), state, saved)
+        Run(options, ALONE, model, None, None, words, {}, None).check_same(Path("last.pth"), state, saved)
 
     check(then)
     with pytest.raises(OtherRun, match=rf"--{name} |another model"):

@@ -11,10 +11,10 @@ import torch
 
 from tests.conftest import ROOT
 from tests.support import forked
-from tests.support.train_runs import FLAGS, batches_fixture, errors, start, train, wait_for
+from tests.support.train_runs import arguments, errors, only_line, refused, start, state, train, wait_for
 from utils.text import Vocabulary
 
-__all__ = ["batches_fixture"]
+ONE = ("--num_steps", "1")
 
 
 @pytest.fixture
@@ -23,16 +23,20 @@ def copied(batches, tmp_path):
     return shutil.copytree(batches, tmp_path / "Gref_48_batch")
 
 
-def only_line(message: str) -> str:
-    lines = [line for line in message.splitlines() if "start from random values" not in line]
-    assert len(lines) == 1, message
-    return lines[0]
+@pytest.fixture
+def folder(batches, tmp_path):
+    """A run of one step."""
+    assert train(batches, tmp_path / "run", *ONE)[0] == 0
+    return tmp_path / "run"
 
 
-def refused(batches, folder, *flags, **limits) -> str:
-    code, message = train(batches, folder, *flags, **limits)
-    assert code == 2, message
-    return only_line(message)
+def change_meta(folder, *keys, value):
+    """Replace a value, nested below `keys`, of meta.json."""
+    meta = part = json.loads((folder / "meta.json").read_text())
+    for key in keys[:-1]:
+        part = part[key]
+    part[keys[-1]] = value
+    (folder / "meta.json").write_text(json.dumps(meta))
 
 
 @pytest.mark.parametrize("gone", ["batches", "run"])
@@ -45,8 +49,7 @@ def test_a_folder_that_vanishes_in_mid_training(copied, tmp_path, gone):
     assert process.exitcode == 2
     line = only_line(errors(folder))
     if gone == "batches":
-        assert "Gref_48_batch" in line
-        assert torch.load(folder / "last.pth", weights_only=True)["step"] >= 3
+        assert "Gref_48_batch" in line and state(folder)["step"] >= 3
     else:
         assert not folder.exists()
 
@@ -59,9 +62,7 @@ def test_a_folder_that_cannot_be_written(batches, tmp_path):
 
 
 def test_a_half_built_folder_is_refused_with_the_command(copied, tmp_path):
-    value = json.loads((copied / "meta.json").read_text())
-    value["splits"]["val"]["complete"] = False
-    (copied / "meta.json").write_text(json.dumps(value))
+    change_meta(copied, "splits", "val", "complete", value=False)
     command = "build_batches.py -d Gref -t val --img-size 48"
     assert command in refused(copied, tmp_path / "run")
     flags = ["--data_dir", copied, "--set", "val", "--checkpoint", tmp_path / "none.pth"]
@@ -71,20 +72,19 @@ def test_a_half_built_folder_is_refused_with_the_command(copied, tmp_path):
     assert not list(tmp_path.rglob("*.pth"))
 
 
-def test_a_state_of_other_words_or_of_another_program_is_not_resumed(batches, copied, tmp_path):
-    folder = tmp_path / "run"
-    assert train(batches, folder, "--num_steps", "1")[0] == 0
-    value = json.loads((copied / "meta.json").read_text())
-    words = (copied / "vocabulary.txt").read_text().replace("shirt", "skirt")
-    (copied / "vocabulary.txt").write_text(words)
-    value["vocabulary"]["sha256"] = Vocabulary.load(copied / "vocabulary.txt").sha256
-    (copied / "meta.json").write_text(json.dumps(value))
-    assert "vocabulary" in refused(copied, folder, "--num_steps", "1", "--resume")
-    whole = torch.load(folder / "last.pth", weights_only=True)
+def test_a_state_of_other_words_is_not_resumed(copied, folder):
+    words = copied / "vocabulary.txt"
+    words.write_text(words.read_text().replace("shirt", "skirt"))
+    change_meta(copied, "vocabulary", "sha256", value=Vocabulary.load(words).sha256)
+    assert "vocabulary" in refused(copied, folder, *ONE, "--resume")
+
+
+def test_a_state_of_another_program_is_not_resumed(batches, folder):
+    whole = state(folder)
     (folder / "last.prev.pth").unlink()
     for broken in broken_states(whole):
         torch.save(broken, folder / "last.pth")
-        assert "another --exp_name" in refused(batches, folder, "--num_steps", "1", "--resume")
+        assert "another --exp_name" in refused(batches, folder, *ONE, "--resume")
 
 
 def broken_states(whole):
@@ -96,51 +96,43 @@ def broken_states(whole):
         yield {**whole, "training": {**training, "trainer": {**training["trainer"], name: value}}}
     for change in ("pop", "shape", "nan"):
         broken = copy.deepcopy(whole)
-        state = broken["training"]["trainer"]["optimizer"]["state"]
+        moments = broken["training"]["trainer"]["optimizer"]["state"]
         if change == "pop":
-            del state[0]
+            del moments[0]
         elif change == "shape":
-            state[0]["exp_avg"] = torch.zeros(3)
+            moments[0]["exp_avg"] = torch.zeros(3)
         else:
             next(iter(broken["model"].values())).view(-1)[0] = torch.nan
         yield broken
 
 
-def test_other_data_is_no_run_to_go_on_with(batches, copied, tmp_path):
-    folder = tmp_path / "run"
-    assert train(batches, folder, "--num_steps", "1")[0] == 0
-    value = json.loads((copied / "meta.json").read_text())
-    value["splits"]["train"]["expressions_sha256"] = "0" * 64
-    (copied / "meta.json").write_text(json.dumps(value))
-    assert "other data" in refused(copied, folder, "--num_steps", "1", "--resume")
+def test_other_data_is_no_run_to_go_on_with(batches, copied, folder):
+    change_meta(copied, "splits", "train", "expressions_sha256", value="0" * 64)
+    assert "other data" in refused(copied, folder, *ONE, "--resume")
     for name in ("last.pth", "last.prev.pth"):
         (folder / name).unlink()
-    assert "no last.pth" in refused(batches, folder, "--num_steps", "1", "--resume")
+    assert "no last.pth" in refused(batches, folder, *ONE, "--resume")
 
 
-def test_a_newest_state_of_other_flags_is_no_damage_to_fall_back_from(batches, tmp_path):
-    folder = tmp_path / "run"
-    assert train(batches, folder, "--num_steps", "1")[0] == 0
-    state = torch.load(folder / "last.pth", weights_only=True)
-    state["training"]["options"]["lr"] = 0.5  # as --allow_changes leaves it when a signal comes before the next save
-    torch.save(state, folder / "last.pth")
-    before = (folder / "log.jsonl").read_bytes()
-    assert "--lr 0.5, not 0.001" in refused(batches, folder, "--num_steps", "1", "--resume")
+def test_a_newest_state_of_other_flags_is_no_damage_to_fall_back_from(batches, folder):
+    newest, before = state(folder), (folder / "log.jsonl").read_bytes()
+    newest["training"]["options"]["lr"] = 0.5  # as --allow_changes leaves it when a signal comes before the next save
+    torch.save(newest, folder / "last.pth")
+    assert "--lr 0.5, not 0.001" in refused(batches, folder, *ONE, "--resume")
     assert (folder / "log.jsonl").read_bytes() == before
 
 
 def test_a_diverged_run_keeps_a_state_to_go_on_from(batches, tmp_path):
     folder, steps = tmp_path / "run", ("--num_steps", "8", "--save_every", "2", "--warm_iter", "4")
     assert "not finite" in refused(batches, folder, *steps, "--lr", "1e6", "--weight_decay", "1")
-    weights = torch.load(folder / "last.pth", weights_only=True)["model"]
-    assert all(weight.isfinite().all() for weight in weights.values())
+    assert all(weight.isfinite().all() for weight in state(folder)["model"].values())
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_loaders_end_when_a_sample_cannot_be_read(copied, tmp_path, split):
     for file in (copied / f"{split}_label").iterdir():
         file.write_bytes(b"nothing")
-    flags = ["--data_dir", copied, "--weights_dir", tmp_path, *FLAGS, "--num_steps", "1", "--num_workers", "2"]
+    flags = arguments(copied, tmp_path / "run", *ONE, "--num_workers", "2")
     command = [sys.executable, ROOT / "train_restr.py", *flags]  # its own program: what is tested is how it ends
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, start_new_session=True)
     assert done.returncode == 2 and f"{split}_label" in done.stderr.splitlines()[-1]

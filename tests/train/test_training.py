@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models.blocks import SampleDropPath
+from tests.support.train_runs import equal
 from train.loop import Trainer, fit
 from train.options import Recipe, RunOptions
 from train.run import Run
@@ -88,8 +89,8 @@ def test_the_learning_rate_follows_the_schedule():
 
 
 def test_cosine_schedule():
-    schedule = Recipe(lr=1.0, end_lr=0.1, num_steps=110, warm_iter=10, is_cos=True).schedule
-    values = [schedule.factor(step) for step in range(111)]
+    recipe = Recipe(lr=1.0, end_lr=0.1, num_steps=110, warm_iter=10, is_cos=True)
+    values = [recipe.lr_factor(step) for step in range(111)]
     assert values[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert values[60] == pytest.approx(0.55)
     assert values[110] == pytest.approx(0.1)
@@ -120,6 +121,7 @@ def test_a_restored_run_repeats_the_rest_bit_for_bit():
     second = trainer()
     second.model.load_state_dict(first.model.state_dict())
     second.restore(copy.deepcopy(first.state()))
+    assert equal(second.state(), first.state())  # the learning rate, too, which a validation may come to save
     for run in (first, second):
         for seed in range(4, 9):
             run.train_step([batch(8, seed)])

@@ -1,0 +1,109 @@
+"""A program and its system: standard streams that are closed, full or lose their reader; signals; memory."""
+
+import os
+import platform
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+PROGRAM = """
+import sys
+from utils.cli import run_main
+from utils.errors import InputError
+def main():
+    with open({path!r}, "w") as file:
+        for number in range(3000):
+            print("result", number, flush=True)
+            print("progress", number, file=sys.stderr)
+        file.write("done")
+    raise InputError("a fault")
+run_main(main)
+"""
+
+
+def shell(program: str, redirect: str = "") -> subprocess.CompletedProcess:
+    """Run Python code with its streams as a shell sets them; stderr, where not redirected, is caught."""
+    command = ["bash", "-c", f'"$0" -c "$1" {redirect}; exit ${{PIPESTATUS[0]}}', sys.executable, program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    "redirect", [">&-", "2>&-", "<&-", "<&- >&- 2>&-", "| head -1", "2>&1 | head -1", "2>&1 >&- | true", "2>/dev/full"]
+)
+def test_work_goes_on_to_its_end(tmp_path, redirect):
+    done = shell(PROGRAM.format(path=str(tmp_path / "file")), redirect)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert (tmp_path / "file").read_text() == "done"  # and nothing that was meant for a closed stream
+    if "2>" not in redirect:
+        assert done.stderr.splitlines()[-1].endswith("error: a fault")
+
+
+@pytest.mark.parametrize(
+    ("main", "redirect", "words"),
+    [
+        ("print('a table')", ">/dev/full", "standard output: No space left on device"),
+        ("__import__('torch').empty(2**60)", "", "out of memory"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(main, redirect, words):
+    done = shell(f"from utils.cli import run_main\nrun_main(lambda: {main})", redirect)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and words in done.stderr
+
+
+def test_a_terminal_that_is_closed(tmp_path):
+    main, terminal = pty.openpty()
+    command = [sys.executable, "-c", PROGRAM.format(path=str(tmp_path / "file"))]
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=ROOT)
+    os.read(main, 10)
+    os.close(main)  # without SIGHUP, as it is not the controlling terminal
+    os.close(terminal)
+    assert process.wait(60) == 2
+    assert (tmp_path / "file").read_text() == "done"
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["train_restr.py", "eval/evaluate.py", "predict.py", "build_batches.py", "build_vocab.py", "tools/check_data.py"],
+)
+def test_scripts_without_any_stream(script):
+    command = ["bash", "-c", '"$@" <&- >&- 2>&-', "-", sys.executable, ROOT / script]
+    assert subprocess.run([*command, "--nonsense"], timeout=60).returncode == 2
+    assert subprocess.run([*command, "--help"], timeout=60).returncode == 0
+
+
+def test_nohup_stays_nohup():
+    program = (
+        "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from utils.loaders import StopSignal; from prepare.workers import stop_in_order\n"
+        "stop = StopSignal(); stop_in_order(); os.kill(os.getpid(), signal.SIGHUP); assert not stop.requested\n"
+    )
+    assert shell(program).returncode == 0
+
+
+HOLE = """
+import torch
+from utils.device import settle_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+if {settled}:
+    settle_memory()
+megabytes = lambda n: torch.ones(n << 18)
+before = resident()
+megabytes(24)  # by itself glibc takes tensors of this size from its heap from now on
+below, above = megabytes(20), [megabytes(1) for _ in range(40)]
+del below
+print((resident() - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc")
+@pytest.mark.parametrize(("settled", "low", "high"), [(True, 35, 50), (False, 55, 75)])
+def test_a_freed_tensor_leaves_no_hole(settled, low, high):
+    """settle_memory: freed tensors go back to the system, even from below others."""
+    assert low < int(shell(HOLE.format(settled=settled)).stdout) < high
