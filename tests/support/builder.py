@@ -7,6 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+from skimage.transform import resize
+
 from tests.conftest import ROOT
 
 SIZE = "48"
@@ -27,6 +30,16 @@ def tree(folder: Path) -> dict[str, bytes]:
 def batches(root: Path, dataset="Gref") -> Path:
     family = "referit" if dataset == "referit" else "mscoco"
     return root / f"data/{family}/{dataset}_{SIZE}_batch"
+
+
+def on_canvas(array: np.ndarray) -> np.ndarray:
+    """Resized by scikit-image to fit 48 x 48, and centred on zeros, in floating point."""
+    scale = min(48 / array.shape[0], 48 / array.shape[1])
+    small = resize(array, [round(side * scale) for side in array.shape[:2]])
+    top, left = ((48 - side) // 2 for side in small.shape[:2])
+    canvas = np.zeros((48, 48, *array.shape[2:]))
+    canvas[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return canvas
 
 
 def wait_for_group_to_end(group: int) -> None:
