@@ -22,6 +22,13 @@ def start(root, *flags, split="train"):
     return subprocess.Popen([*command, *flags], stdout=pipe, stderr=pipe, text=True, start_new_session=True, cwd="/")
 
 
+def refusal(build, *arguments) -> str:
+    """The one line with which the `build` of conftest.py refuses."""
+    code, _, error = build(*arguments)
+    assert code == 2 and error.count("\n") == 1 and error.startswith("build_batches.py: error: "), error
+    return error
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below the folder, hidden ones too."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
