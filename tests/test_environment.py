@@ -33,7 +33,11 @@ def test_every_requirement_is_pinned_once():
 
 @pytest.mark.parametrize(
     ("packages", "modules"),
-    [(PREPARATION_ONLY, ["models", "eval.evaluate", "train_restr", "predict"]), (["torch", "timm"], PREPARES)],
+    [
+        (PREPARATION_ONLY, ["models", "eval.evaluate", "train_restr", "predict"]),
+        (["torch", "timm"], PREPARES),
+        ([*PREPARATION_ONLY, "torch"], ["tools.make_shapes"]),
+    ],
 )
 def test_what_a_room_does_without(packages, modules):
     command = [sys.executable, "-c", PROBE, ",".join(packages), ",".join(modules)]

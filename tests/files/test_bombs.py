@@ -17,7 +17,7 @@ from prepare.glove import read_glove
 from prepare.masks import read_mat_mask
 from tests.models import test_pretrained
 from tests.support.forked import start
-from tests.support.hostile import Call, refused, write
+from tests.support.hostile import Call, laughs, refused, write
 from utils.files.arrays import read_npz
 from utils.files.images import read_image
 
@@ -58,16 +58,6 @@ def greedy_call() -> bytes:
     return zipped({**members, name: pickle.dumps({"x": Call(bytearray, 2**40)}, 2)}, zipfile.ZIP_STORED)
 
 
-def laughs() -> bytes:
-    """Lists in lists: 2**60 of them to whoever walks through without a memory."""
-    value: list = []
-    for _ in range(60):
-        value = [value, value]
-    stream = io.BytesIO()
-    torch.save({"x": value}, stream)
-    return stream.getvalue()
-
-
 @pytest.mark.parametrize("make", [packed_checkpoint, overlong_tensor, greedy_call])
 def test_checkpoints_that_ask_for_more_than_they_have(tmp_path, make):
     path = write(tmp_path / "last.pth", make())
@@ -77,7 +67,8 @@ def test_checkpoints_that_ask_for_more_than_they_have(tmp_path, make):
 
 
 def test_a_checkpoint_is_walked_through_once(tmp_path):
-    assert "neither a checkpoint" in refused(read_checkpoint, write(tmp_path / "last.pth", laughs()))
+    torch.save({"x": laughs()}, tmp_path / "last.pth")  # 2**60 lists to whoever has no memory of what was seen
+    assert "neither a checkpoint" in refused(read_checkpoint, tmp_path / "last.pth")
 
 
 def test_weights_in_an_npz_that_unpack_to_far_more(tmp_path):

@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import decoder as module
-from models.decoder import GROUP, CoarseToFineDecoder
+from models.decoder import CoarseToFineDecoder
 
 # width, patch size, grid; 160 ends in 20 channels with patch 16: more than a group, and no multiple of it
 CASES = [(160, 16, (3, 2)), (72, 8, (2, 5)), (160, 14, (3, 4)), (8, 16, (2, 2))]
@@ -49,17 +48,6 @@ def test_equals_upsampling_first_with_its_gradients(width, patch, grid):
         assert torch.equal(model(*inputs), ours)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
     assert_same_gradients(ours, theirs, wanted)
-
-
-def test_the_size_of_a_group_changes_nothing(monkeypatch):
-    model, inputs = make(*CASES[0])
-    grouped = model(*inputs)
-    assert model.head.in_channels > GROUP
-    monkeypatch.setattr(module, "GROUP", model.head.in_channels)
-    whole = model(*inputs)
-    torch.testing.assert_close(grouped, whole, rtol=0, atol=1e-12)
-    wanted = [*inputs, *model.parameters()]
-    assert_same_gradients(grouped, whole, wanted)
 
 
 def saved_at_image_size(forward):

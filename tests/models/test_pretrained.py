@@ -173,9 +173,7 @@ def hostile_files(folder):
     for suffix in (".pth", ".safetensors", ".npz", ".npy", ""):
         yield f"text{suffix}", b"this is not a file of weights\n" * 20
     for i, attack in enumerate(attacks(folder / "ran")):
-        for suffix in (".pth", ".safetensors", ".npz"):
-            yield f"pickle{i}{suffix}", pickle.dumps(attack)
-        yield f"torch{i}.pth", save(folder, "state_dict", {**state, "cls_token": attack}).read_bytes()
+        yield f"pickle{i}.safetensors", pickle.dumps(attack)
         np.savez(folder / "vit.npz", **google_arrays(state) | {"cls": np.array([attack], dtype=object)})
         yield f"numpy{i}.npz", (folder / "vit.npz").read_bytes()
 
@@ -212,10 +210,6 @@ class TestHub:
         assert all(torch.equal(value, state[name]) for name, value in ours.items())
         resampled = loaded(None, (448, 112))["pos_embed"]
         assert torch.equal(resampled, loaded(tmp_path / "vit.safetensors", (448, 112))["pos_embed"])
-
-    def test_a_deeper_model_than_the_published_one_is_refused(self, tmp_path):
-        save(tmp_path, "safetensors", source(14, depth=1))
-        assert "blocks.1." in refused(loaded, None)
 
     def test_without_a_network_the_remedies_are_named_before_any_retry(self, monkeypatch):
         retry = Mock(side_effect=AssertionError("timm's client would retry for a minute"))

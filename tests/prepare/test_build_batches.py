@@ -16,13 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from skimage import img_as_ubyte
-from skimage.transform import resize
 
-from prepare.png import encode_png
 from tests.conftest import ROOT, SHARED, needs_shared
-from tests.support.builder import batches, start, tree, wait_for_group_to_end
+from tests.support.builder import batches, on_canvas, start, tree, wait_for_group_to_end
 from tests.support.tiny_set import make_tiny_set
-from utils.files.images import read_image, read_mask_png
 from utils.prepared import PreparedSplit
 
 
@@ -30,31 +27,20 @@ def sha256(array: np.ndarray) -> str:
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 
-@pytest.fixture(scope="module")
-def mini(tmp_path_factory):
-    """Gref of the real sample at 480, compact and self-contained: {flag: folder}."""
-    reference = json.loads((SHARED / "reference/batches_Gref_mini_480.json").read_text())
-    folders = {}
-    for flag in ("", "--self_contained"):
-        root = tmp_path_factory.mktemp("mini") / "set"
-        shutil.copytree(SHARED / "refcoco_mini", root)
-        for path in [root, *root.rglob("*")]:
-            path.chmod(path.stat().st_mode | 0o200)
-        shutil.copy(SHARED / "vocabulary/vocabulary_Gref.txt", root / "data")
-        for split in ("train", "val"):
-            script = [sys.executable, ROOT / "build_batches.py", "-d", "Gref", "-t", split, "--root", root]
-            subprocess.run([*script, *filter(None, [flag])], check=True, capture_output=True)
-        folders[flag] = root / "data/mscoco/Gref_480_batch"
-    return reference, folders
-
-
 @needs_shared
-@pytest.mark.parametrize("flag", ["", "--self_contained"])
-def test_arrays_are_the_references(mini, flag):
-    reference, folders = mini
+@pytest.mark.parametrize("flags", [[], ["--self_contained"]], ids=str)
+def test_arrays_are_the_references(tmp_path, flags):
+    """Gref of the real sample at 480."""
+    reference = json.loads((SHARED / "reference/batches_Gref_mini_480.json").read_text())
+    root = shutil.copytree(SHARED / "refcoco_mini", tmp_path / "set")
+    for path in [root, *root.rglob("*")]:
+        path.chmod(path.stat().st_mode | 0o200)
+    shutil.copy(SHARED / "vocabulary/vocabulary_Gref.txt", root / "data")
     seen = set()
     for split in ("train", "val"):
-        data = PreparedSplit(folders[flag], split)
+        script = [sys.executable, ROOT / "build_batches.py", "-d", "Gref", "-t", split, "--root", root, *flags]
+        subprocess.run(script, check=True, capture_output=True)
+        data = PreparedSplit(root / "data/mscoco/Gref_480_batch", split)
         for i in range(len(data)):
             expected = reference[data.name(i)]
             image, mask = data.sample(i)
@@ -65,35 +51,6 @@ def test_arrays_are_the_references(mini, flag):
             assert list(mask.shape) == expected["mask_shape"] and sha256(mask) == expected["mask_sha256"]
             seen.add(data.name(i))
     assert seen == set(reference)
-
-
-@needs_shared
-def test_self_contained_files_have_the_references_keys(mini):
-    reference, folders = mini
-    for path in folders["--self_contained"].glob("*_batch/*.npz"):
-        expected = reference[path.stem]
-        with np.load(path) as stored:
-            arrays = {key: stored[key] for key in ("text_batch", "sent_batch", "im_name_batch")}
-            digests = sha256(stored["im_batch"]), sha256(stored["mask_batch"])
-            assert set(stored) == {*arrays, "im_batch", "mask_batch"} and arrays["text_batch"].dtype == np.int64
-        texts = [array.tolist() for array in arrays.values()]
-        assert texts == [expected["text"], [expected["sent"]], expected["im_name"]]
-        assert digests == (expected["im_sha256"], expected["mask_sha256"])
-
-
-@needs_shared
-def test_images_are_stored_once(mini):
-    compact = mini[1][""]
-    originals = compact.parents[2] / "data/coco/images/train2014"
-    copies = list((compact / "val_image").iterdir())
-    assert copies and all(path.read_bytes() == (originals / path.name).read_bytes() for path in copies)
-    meta = json.loads((compact / "meta.json").read_text())
-    for split in ("train", "val"):
-        counts = meta["splits"][split]
-        kinds = {"images": "image", "refs": "label", "expressions": "batch"}
-        assert {key: len(list((compact / f"{split}_{kind}").iterdir())) for key, kind in kinds.items()} == {
-            key: counts[key] for key in kinds
-        }
 
 
 @pytest.mark.parametrize(("dataset", "split"), [("Gref", "train"), ("unc", "testA"), ("referit", "trainval")])
@@ -108,16 +65,6 @@ def test_both_forms_hold_the_same(tiny, tmp_path, build, dataset, split):
             assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
         assert compact.text(i)[0].tolist() == whole.text(i)[0].tolist() and compact.text(i)[1:] == whole.text(i)[1:]
     assert compact.image_groups() == whole.image_groups()
-
-
-def on_canvas(array: np.ndarray) -> np.ndarray:
-    """Resized by scikit-image to fit 48 x 48, and centred on zeros, in floating point."""
-    scale = min(48 / array.shape[0], 48 / array.shape[1])
-    small = resize(array, [round(side * scale) for side in array.shape[:2]])
-    top, left = ((48 - side) // 2 for side in small.shape[:2])
-    canvas = np.zeros((48, 48, *array.shape[2:]))
-    canvas[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return canvas
 
 
 def test_arrays_and_keys_of_a_plain_computation(tiny, build):
@@ -139,15 +86,6 @@ def test_arrays_and_keys_of_a_plain_computation(tiny, build):
             assert stored["sent_batch"].tolist() == [text] and stored["text_batch"].shape == (20,)
             assert stored["im_name_batch"].shape == () and stored["im_name_batch"].item() == name
     assert len(list((batches(tiny) / "train_batch").iterdir())) == len(texts) == 20
-
-
-def test_png_files_hold_what_went_in(tmp_path):
-    rng = np.random.default_rng(0)
-    for height, width in ((1, 1), (3, 7), (40, 17), (16, 64)):
-        image, mask = rng.integers(0, 256, (height, width, 3), dtype=np.uint8), rng.random((height, width)) < 0.5
-        assert np.array_equal(read_image(encode_png(image)), image)
-        (tmp_path / "mask.png").write_bytes(encode_png(mask))
-        assert np.array_equal(read_mask_png(tmp_path / "mask.png"), mask)
 
 
 def test_canvas_that_is_no_square(tiny, build):

@@ -130,13 +130,7 @@ def test_broken_glove_lines_are_named(tmp_path, content, line):
 @pytest.mark.parametrize("start", [b"", b"\n \n", b"2 3\n", b"\xef\xbb\xbf2 3\n", b"\xef\xbb\xbf\r\n2 3\n"])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b" \n\n", b"\n\n\n", b"\t\r\n \t\n"])
 def test_marks_blank_lines_and_line_ends_of_glove_files(tmp_path, start, end):
-    lines = [
-        b"the 1 2 3",
-        b"",
-        b"caf\xc3\xa9\t4\t5  6 ",
-        b". . 7 8 9",
-        b"the 4 5 6",
-    ]  # of a word that comes twice: the first
+    lines = b"the 1 2 3", b"", b"caf\xc3\xa9\t4\t5  6 ", b". . 7 8 9", b"the 4 5 6"  # of "the", the first counts
     content = start + (b"\r\n" if b"\r" in end else b"\n").join(lines) + end
     glove = read_glove(write(tmp_path / "g.txt", content), ["the", "café", ". ."])
     found = {word: vector.tolist() for word, vector in glove.vectors.items()}

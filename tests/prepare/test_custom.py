@@ -18,7 +18,7 @@ from tests.support.builder import tree
 from tests.support.hostile import refused
 from utils.cli import run_main
 from utils.errors import InputError
-from utils.prepared import PreparedSplit, read_meta
+from utils.prepared import PreparedSplit
 from utils.text import SPECIAL_WORDS, Vocabulary
 
 SQUARE = [[2, 3, 6, 3, 6, 8, 2, 8]]
@@ -118,11 +118,6 @@ def test_batches_of_images_with_the_same_name(folder, build, flags):
     train = PreparedSplit(root / "data/custom/own_48_batch", "train")
     assert len(train) == 3 and train.image(2).shape == (48, 48, 3) and train.image_groups() == [[0, 1], [2]]
     before = tree(data.folder)
-    save(folder, [*LINES, {**LINES[0], "text": "new"}])
-    code, _, error = build(root, "own", "train", *flags)
-    assert code == 2 and "other expressions" in error and tree(data.folder) == before
-    save(folder, LINES)
-    assert build(root, "own", "val", *flags)[0] == 0
     Image.fromarray(~MASK).save(folder / "masks/1.png")
     code, _, error = build(root, "own", "val", *flags)
     assert code == 2 and "other expressions, masks or images" in error and tree(data.folder) == before
@@ -140,10 +135,6 @@ def test_the_layout_of_refcoco(folder, build):
     assert (code, error) == (0, "") and "1 refs, 1 expressions, 1 images" in output
     data = PreparedSplit(folder.parent / "data/custom/own_48_batch", "train")
     assert data.embeddings_file().name == "Gref_emb.npy"
-    with Image.open(folder / "a/1.jpg") as image:
-        image.resize((24, 20)).save(folder / "a/1.jpg")
-    code, _, error = build(folder.parent, "own2", "train", *map(str, flags))
-    assert code == 2 and "1.jpg: is 20 x 24" in error and "inst.json says 10 x 12" in error
 
 
 @pytest.mark.parametrize(
@@ -173,7 +164,6 @@ def test_paths_stay_in_the_folder(folder, name):
         ({**LINES[0], "mask": "masks/1.png"}, "line 2: has to have one of mask, polygon, rle, and has 2"),
         ({"image": "a/1.jpg", "text": "a", "split": "train"}, "and has 0"),
         ({**LINES[0], "polygon": [2, 3, 6, 3, 6, 8]}, "line 2: a polygon is not a list of numbers"),
-        ({**LINES[0], "polygon": [[2, 3, 600, 3, 6, 8]]}, "reaches far outside"),
         ({**LINES[0], "polygon": LINES[1]["rle"]}, 'line 2: "polygon" is a list of polygons, "rle" an object'),
         ({**LINES[1], "rle": {"size": [12, 10], "counts": [120]}}, "line 2: the RLE is not for the image"),
         ({**LINES[2], "split": "train", "mask": "a/1.jpg"}, "line 2: the mask is not a .png file"),
@@ -280,15 +270,6 @@ def test_missing_splits_and_files_and_flags_that_do_not_go_together_are_named(fo
     assert "--instances goes with" in refused(own_data, "own", refs, folder / "inst.json")
     code, _, error = build(folder.parent, "own", "train", "--refs", str(other))
     assert code == 2 and "give --instances and --images too" in error
-
-
-@pytest.mark.parametrize("name", ["../x", "a b", ".x", 3, None])
-def test_a_folder_s_description_cannot_name_what_leaves_it(folder, prepare, name):
-    assert prepare("val")[0] == 0
-    built = folder.parent / "data/custom/own_48_batch"
-    meta = {**json.loads((built / "meta.json").read_text()), "dataset": name}
-    (built / "meta.json").write_text(json.dumps(meta))
-    assert "no valid dataset" in refused(read_meta, built)
 
 
 def test_words_come_from_the_splits_for_training(folder, monkeypatch, capsys):

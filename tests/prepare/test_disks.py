@@ -12,10 +12,8 @@ from prepare import folder as batch_folder
 from prepare import writer as build_module
 from tests.support.builder import batches, tree
 from train.run import locked
-from utils.errors import InputError
 from utils.files import writing as file_system
 from utils.files.writing import atomic_write, lock_file
-from utils.prepared import PreparedSplit
 
 
 @pytest.mark.parametrize("form", [[], ["--self_contained"]])
@@ -62,23 +60,6 @@ def test_verify_names_every_damaged_file_and_its_remedy_works(tiny, build):
     assert build(tiny)[0] == 0 and build(tiny, "Gref", "train", "--verify")[0] == 0
     assert tree(folder) == before
     assert build(tiny, "unc", "train", "--verify")[0] == 2  # not built
-
-
-@pytest.mark.parametrize("kind", ["image", "label"])
-def test_the_remedy_of_the_readers_works(tiny, build, kind):
-    """An image or mask of another size, or a wrong one: whichever file the message names."""
-    assert build(tiny)[0] == 0
-    before = tree(batches(tiny))
-    first, second = sorted((batches(tiny) / f"train_{kind}").iterdir())[:2]
-    first.write_bytes(second.read_bytes())
-    data = PreparedSplit(batches(tiny), "train")
-    with pytest.raises(InputError) as refused:
-        for i in range(len(data)):
-            data.sample(i)
-    named, _, rest = str(refused.value).partition(": ")
-    assert "delete it and run build_batches.py again" in rest
-    Path(named).unlink()
-    assert build(tiny)[0] == 0 and tree(batches(tiny)) == before
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])

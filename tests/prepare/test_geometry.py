@@ -50,14 +50,10 @@ def masks(shape):
 
 
 @pytest.mark.parametrize(("shape", "size"), SHAPES)
-def test_images_equal_skimage(shape, size):
+def test_images_and_masks_equal_skimage(shape, size):
     for picture in pictures(shape):
         image = picture.astype(np.uint8)
         assert np.array_equal(resize_image(image, size), img_as_ubyte(resize(image, size)))
-
-
-@pytest.mark.parametrize(("shape", "size"), SHAPES)
-def test_masks_equal_skimage(shape, size):
     for mask in masks(shape):
         found = resize_mask(mask, size)
         assert found.dtype == bool and np.array_equal(found, by_skimage(mask, size))
@@ -71,15 +67,6 @@ def test_random_sizes_equal_skimage():
         assert np.array_equal(resize_image(image, size), img_as_ubyte(resize(image, size))), (shape, size)
         mask = rng.random(shape) < rng.choice([0.02, 0.3])
         assert np.array_equal(resize_mask(mask, size), by_skimage(mask, size)), (shape, size)
-
-
-def test_full_size_photograph_like_image_needs_no_skimage(monkeypatch):
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (16, 20, 3), dtype=np.uint8)
-    image = np.asarray(Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC))
-    expected = img_as_ubyte(resize(image, (360, 480)))
-    monkeypatch.setattr("skimage.transform.resize", None)
-    assert np.array_equal(resize_image(image, (360, 480)), expected)
 
 
 def test_many_ties_are_left_to_skimage(monkeypatch):

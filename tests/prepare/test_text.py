@@ -32,15 +32,6 @@ def test_ids_are_the_reference_s():
                 assert ids.dtype == np.int64 and ids.tolist() == expected, (name, sentence)
 
 
-@needs_shared
-def test_ids_of_the_reference_s_batches():
-    vocabulary = Vocabulary.load(SHARED / "vocabulary/vocabulary_Gref.txt")
-    batches = json.loads((SHARED / "reference/batches_Gref_mini_480.json").read_text()).values()
-    assert len(batches) == 17
-    for batch in batches:
-        assert vocabulary.ids(batch["sent"]).tolist() == batch["text"]
-
-
 def test_pieces_by_hand():
     assert tokenize(" The Man,  left's . ") == ["the", "man", ",  ", "left", "'", "s", " ."]
     assert tokenize("man.") == ["man"] and tokenize("man..") == ["man", ".."]

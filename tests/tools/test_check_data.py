@@ -165,14 +165,6 @@ def test_own_data_shows_all_faults_of_all_splits(check, tmp_path):
     assert code == 1 and "2 faults in" in output and "line 1: is not JSON" in output and "line 2: " in output
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"), [(["-d", "foo"], "known are unc,"), (["--refs", "x.jsonl"], "one name after -d")]
-)
-def test_flags_that_do_not_go_together(check, flags, said):
-    code, output = check(*flags)
-    assert code == 2 and said in output
-
-
 def test_of_many_faults_ten_are_shown(check, root):
     edit_refs(root, lambda refs: [ref.update(image_id=99) for ref in refs[:12]])
     code, output = check("-d", "Gref")

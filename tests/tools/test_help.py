@@ -13,7 +13,6 @@ import pytest
 from tests.conftest import ROOT
 from utils.cli import ArgumentParser
 
-MOST_FLAGS = 7  # that stand in one list without groups
 NO_DEFAULT = (None, False, argparse.SUPPRESS)
 PATTERNS = ("*.py", "models/*.py", "eval/*.py", "tools/*.py", "benchmarks/*.py")
 FILES = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern) if " ArgumentParser(" in path.read_text())
@@ -69,12 +68,6 @@ def test_lines_fit_the_terminal(parser, monkeypatch):
     lines = parser.format_help().replace(parser.description.strip("\n"), "").splitlines()
     assert [line for line in lines if len(line) >= 80] == []
     assert [line for line in parser.description.splitlines() if len(line) > 120] == []
-
-
-@every_script
-def test_many_flags_are_grouped(parser):
-    flags = [action for action in parser._optionals._group_actions if action.help is not argparse.SUPPRESS]
-    assert len(flags) <= 1 + MOST_FLAGS  # -h is the first
 
 
 @every_script

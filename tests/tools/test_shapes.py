@@ -12,11 +12,9 @@ from pycocotools import mask as coco_mask
 from scipy.ndimage import binary_fill_holes, label
 
 from tests.support.shapes import IMAGES, RGB, SEED, decode, made_shapes
-from tools.shapes import expressions
 from tools.shapes.dataset import annotation
 from tools.shapes.drawing import visible_masks
-from tools.shapes.expressions import Phrase, View
-from tools.shapes.scenes import Thing, sample_scene
+from tools.shapes.scenes import sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -134,35 +132,3 @@ def test_two_to_four_shapes_of_different_colours(made):
     assert {len(things) for things in made.things.values()} == {2, 3, 4}
     for things in made.things.values():
         assert len({t.colour or t.kind for t in things}) == len(things)  # kinds in grayscale
-
-
-def things_at(*positions):
-    mask = np.zeros((100, 100), bool)
-    return View([Thing("star", "red", "small", x, y, mask) for x, y in positions], 100, 100)
-
-
-STAR = Phrase(None, None, "star", "star")
-
-
-@pytest.mark.parametrize(
-    "truth, expected",
-    [
-        (expressions.on_side(things_at((20, 50), (47, 50), (80, 50)), STAR, "left"), [True, None, False]),
-        (expressions.on_side(things_at((20, 90), (20, 10)), STAR, "bottom"), [True, False]),
-        (expressions.described(things_at((20, 50), (60, 50)), STAR), [True, True]),
-        (expressions.beside(things_at((20, 50), (60, 50)), STAR, "right", STAR), [None, None]),  # which star?
-    ],
-)
-def test_what_is_too_close_to_call_is_said_to_be(truth, expected):
-    assert truth == expected
-
-
-def test_beside_and_meant():
-    view = things_at((20, 50), (60, 50), (60, 95), (22, 80), (5, 50))
-    view.things.append(Thing("ring", "blue", "big", 20, 50, view.things[0].mask))
-    ring = Phrase("big", "blue", "ring", "ring")
-    # at the same place: unclear; right; right and much lower: unclear; hardly right: unclear; left: no
-    assert expressions.beside(view, STAR, "right", ring) == [None, True, None, None, False, False]
-    assert expressions.meant([False, True, None]) is None
-    assert expressions.meant([True, True]) is None
-    assert expressions.meant([False, True]) == 1
