@@ -12,6 +12,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,8 +50,7 @@ class Plan:
         return splits
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """What the annotation files say about one image; `texts` holds the expressions of each annotation."""
 
     image: dict
@@ -70,12 +70,17 @@ def write_dataset(plan: Plan, root: Path, workers: int, overwrite: bool = False)
     for folder in (RECORD.parent, IMAGES, ANNOTATIONS):
         (root / folder).mkdir(parents=True, exist_ok=True)
     write_json(root / RECORD, {**record, "complete": False})
-    draw = partial(_draw, plan, root)
     with ProcessPoolExecutor(workers) as pool:
-        drawn = list(pool.map(draw, range(plan.count), chunksize=8))
+        drawn = list(pool.map(partial(_draw, plan, root), range(plan.count), chunksize=8))
     refs = _refs(drawn, plan.splits())
+    instances = {
+        "info": {"description": "synthetic coloured shapes"},
+        "images": [d.image for d in drawn],
+        "annotations": [entry for d in drawn for entry in d.annotations],
+        "categories": [{"supercategory": "shape", "id": i, "name": kind} for i, kind in enumerate(KINDS, 1)],
+    }
     with atomic_write(root / ANNOTATIONS / "instances.json") as file:
-        file.write(json.dumps(_instances(drawn), separators=(",", ":")).encode())
+        file.write(json.dumps(instances, separators=(",", ":")).encode())
     with atomic_write(root / ANNOTATIONS / "refs(unc).p") as file:
         # pickle refers back to a string that is the same object. Through JSON that depends on the refs alone, not on
         # which process made them. Protocol 2 is the newest that Python 2 wrote.
@@ -118,16 +123,6 @@ def annotation(mask: np.ndarray, ann_id: int, image_id: int, category_id: int) -
         "bbox": [float(left), float(top), float(right - left), float(bottom - top)],
         "category_id": category_id,
         "id": ann_id,
-    }
-
-
-def _instances(drawn: list[Drawn]) -> dict:
-    """The content of instances.json."""
-    return {
-        "info": {"description": "synthetic coloured shapes"},
-        "images": [d.image for d in drawn],
-        "annotations": [entry for d in drawn for entry in d.annotations],
-        "categories": [{"supercategory": "shape", "id": i + 1, "name": kind} for i, kind in enumerate(KINDS)],
     }
 
 

@@ -7,14 +7,9 @@ from PIL import Image, ImageDraw
 
 KINDS = ("circle", "square", "triangle", "star", "ring", "cross", "diamond")
 COLOURS = {
-    "red": (212, 38, 42),
-    "orange": (244, 140, 28),
-    "yellow": (248, 220, 50),
-    "green": (46, 160, 67),
-    "blue": (36, 96, 214),
-    "purple": (138, 54, 178),
-    "white": (244, 244, 240),
-}
+    "red": (212, 38, 42), "orange": (244, 140, 28), "yellow": (248, 220, 50), "green": (46, 160, 67),
+    "blue": (36, 96, 214), "purple": (138, 54, 178), "white": (244, 244, 240),
+}  # fmt: skip
 HOLE = 0.55  # inner / outer diameter of a ring
 RIM = 0.86  # a shape has a rim of a darker shade; this share of its diameter lies inside the rim
 RIM_SHADE = 0.68
@@ -38,40 +33,30 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """Shapes in painting order, over them perhaps a bar (`cover`) which is never referred to."""
+    """Shapes in painting order, the last of them perhaps a bar, which is never referred to."""
 
     height: int
     width: int
-    shapes: tuple[Shape, ...]
-    cover: Shape | None
+    layers: list[Shape]
     gray: bool
 
-    @property
-    def layers(self) -> tuple[Shape, ...]:
-        return self.shapes if self.cover is None else (*self.shapes, self.cover)
 
-
-def _polar(count: int, radii: tuple) -> np.ndarray:
-    """Points around the centre, the first one on top, their radii taken in turn."""
+def _polygon(count: int, radii: tuple = (1,)) -> np.ndarray:
+    """Corners around a centre, the first on top, their radii in turn; their box is centred on 0, its longer side 1."""
     angle = np.arange(count) * 2 * np.pi / count
-    radius = np.resize(radii, count)
-    return np.stack([radius * np.sin(angle), -radius * np.cos(angle)], 1)
-
-
-def _unit(points: np.ndarray, longest: float = 1.0) -> np.ndarray:
-    """Points moved and scaled so that their box is centred on 0 and its longer side is `longest`."""
+    points = np.stack([np.sin(angle), -np.cos(angle)], 1) * np.resize(radii, count)[:, None]
     low, high = points.min(0), points.max(0)
-    return (points - (low + high) / 2) * (longest / (high - low).max())
+    return (points - (low + high) / 2) * (1 / (high - low).max())
 
 
 _ARM = 0.17  # half the width of a cross's arm
 _CROSS = [(-_ARM, -0.5), (_ARM, -0.5), (_ARM, -_ARM), (0.5, -_ARM), (0.5, _ARM), (_ARM, _ARM)]
 OUTLINES = {  # corner points, x and y in -0.5..0.5
-    "circle": _unit(_polar(72, (1,))),
-    "ring": _unit(_polar(72, (1,))),
-    "square": _unit(np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]), 0.92),
-    "triangle": _unit(_polar(3, (1,))),
-    "star": _unit(_polar(10, (1, 0.45))),
+    "circle": _polygon(72),
+    "ring": _polygon(72),
+    "square": np.array([(-0.46, -0.46), (0.46, -0.46), (0.46, 0.46), (-0.46, 0.46)]),
+    "triangle": _polygon(3),
+    "star": _polygon(10, (1, 0.45)),
     "cross": np.array(_CROSS + [(-x, -y) for x, y in _CROSS]),
     "diamond": np.array([(0, -0.5), (0.33, 0), (0, 0.5), (-0.33, 0)]),
     "bar": np.array([(-0.5, -0.05), (0.5, -0.05), (0.5, 0.05), (-0.5, 0.05)]),
@@ -101,16 +86,17 @@ def _coverage(shape: Shape, height: int, width: int, inset: float = 1.0) -> tupl
 
 
 def visible_masks(scene: Scene) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each shape in painting order: all its pixels, and those that nothing later covers (bool H W each)."""
+    """For each shape but a bar, in painting order: all its pixels, and those that nothing later covers (bool H W)."""
     covered = np.zeros((scene.height, scene.width), bool)
     masks = []
     for shape in reversed(scene.layers):
         full = np.zeros_like(covered)
         where, coverage = _coverage(shape, scene.height, scene.width)
         full[where] = coverage >= 0.5
-        masks.append((full, full & ~covered))
+        if shape.kind != "bar":
+            masks.append((full, full & ~covered))
         covered |= full
-    return masks[::-1][: len(scene.shapes)]
+    return masks[::-1]
 
 
 def paint(scene: Scene, rng: np.random.Generator) -> Image.Image:

@@ -51,7 +51,7 @@ def sample_scene(rng: np.random.Generator, image_size: int) -> tuple[Scene, list
         shapes = _place(rng, described, height, width)
         if shapes is None:
             continue
-        scene = Scene(height, width, shapes, _cover(rng, shapes, image_size), gray)
+        scene = Scene(height, width, [*shapes, *_bar(rng, shapes, image_size)], gray)
         things = _look(scene)
         if things is not None:
             return scene, things
@@ -65,7 +65,7 @@ def _attributes(rng: np.random.Generator, gray: bool) -> list[tuple]:
     return [(str(kind), colour, str(rng.choice(list(SIZES)))) for kind, colour in zip(kinds, colours, strict=True)]
 
 
-def _place(rng: np.random.Generator, described: list[tuple], height: int, width: int) -> tuple | None:
+def _place(rng: np.random.Generator, described: list[tuple], height: int, width: int) -> list[Shape] | None:
     """Shapes with positions inside the image, overlapping a little at most; None if they do not fit."""
     placed: list[Shape] = []
     for kind, colour, size in sorted(described, key=lambda attributes: attributes[2]):  # big ones first
@@ -77,41 +77,36 @@ def _place(rng: np.random.Generator, described: list[tuple], height: int, width:
                 break
         else:
             return None
-        rgb = _gray_rgb(rng) if colour is None else _shade(rng, COLOURS[colour])
+        if colour is None:
+            rgb = (rng.uniform(190, 245),) * 3  # clear of the ground and of the bar
+        else:
+            rgb = tuple(np.clip(np.array(COLOURS[colour]) * rng.uniform(0.92, 1.04) + rng.uniform(-6, 6, 3), 0, 255))
         placed.append(Shape(kind, colour, size, rgb, x, y, diameter, rng.uniform(-TILT, TILT)))
-    return tuple(placed[i] for i in rng.permutation(len(placed)))
+    return [placed[i] for i in rng.permutation(len(placed))]
 
 
-def _shade(rng: np.random.Generator, rgb: tuple) -> tuple:
-    return tuple(np.clip(np.array(rgb) * rng.uniform(0.92, 1.04) + rng.uniform(-6, 6, 3), 0, 255))
-
-
-def _gray_rgb(rng: np.random.Generator) -> tuple:
-    return (rng.uniform(190, 245),) * 3  # clear of the ground and of the bar
-
-
-def _cover(rng: np.random.Generator, shapes: tuple, image_size: int) -> Shape | None:
+def _bar(rng: np.random.Generator, shapes: list[Shape], image_size: int) -> list[Shape]:
     """A bar across the middle of one big shape, or nothing."""
     big = [s for s in shapes if s.size == "big"]
     if not big or rng.random() >= BAR_SHARE:
-        return None
+        return []
     below = big[rng.integers(len(big))]
     x, y = (centre + rng.uniform(-0.08, 0.08) * below.diameter for centre in (below.x, below.y))
-    return Shape("bar", None, "big", (58, 48, 42), x, y, 0.5 * image_size, rng.uniform(-90, 90))
+    return [Shape("bar", None, "big", (58, 48, 42), x, y, 0.5 * image_size, rng.uniform(-90, 90))]
 
 
 def _look(scene: Scene) -> list[Thing] | None:
     """The visible things, or None if too little is left of one of them."""
     things = []
-    for shape, (full, visible) in zip(scene.shapes, visible_masks(scene), strict=True):
+    for shape, (full, visible) in zip(scene.layers, visible_masks(scene), strict=False):  # without the bar
         pixels, longest = visible.sum(), max(scene.height, scene.width)
         if pixels < MIN_VISIBLE * full.sum() or pixels < MIN_PIXELS * longest**2:
             return None
         top, bottom, left, right = extent(visible)
         if max(bottom - top, right - left) < MIN_EXTENT * shape.diameter:
             return None
-        centre = (left + right) / 2, (top + bottom) / 2
-        things.append(Thing(shape.kind, shape.colour, shape.size, *centre, visible))
+        x, y = (left + right) / 2, (top + bottom) / 2
+        things.append(Thing(shape.kind, shape.colour, shape.size, x, y, visible))
     return things
 
 
