@@ -12,7 +12,6 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
 
 import numpy as np
 
@@ -50,12 +49,7 @@ class Plan:
         return splits
 
 
-class Drawn(NamedTuple):
-    """What the annotation files say about one image; `texts` holds the expressions of each annotation."""
-
-    image: dict
-    annotations: list[dict]
-    texts: list[list[str]]
+Drawn = tuple[dict, list[dict], list[list[str]]]  # entries of an image and of its things; their expressions
 
 
 def write_dataset(plan: Plan, root: Path, workers: int, overwrite: bool = False) -> Counter | None:
@@ -75,8 +69,8 @@ def write_dataset(plan: Plan, root: Path, workers: int, overwrite: bool = False)
     refs = _refs(drawn, plan.splits())
     instances = {
         "info": {"description": "synthetic coloured shapes"},
-        "images": [d.image for d in drawn],
-        "annotations": [entry for d in drawn for entry in d.annotations],
+        "images": [image for image, _, _ in drawn],
+        "annotations": [entry for _, entries, _ in drawn for entry in entries],
         "categories": [{"supercategory": "shape", "id": i, "name": kind} for i, kind in enumerate(KINDS, 1)],
     }
     with atomic_write(root / ANNOTATIONS / "instances.json") as file:
@@ -107,7 +101,7 @@ def _draw(plan: Plan, root: Path, index: int) -> Drawn:
         for number, thing in enumerate(things)
     ]
     words, view = Random(int(rng.integers(2**62))), View(things, scene.height, scene.width)
-    return Drawn(image, annotations, [expressions(words, view, i, words.choice(SENTENCES)) for i in range(len(things))])
+    return image, annotations, [expressions(words, view, i, words.choice(SENTENCES)) for i in range(len(things))]
 
 
 def annotation(mask: np.ndarray, ann_id: int, image_id: int, category_id: int) -> dict:
@@ -130,8 +124,8 @@ def _refs(drawn: list[Drawn], splits: list[str]) -> list[dict]:
     """The list in refs(unc).p; things without an unambiguous expression are left out."""
     refs: list[dict] = []
     numbers = count()
-    for d, split in zip(drawn, splits, strict=True):
-        for entry, texts in zip(d.annotations, d.texts, strict=True):
+    for (image, entries, expressed), split in zip(drawn, splits, strict=True):
+        for entry, texts in zip(entries, expressed, strict=True):
             if not texts:
                 continue
             sentences = [{"sent_id": next(numbers), "raw": t, "sent": t, "tokens": t.split()} for t in texts]
@@ -140,7 +134,7 @@ def _refs(drawn: list[Drawn], splits: list[str]) -> list[dict]:
                 "ann_id": entry["id"],
                 "image_id": entry["image_id"],
                 "category_id": entry["category_id"],
-                "file_name": f"{d.image['file_name'].removesuffix('.jpg')}_{len(refs)}.jpg",
+                "file_name": f"{image['file_name'].removesuffix('.jpg')}_{len(refs)}.jpg",
                 "split": split,
                 "sent_ids": [sentence["sent_id"] for sentence in sentences],
                 "sentences": sentences,
