@@ -4,8 +4,8 @@
     python benchmarks/bench_data.py --images /path/to/photographs --count 200 --workers 16
 
 Building, the authors' way: for each ref the image is decoded, image and mask are resized by scikit-image, and each
-expression gets an npz with both. It runs in one process, as theirs does, and, for fairness, in as many as ours.
-All arrays must be bit-identical. Ours is timed as users run it, start of Python included.
+expression gets an npz with both, in one process, as theirs does, and, for fairness, in as many as ours. All arrays must
+be bit-identical. Ours is timed as users run it, start of Python included.
 Loading, the authors' way: the npz (uncompressed: image and mask again for every expression) are read and turned into
 tensors in a plain loop. Ours reads a small npz and two PNGs. Files are in the page cache; a disk would add the time for
 the large npz.
@@ -91,9 +91,8 @@ def reference_seconds(root: Path, folder: Path, processes: int) -> float:
 def our_build(root: Path, workers: int) -> tuple[float, float]:
     """Build the split of `root` anew: seconds of the whole command, and the peak MB of its largest process."""
     shutil.rmtree(root / "data/mscoco", ignore_errors=True)
-    return fresh_process(ROOT / "build_batches.py", "-d", "unc", "-t", "train", "--root", root, "--workers", workers)[
-        :2
-    ]
+    command = ["-d", "unc", "-t", "train", "--root", root, "--workers", workers]
+    return fresh_process(ROOT / "build_batches.py", *command)[:2]
 
 
 def check_identical(theirs: Path, ours: PreparedSplit) -> None:
