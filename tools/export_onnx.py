@@ -44,9 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Export, compare, write, say what was written."""
     parser = ArgumentParser(prog="export_onnx.py", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of this code or the authors'")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", required=True, help="ONNX file; its folder is created if needed"
-    )
+    out = "the ONNX file to write; its folder is created if needed"
+    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help=out)
     parser.add_argument("--opset", type=int, choices=OPSETS, default=OPSETS[0], help="version of ONNX's operators")
     options = parser.parse_args(arguments)
     if importlib.util.find_spec("onnx") is None:

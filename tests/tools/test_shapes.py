@@ -14,9 +14,8 @@ from scipy.ndimage import binary_fill_holes, label
 from tests.support.shapes import IMAGES, RGB, SEED, decode, made_shapes
 from tools.shapes import expressions
 from tools.shapes.dataset import annotation
-from tools.shapes.drawing import visible_masks
 from tools.shapes.expressions import Phrase, View
-from tools.shapes.scenes import Thing, sample_scene
+from tools.shapes.scenes import Thing, sample_scene, visible_masks
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,8 @@ from random import Random
 
 import numpy as np
 
-from tools.shapes.drawing import KINDS, paint
 from tools.shapes.expressions import View, expressions
-from tools.shapes.scenes import extent, sample_scene
+from tools.shapes.scenes import KINDS, extent, paint, sample_scene
 from utils.errors import InputError
 from utils.files.reading import read_json
 from utils.files.writing import atomic_write, write_json
