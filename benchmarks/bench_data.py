@@ -4,8 +4,8 @@
     python benchmarks/bench_data.py --images /path/to/photographs --count 200 --workers 16
 
 Building, the authors' way: for each ref the image is decoded, image and mask are resized by scikit-image, and each
-expression gets an npz with both. It runs in one process, as theirs does, and, for fairness, in as many as ours.
-All arrays must be bit-identical. Ours is timed as users run it, start of Python included.
+expression gets an npz with both, in one process, as theirs does, and, for fairness, in as many as ours. All arrays must
+be bit-identical. Ours is timed as users run it, start of Python included.
 Loading, the authors' way: the npz (uncompressed: image and mask again for every expression) are read and turned into
 tensors in a plain loop. Ours reads a small npz and two PNGs. Files are in the page cache; a disk would add the time for
 the large npz.
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -48,10 +49,8 @@ from utils.prepared import PreparedSplit
 from utils.text import Vocabulary
 
 SIZE = 480
+PREPARED = f"data/mscoco/unc_{SIZE}_batch"
 ROOT = Path(__file__).resolve().parents[1]
-NEEDED, CORES = 600, 16  # samples a second on so many cores
-LOADED = 300  # samples that are read in turn
-READ_EVERY = 100
 WAYS = ("first batch", "an epoch")
 
 
@@ -92,7 +91,7 @@ def reference_seconds(root: Path, folder: Path, processes: int) -> float:
 def our_build(root: Path, workers: int) -> tuple[float, float]:
     """Build the split of `root` anew: seconds of the whole command, and the peak MB of its largest process."""
     shutil.rmtree(root / "data/mscoco", ignore_errors=True)
-    command = ("-d", "unc", "-t", "train", "--root", root, "--workers", workers)
+    command = ["-d", "unc", "-t", "train", "--root", root, "--workers", workers]
     return fresh_process(ROOT / "build_batches.py", *command)[:2]
 
 
@@ -113,29 +112,22 @@ def size_of(folder: Path) -> int:
 
 def compare(args, root: Path) -> list[tuple]:
     """Rows of time and disk; the authors' npz are left in `root`/one."""
-    one, same = root / "one", root / "same"
     ways = {
-        "one": lambda: (reference_seconds(root, one, 1),),
-        "same": lambda: (reference_seconds(root, same, args.workers),),
+        "one": lambda: (reference_seconds(root, root / "one", 1),),
+        "same": lambda: (reference_seconds(root, root / "same", args.workers),),
         "ours": lambda: our_build(root, args.workers),
     }
-    times = medians(ways, args.repeats)
     refs = len(read_refs(root, "unc", "train"))
-    theirs, theirs_parallel, ours = (times[name][0] / refs for name in ways)
-    folder = prepared(root)
-    split = PreparedSplit(folder, "train")
-    check_identical(one, split)
-    check_identical(same, split)
-    disk = size_of(one) / len(split), size_of(folder) / len(split)
+    theirs, theirs_parallel, ours = (values[0] / refs for values in medians(ways, args.repeats).values())
+    split = PreparedSplit(root / PREPARED, "train")
+    for name in ("one", "same"):
+        check_identical(root / name, split)
+    disk = size_of(root / "one") / len(split), size_of(split.folder) / len(split)
     return [
         ("s a ref, the authors' way in 1 process", theirs, ours, theirs / ours),
         (f"s a ref, the authors' way in {args.workers} processes", theirs_parallel, ours, theirs_parallel / ours),
         ("bytes an expression", *disk, disk[0] / disk[1]),
     ]
-
-
-def prepared(root: Path) -> Path:
-    return root / f"data/mscoco/unc_{SIZE}_batch"
 
 
 def reference_sample(folder: Path, i: int) -> tuple:
@@ -152,13 +144,8 @@ def milliseconds(reads: dict[str, Callable[[int], object]], count: int, repeats:
     Processor time, as nothing here waits, is nearly the same where other programs share the machine.
     """
     order = np.random.default_rng(0).permutation(count).tolist()
-
-    def read_all(read: Callable[[int], object]) -> None:
-        for i in order:
-            read(i)
-
-    found = seconds({name: partial(read_all, read) for name, read in reads.items()}, repeats, clock=time.process_time)
-    return {name: 1e3 * value / count for name, value in found.items()}
+    ways = {name: lambda read=read: deque(map(read, order), maxlen=0) for name, read in reads.items()}
+    return {name: 1e3 * value / count for name, value in seconds(ways, repeats, clock=time.process_time).items()}
 
 
 def throughput(split: PreparedSplit, workers: int, samples: int = 800) -> float:
@@ -190,7 +177,7 @@ def start_up(way: str, folder: Path) -> None:
     split = PreparedSplit(folder, "train")
     samples = TrainDataset(split)
     for step, indices in enumerate(StepSampler(len(split), 8, seed=1, start=0, stop=len(split) // 8)):
-        if step % READ_EVERY == 0:
+        if step % 100 == 0:
             collate([samples[i] for i in indices])["image"]
         if way == "first batch":
             break
@@ -199,19 +186,17 @@ def start_up(way: str, folder: Path) -> None:
 
 def load(args, root: Path) -> None:
     """Print the tables of loading and of start-up."""
-    folder = prepared(root)
-    split = PreparedSplit(folder, "train")
+    split = PreparedSplit(root / PREPARED, "train")
     reads = {"authors' way": partial(reference_sample, root / "one"), "ours": TrainDataset(split).__getitem__}
-    times = milliseconds(reads, min(LOADED, len(split)), args.repeats)
+    times = milliseconds(reads, min(300, len(split)), args.repeats)
     rows = [(name, value, 1e3 / value) for name, value in times.items()]
     print(table(("one process", "ms a sample", "samples/s a core"), rows))
-    rate = CORES * rows[1][2]
-    print(f"\nAsked: {NEEDED} samples/s on {CORES} cores. The rate of a core times {CORES}: {rate:.0f}.\n")
+    print(f"\nAsked: 600 samples/s on 16 cores. The rate of a core times 16: {16 * rows[1][2]:.0f}.\n")
     loaders = {n: lambda n=n: (throughput(split, n),) for n in (1, args.workers)}
     rows = [(n, rate, rate / n) for n, (rate,) in medians(loaders, args.repeats).items()]
     print(table(("loader processes", "samples/s", "samples/s a process"), rows))
-    extend(folder, args.expressions)
-    command = partial(fresh_process, __file__, "--folder", folder, "--start_up")
+    extend(split.folder, args.expressions)
+    command = partial(fresh_process, __file__, "--folder", split.folder, "--start_up")
     starts = medians({way: lambda way=way: map(float, command(way)[2]) for way in WAYS}, args.repeats)
     print(f"\nStart-up, {args.expressions:,} expressions:\n")
     head = ("until the end of", "s after the imports", "MB after the imports", "MB more at the peak")
@@ -220,8 +205,7 @@ def load(args, root: Path) -> None:
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    photographs = "folder of photographs (default: synthetic ones)"
-    parser.add_argument("--images", type=Path, metavar="DIR", help=photographs)
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of photographs (default: scikit-image's)")
     parser.add_argument("--count", type=int, default=300, help="images of the split, with 7.5 expressions each")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of ours")
     parser.add_argument("--expressions", type=int, default=120_000, help="samples at start-up; RefCOCO has 120,624")
@@ -234,7 +218,7 @@ def main() -> None:
         return
     warnings.simplefilter("ignore")  # pycocotools
     torch.set_num_threads(1)
-    print(f"{where()}\n{'photographs' if args.images else 'synthetic images'}, {args.workers} processes for ours\n")
+    print(f"{where()}\n{args.images or 'the photographs of scikit-image'}, {args.workers} processes for ours\n")
     with tempfile.TemporaryDirectory() as scratch:
         few, many = (make_set(Path(scratch, str(n)), n, args.images) for n in (args.count, 4 * args.count))
         print(table(("what", "authors' way", "ours", "ratio"), compare(args, few)))

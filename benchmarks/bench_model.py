@@ -31,8 +31,7 @@ from utils.device import Ranks, autocast, settle_memory
 from utils.errors import InputError
 from utils.prepared import PreparedSplit
 
-CHECKPOINTED = Way("ours with --grad_checkpoint", checkpointed=True)
-WAYS = {"authors": AUTHORS, "ours": OURS, "checkpointed": CHECKPOINTED}
+WAYS = {"authors": AUTHORS, "ours": OURS, "checkpointed": Way("ours with --grad_checkpoint", checkpointed=True)}
 TOLERANCE = 1e-4  # on logits, float32
 CLOSE = 1e-5  # share of a sample's pixels that may differ: logits that float32 cannot tell from the threshold
 STEPS = 3  # timed in each process
@@ -106,18 +105,13 @@ def bench_files(bench: Bench, args) -> list[Row]:
             "ours": lambda: evaluate(model, split, ranks=Ranks(bench.device), progress=False),
         }
         ours = [(score.intersection, score.union) for score in work["ours"]()]
-        differ = largest_difference(work["authors"](), ours, split.mask(0).size)
+        pairs = zip(work["authors"](), ours, strict=True)
+        differ = max(abs(a - b) for theirs, ours in pairs for a, b in zip(theirs, ours, strict=True))
+        if differ > CLOSE * (pixels := split.mask(0).size):
+            raise InputError(f"the two ways differ by {differ} of {pixels} pixels in a sample: nothing was timed")
         rates = {way: len(split) / time_of for way, time_of in seconds(work, args.repeats, warm=0).items()}
     what = f"evaluation from files to scores, {len(split)} expressions of {args.images} images, expressions/s"
     return [row(what, rates), ("largest difference of a sample's I or U, pixels", "", differ, "")]
-
-
-def largest_difference(theirs: list[tuple[int, int]], ours: list[tuple[int, int]], pixels: int) -> int:
-    """Of a count, in pixels. Raises InputError if it is more than rounding can make of a mask of so many `pixels`."""
-    worst = max(abs(a - b) for pair in zip(theirs, ours, strict=True) for a, b in zip(*pair, strict=True))
-    if worst > CLOSE * pixels:
-        raise InputError(f"the two ways differ by {worst} of {pixels} pixels in a sample: nothing was timed")
-    return worst
 
 
 def bench_decoder(bench: Bench, args) -> list[Row]:
@@ -131,11 +125,8 @@ def bench_decoder(bench: Bench, args) -> list[Row]:
         maps = torch.cat([v, logits.unsqueeze(-1) * p], -1).transpose(1, 2).unflatten(2, ours.grid)
         return reference.decode(maps)
 
-    def project_first() -> Tensor:
-        return ours.decoder(v, p, logits)
-
-    torch.testing.assert_close(project_first(), upsample_first(), rtol=1e-4, atol=1e-4)
-    ways = {"authors": upsample_first, "ours": project_first}
+    ways = {"authors": upsample_first, "ours": lambda: ours.decoder(v, p, logits)}
+    torch.testing.assert_close(ways["ours"](), upsample_first(), rtol=1e-4, atol=1e-4)
     forward = seconds({name: torch.no_grad()(run) for name, run in ways.items()}, args.repeats)
     both = seconds({name: lambda run=run: run().sum().backward() for name, run in ways.items()}, args.repeats)
     return [
@@ -175,13 +166,7 @@ def bench_saved(bench: Bench, args) -> list[Row]:
     return rows
 
 
-BENCHES = {
-    "train": bench_train,
-    "eval": bench_eval,
-    "files": bench_files,
-    "decoder": bench_decoder,
-    "saved": bench_saved,
-}
+BENCHES = {bench.__name__[6:]: bench for bench in (bench_train, bench_eval, bench_files, bench_decoder, bench_saved)}
 
 
 def main() -> None:

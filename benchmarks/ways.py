@@ -80,8 +80,7 @@ class Bench:
         images, ids, masks = (x.pin_memory() if self.device.type == "cuda" else x for x in self.inputs(way, size))
         model = self.network(way)
         if way.reference:
-            optimizer = torch.optim.AdamW(model.state.values(), lr=1e-5)
-            return self._authors_step(model, optimizer, way.amp, (images, ids, masks))
+            return self._authors_step(model, way.amp, (images, ids, masks))
         if way.compiled:
             model.compile(backend="eager" if self.tiny else "inductor")
         optimizer = torch.optim.AdamW(model.train().parameter_groups(1e-5, 0.1), fused=True)
@@ -90,7 +89,8 @@ class Bench:
         batch = {"image": images, "ids": ids, "mask": masks, "name": [""] * size}
         return lambda: trainer.train_step([batch])["loss"]
 
-    def _authors_step(self, model: PlainReSTR, optimizer, amp: str | None, batch: tuple) -> Callable[[], float]:
+    def _authors_step(self, model: PlainReSTR, amp: str | None, batch: tuple) -> Callable[[], float]:
+        optimizer = torch.optim.AdamW(model.state.values(), lr=1e-5)
         scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
 
         def step() -> float:

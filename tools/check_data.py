@@ -25,7 +25,7 @@ from prepare.public import IMAGES_REMEDY, coco_files, read_referit
 from prepare.ref import Ref, missing_files, require_distinct_names
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import COCO_IMAGES, DATASETS, NAMES, REFERIT, WORDS, Counts, Dataset, short_name
-from utils.errors import InputError, one_line
+from utils.errors import InputError, noting, one_line
 from utils.files.images import read_image
 from utils.prepared import is_train
 from utils.text import Vocabulary, read_embeddings
@@ -39,7 +39,6 @@ TRAIN_IMAGE_BYTES = 340_000
 IMAGE_BYTES = 160_000  # of the original files, which evaluation splits keep
 FILE_BYTES = 4_096  # each mask, and each expression: one block of the file system
 SECONDS_PER_REF = 0.02
-
 
 _REFER = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"
 _PHRASECUT = "https://github.com/chenxi116/TF-phrasecut-public (folder data/)"
@@ -72,32 +71,20 @@ def downloads(dataset: Dataset) -> dict[str, tuple[str, ...]]:
 
 
 class Report:
-    """Prints what is found, as it is found, and counts the kinds of faults.
-
-    `examples`, of which the first are shown, are what a note or a fault is about: an empty list of them prints nothing.
-    """
+    """Prints what is found, as it is found, and counts the kinds of faults."""
 
     def __init__(self):
         self.faults = 0
 
-    def ok(self, text: str) -> None:
-        """What is as it should be."""
-        print(f"  ok     {text}", flush=True)
+    def __call__(self, kind: str, text: str, examples: list | None = None) -> None:
+        """Print a line: `ok`, `note` for what may stay as it is, or `FAULT` for what has to be fixed.
 
-    def note(self, text: str, examples: list | None = None) -> None:
-        """What the user should know and may leave as it is."""
-        self._show("note ", text, examples)
-
-    def fault(self, text: str, examples: list | None = None) -> None:
-        """What has to be fixed."""
-        self.faults += examples != []
-        self._show("FAULT", text, examples)
-
-    @staticmethod
-    def _show(kind: str, text: str, examples: list | None) -> None:
+        `examples`, of which the first are shown, are what the line is about: of an empty list nothing is printed.
+        """
         if examples == []:
             return
-        print(f"  {kind}  {one_line(text)}", flush=True)
+        self.faults += kind == "FAULT"
+        print(f"  {kind:5}  {one_line(text)}", flush=True)
         for example in (examples or [])[:MAX_EXAMPLES]:
             print(f"           {one_line(example)}")
         if len(examples or []) > MAX_EXAMPLES:
@@ -108,25 +95,42 @@ class Report:
         try:
             return action()
         except InputError as error:
-            return self.fault(str(error))
+            return self("FAULT", str(error))
 
 
 def main() -> int:
-    options = parse()
+    names = f"data sets: {NAMES} (default: all), or a name for your own data"
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("-d", "--dataset", nargs="+", metavar="NAME", help=names)
+    where = "folder that holds data/ and external/ (default: the repository)"
+    parser.add_argument("--root", type=Path, metavar="DIR", default=Path(__file__).resolve().parents[1], help=where)
+    parser.add_argument("--deep", action="store_true", help="check of every image and mask, which takes minutes")
+    add_own_data(parser.add_argument_group("your own data"))
+    options = parser.parse_args()
     if not options.root.is_dir():
         raise InputError(f"--root {options.root}: no such folder")
     report = Report()
-    if options.refs:
-        return check_own(options, report)
-    datasets = chosen(options)
+    (check_own if options.refs else check_public)(options, report)
+    right = "all is right" if options.deep else "all is right (images were not opened: --deep does)"
+    print(f"{report.faults} kinds of faults: see FAULT above" if report.faults else right)
+    return int(report.faults > 0)
+
+
+def check_public(options, report: Report) -> None:
+    """Check the data sets that -d names. Raises InputError for others, and for the flags of own data."""
+    names = dict.fromkeys(map(short_name, options.dataset or DATASETS))
+    for name in names:
+        own_data(name, None, options.instances, options.images)
+    datasets = [DATASETS[name] for name in names]
     for dataset in datasets:
         print(f"{dataset.name}, below {options.root}")
         splits = read_splits(dataset, options.root, report)
-        refs = [ref for group in splits.values() for ref in group]
-        if refs:
+        if refs := [ref for group in splits.values() for ref in group]:
             check_images(refs, options.deep, report)
-        else:
-            check_folders(dataset, options.root, report)
+        else:  # no ref tells which images are needed
+            for folder in (REFERIT / "images", REFERIT / "mask") if dataset.family == "referit" else (COCO_IMAGES,):
+                if not (options.root / folder).is_dir():
+                    report("FAULT", f"{options.root / folder}: no such folder; {IMAGES_REMEDY}")
         estimate(dataset, splits, options.root)
     for name, dataset in {dataset.vocabulary: dataset for dataset in datasets}.items():
         print(f"vocabulary {name}")
@@ -134,26 +138,10 @@ def main() -> int:
     print("where to get it, as people reported on public trackers; no link was verified:")
     for what, links in {what: links for dataset in datasets for what, links in downloads(dataset).items()}.items():
         print(f"  {what}", *links, sep="\n    ")
-    return finish(options.deep, report)
 
 
-def chosen(options) -> list[Dataset]:
-    """The data sets that -d names, each once. Raises InputError for others, and for the flags of own data."""
-    names = dict.fromkeys(map(short_name, options.dataset or DATASETS))
-    for name in names:
-        own_data(name, None, options.instances, options.images)
-    return [DATASETS[name] for name in names]
-
-
-def finish(deep: bool, report: Report) -> int:
-    """Print the last line. Returns the exit code."""
-    right = "all is right" if deep else "all is right (images were not opened: --deep does)"
-    print(f"{report.faults} kinds of faults: see FAULT above" if report.faults else right)
-    return int(report.faults > 0)
-
-
-def check_own(options, report: Report) -> int:
-    """Check all splits of the user's own data. Returns the exit code."""
+def check_own(options, report: Report) -> None:
+    """Check all splits of the user's own data."""
     if not options.dataset or len(options.dataset) > 1:
         raise InputError("--refs goes with one name after -d")
     own = own_data(options.dataset[0], options.refs, options.instances, options.images)
@@ -162,27 +150,17 @@ def check_own(options, report: Report) -> int:
     refs, faults = report.attempt(own.check) or ([], [])
     for split in dict.fromkeys(ref.split for ref in refs):
         group = [ref for ref in refs if ref.split == split]
-        report.ok(f"{split}: {count(group)}")
+        report("ok", f"{split}: {count(group)}")
         check_expressions(split, group, report)
-    report.fault(f"{len(faults):,} faults in {own.refs}:", faults)
+    report("FAULT", f"{len(faults):,} faults in {own.refs}:", faults)
     if refs:
         check_images(refs, options.deep, report)
     path = own.vocabulary_path(options.root)
-    make_it = f"no such file yet; make it: python build_vocab.py -d {own.name} --refs {own.refs}"
-    report.ok(f"{path} is there") if path.exists() else report.note(f"{path}: {make_it}")
-    return finish(options.deep, report)
-
-
-def parse():
-    """The command line."""
-    names = f"data sets: {NAMES} (default: all), or a name for your own data"
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("-d", "--dataset", nargs="+", metavar="NAME", help=names)
-    where = "folder that holds data/ and external/ (default: the repository)"
-    parser.add_argument("--root", type=Path, metavar="DIR", default=Path(__file__).resolve().parents[1], help=where)
-    parser.add_argument("--deep", action="store_true", help="check of every image and mask, which takes minutes")
-    add_own_data(parser.add_argument_group("your own data"))
-    return parser.parse_args()
+    if path.exists():
+        report("ok", f"{path} is there")
+    else:
+        make_it = f"python build_vocab.py -d {own.name} --refs {own.refs}"
+        report("note", f"{path}: no such file yet; make it: {make_it}")
 
 
 def read_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
@@ -195,7 +173,7 @@ def read_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
     elif found := report.attempt(lambda: coco_files(dataset, root).check(dataset.splits)):
         refs, broken = found
         splits = {split: [ref for ref in refs if ref.split == split] for split in dataset.splits}
-        report.fault(f"{len(broken):,} refs cannot be used:", broken)
+        report("FAULT", f"{len(broken):,} refs cannot be used:", broken)
     for split, refs in splits.items():
         check_counts(split, count(refs), dataset.splits[split], report)
         check_expressions(split, refs, report)
@@ -211,32 +189,25 @@ def count(refs: list[Ref]) -> Counts:
 def check_expressions(split: str, refs: list[Ref], report: Report) -> None:
     """Refs with empty expressions, or none at all; polygons that are not drawn."""
     blank = [f"ref {ref.ref_id}" for ref in refs if not all(sentence.strip() for sentence in ref.sentences)]
-    report.fault(f"{split}: {len(blank):,} refs have an empty expression (or build with --skip_empty):", blank)
+    report("FAULT", f"{split}: {len(blank):,} refs have an empty expression (or build with --skip_empty):", blank)
     silent = [f"ref {ref.ref_id}" for ref in refs if not ref.sentences]
-    report.note(f"{split}: {len(silent):,} refs have no expression, and are left out:", silent)
+    report("note", f"{split}: {len(silent):,} refs have no expression, and are left out:", silent)
     flat = [f"ref {ref.ref_id}" for ref in refs if ref.left_out]
     number = sum(ref.left_out for ref in refs)
-    report.note(f"{split}: {number:,} polygons have fewer than three points, and are not drawn:", flat)
+    report("note", f"{split}: {number:,} polygons have fewer than three points, and are not drawn:", flat)
 
 
 def check_counts(split: str, found: Counts, published: Counts, report: Report) -> None:
     """Compare a split's numbers with the published ones; the literature's may be of another version of the files."""
-    text = f"{split}: {found}"
+    text, far = f"{split}: {found}", False
     pairs = {what: (getattr(found, what), getattr(published, what)) for what in ("refs", "expressions", "images")}
     off = {what: pair for what, pair in pairs.items() if pair[1] not in (None, pair[0])}
     if off:
         source = "counted in the public files" if published.counted else "in the literature"
         text += f"; {source}: " + ", ".join(f"{expected:,} {what}" for what, (_, expected) in off.items())
-    tolerance = 0.0 if published.counted else 0.01
-    far = any(abs(number - expected) > expected * tolerance for number, expected in off.values())
-    (report.fault if far else report.note if off else report.ok)(text)
-
-
-def check_folders(dataset: Dataset, root: Path, report: Report) -> None:
-    """Where no ref tells which images are needed: whether there are any at all."""
-    for folder in (REFERIT / "images", REFERIT / "mask") if dataset.family == "referit" else (COCO_IMAGES,):
-        if not (root / folder).is_dir():
-            report.fault(f"{root / folder}: no such folder; {IMAGES_REMEDY}")
+        tolerance = 0.0 if published.counted else 0.01
+        far = any(abs(number - expected) > expected * tolerance for number, expected in off.values())
+    report("FAULT" if far else "note" if off else "ok", text)
 
 
 def check_images(refs: list[Ref], deep: bool, report: Report) -> None:
@@ -251,9 +222,9 @@ def check_images(refs: list[Ref], deep: bool, report: Report) -> None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = pool.map(look, whole, whole.values())
             faults = list(dict.fromkeys(fault for faults in found for fault in faults))
-        report.fault(f"{len(faults):,} images or masks cannot be used:", faults)
+        report("FAULT", f"{len(faults):,} images or masks cannot be used:", faults)
         if not faults:
-            report.ok(f"{len(whole):,} images opened, all their masks drawn")
+            report("ok", f"{len(whole):,} images opened, all their masks drawn")
     check_shares([ref for ref in refs if mask_file(ref) not in absent], deep, report)
 
 
@@ -273,10 +244,10 @@ def check_shares(refs: list[Ref], deep: bool, report: Report) -> None:
         return
     least, middle, most = (100 * of(share for _, share in drawn) for of in (min, median, max))
     shown = f"least {least:.2f}%, median {middle:.2f}%, most {most:.2f}%"
-    report.ok(f"{len(drawn):,} of {len(refs):,} masks cover of their image: {shown}")
+    report("ok", f"{len(drawn):,} of {len(refs):,} masks cover of their image: {shown}")
     for odd, what in ((0, "nothing"), (1, "the whole image")):
         found = [f"ref {ref.ref_id} ({ref.split}), {ref.image_path}" for ref, share in drawn if share == odd]
-        report.note(f"{len(found):,} of these masks cover {what}:", found)
+        report("note", f"{len(found):,} of these masks cover {what}:", found)
 
 
 def check_files(what: str, paths: list[Path], report: Report) -> list[Path]:
@@ -284,34 +255,30 @@ def check_files(what: str, paths: list[Path], report: Report) -> list[Path]:
     try:
         missing = missing_files(paths, IMAGES_REMEDY)
     except InputError as error:
-        report.fault(f"{error} ({len(set(paths)):,} {what})")
+        report("FAULT", f"{error} ({len(set(paths)):,} {what})")
         return paths
     absent = set(missing)
     empty = [path for path in dict.fromkeys(paths) if path not in absent and not path.stat().st_size]
-    report.fault(f"{len(missing):,} {what} are missing; {IMAGES_REMEDY}:", missing)
-    report.fault(f"{len(empty):,} {what} are empty files; {IMAGES_REMEDY}:", empty)
+    report("FAULT", f"{len(missing):,} {what} are missing; {IMAGES_REMEDY}:", missing)
+    report("FAULT", f"{len(empty):,} {what} are empty files; {IMAGES_REMEDY}:", empty)
     if not missing and not empty:
-        report.ok(f"{len(set(paths)):,} {what} are there")
+        report("ok", f"{len(set(paths)):,} {what} are there")
     return missing + empty
 
 
 def look(path: Path, refs: list[Ref]) -> list[str]:
     """Faults of an image and its refs' masks."""
-    try:
-        size = read_image(path, remedy=IMAGES_REMEDY).shape[:2]
-    except InputError as error:
-        return [str(error)]
-    faults = []
-    for ref in refs:
-        try:
+    faults: list[str] = []
+    with noting(faults):
+        height, width = read_image(path, remedy=IMAGES_REMEDY).shape[:2]
+    for ref in refs if not faults else ():
+        with noting(faults):
             shape = ref.size or ref.mask().shape
-            if shape != size:
-                said = f"{shape[0]} x {shape[1]}, the image {size[0]} x {size[1]} (height x width)"
-                faults.append(f"{path}: ref {ref.ref_id} is annotated at {said}")
-            elif not ref.mask().any():
-                faults.append(f"{path}: the mask of ref {ref.ref_id} is empty")
-        except InputError as error:
-            faults.append(str(error))
+            if shape != (height, width):
+                said = f"{shape[0]} x {shape[1]}, the image {height} x {width} (height x width)"
+                raise InputError(f"{path}: ref {ref.ref_id} is annotated at {said}")
+            if not ref.mask().any():
+                raise InputError(f"{path}: the mask of ref {ref.ref_id} is empty")
     return faults
 
 
@@ -321,17 +288,17 @@ def check_words(dataset: Dataset, root: Path, report: Report) -> None:
     vocabulary = report.attempt(lambda: Vocabulary.load(path))
     if vocabulary is None:
         return
-    size, published = f"{path}: {len(vocabulary):,} words", WORDS[dataset.vocabulary]
+    found, published = f"{path}: {len(vocabulary):,} words", WORDS[dataset.vocabulary]
     if len(vocabulary) == published:
-        report.ok(size)
+        report("ok", found)
     else:
-        report.note(f"{size}; the published one, which published checkpoints need, has {published:,}")
+        report("note", f"{found}; the published one, which published checkpoints need, has {published:,}")
     path = dataset.embeddings_path(root)
     try:
         read_embeddings(path, len(vocabulary), EMBEDDING_WIDTH)
-        report.ok(f"{path}: {len(vocabulary)} x {EMBEDDING_WIDTH}")
+        report("ok", f"{path}: {len(vocabulary)} x {EMBEDDING_WIDTH}")
     except InputError as error:
-        report.note(f"{error} (training needs it, building does not)")
+        report("note", f"{error} (training needs it, building does not)")
 
 
 def estimate(dataset: Dataset, splits: Splits, root: Path) -> None:
@@ -342,9 +309,8 @@ def estimate(dataset: Dataset, splits: Splits, root: Path) -> None:
         image_bytes = TRAIN_IMAGE_BYTES if is_train(split) else IMAGE_BYTES
         size += (found.images or found.refs // 2) * image_bytes + FILE_BYTES * (found.refs + found.expressions)
         refs += found.refs
-    free = shutil.disk_usage(root).free
-    disk, minutes = f"{size / 1e9:,.1f} GB (free: {free / 1e9:,.1f} GB)", refs * SECONDS_PER_REF / 60
-    print(f"  build  about {disk} and {minutes:,.1f} minutes of one core at --img-size 480")
+    disk = f"{size / 1e9:,.1f} GB (free: {shutil.disk_usage(root).free / 1e9:,.1f} GB)"
+    print(f"  build  about {disk} and {refs * SECONDS_PER_REF / 60:,.1f} minutes of one core at --img-size 480")
     sample = f"{TRAIN_IMAGE_BYTES // 1000} kB a training image and {SECONDS_PER_REF} s a ref"
     print(f"         (from {sample}, measured on a small sample)")
 

@@ -42,7 +42,7 @@ step train "$PYTHON" train_restr.py --data_dir "$BATCHES" --weights_dir "$OUT/we
     --v_backbone vit_shapes_patch8 --l_backbone transformer_shapes --no_pretrained --input_size 64,64 \
     --adamW --lr 1e-3 --v_lr_scale 1 --drop_path 0 --weight_decay 0.01 --grad_clip 1 --alpha_loc 1 \
     --batch_size 32 --num_steps "$STEPS" --save_every 500 --log_every 50
-evaluate val val --is_vis
+evaluate val val --is_vis --report
 evaluate testA testA
 evaluate testB testB
 evaluate val_rotated val --rotate_expressions

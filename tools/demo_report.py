@@ -1,30 +1,24 @@
-"""The end of `make demo`: its table, whether the model learned enough, and one image of some predictions.
+"""The end of `make demo`: its table, and whether the model learned enough.
 
     python tools/demo_report.py --out demo --seconds 600
 
 Exit code 2 if the model fell short of what is expected.
 """
 
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from PIL import Image
-
 from utils.cli import ArgumentParser, run_main
 from utils.errors import InputError
 from utils.files.reading import read_json
-from utils.files.writing import atomic_write
 
 ROWS = ("val", "testA", "testB", "val_rotated")
 MIN_OIOU, MIN_LOSS = 75.0, 50.0  # percent
-SHOWN = 6  # predictions in the image
 
 
 def main() -> None:
-    """Print the table and write the image; an error if the model fell short."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="the demo's folder")
     parser.add_argument("--seconds", type=int, required=True, help="duration of the demo, for the last line")
@@ -38,27 +32,11 @@ def main() -> None:
     oiou, loss = rows["val"]["oIoU"], rows["val"]["oIoU"] - rows["val_rotated"]["oIoU"]
     print(f"oIoU on val: {oiou:.2f} ({MIN_OIOU:.0f} or more is expected)")
     print(f"lost if each image's expressions are rotated among its refs: {loss:.2f} ({MIN_LOSS:.0f} or more)")
-    overview = draw(results / "val")
     minutes, seconds = divmod(args.seconds, 60)
-    print(f"predictions: {results / 'val' / 'vis'}, some of them: {overview}; this run took {minutes} min {seconds} s")
+    page = results / "val/report.html"
+    print(f"predictions: {results / 'val' / 'vis'}, all in one page: {page}; this run took {minutes} min {seconds} s")
     if oiou < MIN_OIOU or loss < MIN_LOSS:
         raise InputError("the demo's model fell short of what is expected: was the code of models/ changed?")
-
-
-def draw(folder: Path) -> Path:
-    """Some samples of `folder`, evenly spaced from the worst to the best, under one another; returns the file."""
-    lines = (folder / "samples.jsonl").read_text().splitlines()
-    scores = sorted(map(json.loads, lines), key=lambda s: s["intersection"] / max(1, s["union"]))
-    chosen = [scores[i * (len(scores) - 1) // (SHOWN - 1)] for i in range(SHOWN)][::-1]
-    strips = [Image.open(folder / "vis" / f"{score['name']}.jpg") for score in chosen]
-    page = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
-    for number, strip in enumerate(strips):
-        page.paste(strip, (0, sum(above.height for above in strips[:number])))
-    path = folder / "overview.jpg"
-    with atomic_write(path) as file:
-        small = page.resize((page.width * 2 // 3, page.height * 2 // 3), Image.Resampling.LANCZOS)
-        small.save(file, "JPEG", quality=88)
-    return path
 
 
 if __name__ == "__main__":

@@ -53,9 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = load_restr(options.checkpoint)
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > MAX_BYTES:
-        raise InputError(
-            f"{options.checkpoint}: {size / 1e9:.1f} GB of weights, but an ONNX file holds less than 2 GiB"
-        )
+        raise InputError(f"{options.checkpoint}: {size / 1e9:.1f} GB of weights; an ONNX file holds less than 2 GiB")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     data = export(model, options.opset)
@@ -139,7 +137,7 @@ def compare(model: ReSTR, data: bytes, file: Path) -> None:
 
     onnxruntime.set_default_logger_severity(4)  # fatal: its errors are raised, too
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    found = {name: [] for name in NAMES[2:]}
+    worst = torch.zeros(2, 2)  # of each output: the largest deviation and the largest logit
     for batch in BATCHES:
         image, ids = example(model, batch)
         with torch.no_grad():
@@ -149,11 +147,10 @@ def compare(model: ReSTR, data: bytes, file: Path) -> None:
         except Exception as error:  # onnxruntime's own kinds have no common parent
             backbone = model.config.vision.backbone
             raise InputError(f"{backbone}: onnxruntime cannot run the ONNX model ({one_line(error, 160)})") from None
-        for name, theirs, ours in zip(NAMES[2:], map(torch.from_numpy, outputs), expected, strict=True):
-            found[name].append(torch.stack([(theirs - ours).abs().max(), ours.abs().max()]))
+        pairs = [(torch.from_numpy(theirs) - ours, ours) for theirs, ours in zip(outputs, expected, strict=True)]
+        worst = worst.maximum(torch.tensor([[x.abs().max() for x in pair] for pair in pairs]))  # NaN stays
     print(f"largest deviation from PyTorch in batches of {', '.join(map(str, BATCHES))}:")
-    for name, pairs in found.items():
-        difference, largest = torch.stack(pairs).amax(0).tolist()  # NaN stays
+    for name, (difference, largest) in zip(NAMES[2:], worst.tolist(), strict=True):
         print(f"  {name}: {difference:.1e}, of logits up to {largest:.3g}")
         if not difference <= TOLERANCE * largest:
             raise InputError(f"{file}: {name} of the ONNX model differ from PyTorch's by {difference:.1e}: not written")

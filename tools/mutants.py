@@ -8,8 +8,6 @@ of each file's faults is tried, one at a time, against the tests that TESTS name
 temporary folder. Ctrl-C ends the run early; the table then holds what was tried.
 """
 
-import contextlib
-import math
 import os
 import random
 import re
@@ -17,20 +15,27 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import types
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from itertools import chain, zip_longest
+from math import inf
+from multiprocessing import get_context
 from pathlib import Path
+from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pytest
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
+from cosmic_ray.util import restore_contents
 
 ROOT = Path(__file__).resolve().parents[1]
 PER_FILE, MINUTES, AT_ONCE = 12, 25, 2  # faults of a file at most; no fault is begun after MINUTES; faults at a time
@@ -67,21 +72,9 @@ class Mutant(NamedTuple):
     line: int
     code: str
 
-    def __str__(self) -> str:
-        texts = (ROOT / self.path).read_text(), self.code
-        return f"{self.path}:{self.line}  " + "  ->  ".join(text.splitlines()[self.line - 1].strip() for text in texts)
-
 
 def tests_of(path: str) -> list[str]:
     return ["tests/{}/test_{}.py".format(*name.split("/")) for name in TESTS[path].split()]
-
-
-def faults_of_table() -> list[str]:
-    """What TESTS names and does not exist, and what of models/ it lacks."""
-    named = {*TESTS, *(test for path in TESTS for test in tests_of(path))}
-    models = {f"models/{file.name}" for file in ROOT.glob("models/[!_]*.py")}
-    gone = [f"{file} does not exist" for file in sorted(named) if not (ROOT / file).is_file()]
-    return gone + [f"{file} is not in it" for file in sorted(models - TESTS.keys())]
 
 
 def sample(path: str) -> Iterator[Mutant]:
@@ -99,7 +92,7 @@ def sample(path: str) -> Iterator[Mutant]:
                 ranked.append((random.Random(f"{key} {seen[key]}").random(), place, operator, index))
     for _, place, operator, index in sorted(ranked, key=lambda entry: entry[0]):
         if len(places) < PER_FILE and place not in places:
-            with contextlib.suppress(SyntaxError):
+            with suppress(SyntaxError):
                 code = mutate_code(source, operator, index)
                 compile(code, path, "exec")
                 places.add(place)
@@ -114,75 +107,66 @@ def copy_tree(folder: Path) -> Path:
     return folder
 
 
-def start(mutant: Mutant, folder: Path, seconds: float) -> int:
-    """Fork a process that runs the mutant's tests in `folder`, a copy of the tree; return its id."""
-    (folder / mutant.path).write_text(mutant.code)
-    if child := os.fork():
-        return child
-    try:
-        os.setsid()  # a group of its own, which kill() ends
-        signal.alarm(int(seconds))
-        for stream in range(3):
-            os.dup2(os.open(os.devnull, os.O_RDWR), stream)
-        os.chdir(folder)
-        sys.path[0] = str(folder)
-        sys.modules["__main__"] = types.ModuleType("__main__")  # processes that tests spawn do not import this script
-        os._exit(pytest.main(["-xq", "-p", "no:cacheprovider", *tests_of(mutant.path)]))
-    finally:
-        os._exit(1)
+def run_tests(path: str, folder: Path) -> None:
+    """Run the tests of a file in `folder`, a copy of the tree, and end this process with their exit code."""
+    os.setsid()  # a group of its own, which `survives` ends
+    for stream in range(3):
+        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+    os.chdir(folder)
+    sys.path[0] = str(folder)
+    sys.modules["__main__"] = types.ModuleType("__main__")  # processes that tests spawn do not import this script
+    os._exit(pytest.main(["-xq", "-p", "no:cacheprovider", *tests_of(path)]))
 
 
-def kill(child: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
+def survives(folders: SimpleQueue, limits: dict[str, float], end: float, mutant: Mutant) -> tuple[bool | None, float]:
+    """Whether a mutant's tests pass, in time, in an idle copy of the tree, and the seconds they took.
 
-
-def run(mutants: Iterable[Mutant], folders: list[Path], limits: dict[str, float], end: float) -> Iterator[tuple]:
-    """Yield (mutant, whether its tests passed, seconds) of each mutant that starts before `end`, as they finish."""
-    mutants, running = iter(mutants), {}
-    try:
-        while True:
-            if folders and time.monotonic() < end and (mutant := next(mutants, None)):
-                folder, begun = folders.pop(), time.monotonic()
-                original = (folder / mutant.path).read_text()
-                child = start(mutant, folder, limits.get(mutant.path, 600))
-                running[child] = mutant, folder, original, begun
-                continue
-            if not running:
-                return
-            child, status = os.wait()
-            kill(child)  # what its tests left running
-            mutant, folder, original, begun = running.pop(child)
-            (folder / mutant.path).write_text(original)
-            folders.append(folder)
-            yield mutant, status == 0, time.monotonic() - begun
-    finally:
-        for child in running:
-            kill(child)
+    None instead if it is later than `end`, as time.monotonic() counts.
+    """
+    if (begun := time.monotonic()) > end:
+        return None, 0.0
+    folder = folders.get()
+    with restore_contents(folder / mutant.path):
+        (folder / mutant.path).write_text(mutant.code)
+        process = get_context("fork").Process(target=run_tests, args=(mutant.path, folder))  # has PRELOADED already
+        process.start()
+        process.join(limits.get(mutant.path, 600))
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and what the tests left running
+        process.join()
+    folders.put(folder)
+    return process.exitcode == 0, time.monotonic() - begun
 
 
 def main() -> None:
-    if faults := faults_of_table():
-        sys.exit(f"tools/mutants.py: correct the table TESTS: {', '.join(faults)}")
     files = sys.argv[1:] or [*TESTS]
-    if unknown := set(files) - TESTS.keys():
-        sys.exit(f"tools/mutants.py: not in TESTS: {', '.join(sorted(unknown))}")
-    begun, tried, limits = time.monotonic(), {path: [] for path in files}, {}
+    known = {f"models/{file.name}" for file in ROOT.glob("models/[!_]*.py")} | set(files)
+    if unknown := known - TESTS.keys():
+        sys.exit(f"tools/mutants.py: not in its table TESTS: {', '.join(sorted(unknown))}")
+    begun, tried, limits, folders = time.monotonic(), {path: [] for path in files}, {}, SimpleQueue()
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     sys.dont_write_bytecode = True  # a .pyc file would outlive its fault
     for name in PRELOADED:
         import_module(name)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place, contextlib.suppress(KeyboardInterrupt):
-        folders = [copy_tree(Path(place, str(number))) for number in range(AT_ONCE)]
-        originals = [Mutant(path, 0, (ROOT / path).read_text()) for path in files]
-        for mutant, passed, seconds in run(originals, folders, {}, math.inf):
-            if not passed:
-                sys.exit(f"tools/mutants.py: these tests fail without a fault: {' '.join(tests_of(mutant.path))}")
-            limits[mutant.path] = 60 + 4 * seconds
-        in_turn = filter(None, chain.from_iterable(zip_longest(*map(sample, files))))  # one of each file, then the next
-        for mutant, survived, seconds in run(in_turn, folders, limits, begun + 60 * MINUTES):
-            tried[mutant.path].append(not survived)
-            print(f"{'SURVIVED' if survived else 'killed':8} {seconds:4.0f} s  {mutant}", flush=True)
+    with TemporaryDirectory(ignore_cleanup_errors=True) as place, suppress(KeyboardInterrupt):
+        for number in range(AT_ONCE):
+            folders.put(copy_tree(Path(place, str(number))))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            originals = [Mutant(path, 0, (ROOT / path).read_text()) for path in files]
+            first = partial(survives, folders, {}, inf)
+            for path, (passed, seconds) in zip(files, pool.map(first, originals), strict=True):
+                if not passed:
+                    sys.exit(f"tools/mutants.py: these tests fail without a fault: {' '.join(tests_of(path))}")
+                limits[path] = 60 + 4 * seconds
+            # One mutant of each file, then the next.
+            mutants = [mutant for turn in zip_longest(*map(sample, files)) for mutant in turn if mutant]
+            in_time = partial(survives, folders, limits, begun + 60 * MINUTES)
+            for (path, line, code), (survived, seconds) in zip(mutants, pool.map(in_time, mutants), strict=True):
+                if survived is not None:
+                    tried[path].append(not survived)
+                    change = (text.splitlines()[line - 1].strip() for text in ((ROOT / path).read_text(), code))
+                    outcome = "SURVIVED" if survived else "killed"
+                    print(f"{outcome:8} {seconds:4.0f} s  {path}:{line}  {'  ->  '.join(change)}", flush=True)
     for path, killed in [*tried.items(), ("all", [*chain(*tried.values())])]:
         print(f"{path:24} {sum(killed):4} of {len(killed):4} killed")
     print(f"{(time.monotonic() - begun) / 60:.0f} minutes")

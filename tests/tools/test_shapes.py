@@ -13,8 +13,7 @@ from scipy.ndimage import binary_fill_holes, label
 
 from tests.support.shapes import IMAGES, RGB, SEED, decode, made_shapes
 from tools.shapes.dataset import annotation
-from tools.shapes.drawing import visible_masks
-from tools.shapes.scenes import sample_scene
+from tools.shapes.scenes import sample_scene, visible_masks
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,8 @@ from random import Random
 
 import numpy as np
 
-from tools.shapes.drawing import KINDS, paint
 from tools.shapes.expressions import View, expressions
-from tools.shapes.scenes import extent, sample_scene
+from tools.shapes.scenes import KINDS, extent, paint, sample_scene
 from utils.errors import InputError
 from utils.files.reading import read_json
 from utils.files.writing import atomic_write, write_json
@@ -25,7 +24,7 @@ from utils.files.writing import atomic_write, write_json
 IMAGES = Path("data/coco/images/train2014")
 ANNOTATIONS = Path("external/refer/data/refcoco")
 RECORD = Path("data/shapes.json")
-VERSION = 3  # a new number wherever the same arguments give other files
+VERSION = 2  # a new number wherever the same arguments give other images, masks or expressions
 JPEG_QUALITY = 94
 SENTENCES = (2, 3, 3, 4)  # how many for a ref, near RefCOCO's average of 2.84
 
@@ -49,13 +48,7 @@ class Plan:
         return splits
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What the annotation files say about one image; `texts` holds the expressions of each annotation."""
-
-    image: dict
-    annotations: list[dict]
-    texts: list[list[str]]
+Drawn = tuple[dict, list[dict], list[list[str]]]  # entries of an image and of its things; their expressions
 
 
 def write_dataset(plan: Plan, root: Path, workers: int, overwrite: bool = False) -> Counter | None:
@@ -70,12 +63,17 @@ def write_dataset(plan: Plan, root: Path, workers: int, overwrite: bool = False)
     for folder in (RECORD.parent, IMAGES, ANNOTATIONS):
         (root / folder).mkdir(parents=True, exist_ok=True)
     write_json(root / RECORD, {**record, "complete": False})
-    draw = partial(_draw, plan, root)
     with ProcessPoolExecutor(workers) as pool:
-        drawn = list(pool.map(draw, range(plan.count), chunksize=8))
+        drawn = list(pool.map(partial(_draw, plan, root), range(plan.count), chunksize=8))
     refs = _refs(drawn, plan.splits())
+    instances = {
+        "info": {"description": "synthetic coloured shapes"},
+        "images": [image for image, _, _ in drawn],
+        "annotations": [entry for _, entries, _ in drawn for entry in entries],
+        "categories": [{"supercategory": "shape", "id": i, "name": kind} for i, kind in enumerate(KINDS, 1)],
+    }
     with atomic_write(root / ANNOTATIONS / "instances.json") as file:
-        file.write(json.dumps(_instances(drawn), separators=(",", ":")).encode())
+        file.write(json.dumps(instances, separators=(",", ":")).encode())
     with atomic_write(root / ANNOTATIONS / "refs(unc).p") as file:
         # pickle refers back to a string that is the same object. Through JSON that depends on the refs alone, not on
         # which process made them. Protocol 2 is the newest that Python 2 wrote.
@@ -102,7 +100,7 @@ def _draw(plan: Plan, root: Path, index: int) -> Drawn:
         for number, thing in enumerate(things)
     ]
     words, view = Random(int(rng.integers(2**62))), View(things, scene.height, scene.width)
-    return Drawn(image, annotations, [expressions(words, view, i, words.choice(SENTENCES)) for i in range(len(things))])
+    return image, annotations, [expressions(words, view, i, words.choice(SENTENCES)) for i in range(len(things))]
 
 
 def annotation(mask: np.ndarray, ann_id: int, image_id: int, category_id: int) -> dict:
@@ -121,22 +119,12 @@ def annotation(mask: np.ndarray, ann_id: int, image_id: int, category_id: int) -
     }
 
 
-def _instances(drawn: list[Drawn]) -> dict:
-    """The content of instances.json."""
-    return {
-        "info": {"description": "synthetic coloured shapes"},
-        "images": [d.image for d in drawn],
-        "annotations": [entry for d in drawn for entry in d.annotations],
-        "categories": [{"supercategory": "shape", "id": i + 1, "name": kind} for i, kind in enumerate(KINDS)],
-    }
-
-
 def _refs(drawn: list[Drawn], splits: list[str]) -> list[dict]:
     """The list in refs(unc).p; things without an unambiguous expression are left out."""
     refs: list[dict] = []
     numbers = count()
-    for d, split in zip(drawn, splits, strict=True):
-        for entry, texts in zip(d.annotations, d.texts, strict=True):
+    for (image, entries, expressed), split in zip(drawn, splits, strict=True):
+        for entry, texts in zip(entries, expressed, strict=True):
             if not texts:
                 continue
             sentences = [{"sent_id": next(numbers), "raw": t, "sent": t, "tokens": t.split()} for t in texts]
@@ -145,7 +133,7 @@ def _refs(drawn: list[Drawn], splits: list[str]) -> list[dict]:
                 "ann_id": entry["id"],
                 "image_id": entry["image_id"],
                 "category_id": entry["category_id"],
-                "file_name": f"{d.image['file_name'].removesuffix('.jpg')}_{len(refs)}.jpg",
+                "file_name": f"{image['file_name'].removesuffix('.jpg')}_{len(refs)}.jpg",
                 "split": split,
                 "sent_ids": [sentence["sent_id"] for sentence in sentences],
                 "sentences": sentences,
@@ -172,4 +160,4 @@ def _claim(root: Path, record: dict, overwrite: bool) -> bool:
         raise InputError(f"{root} holds other shapes (see {RECORD}): pass --overwrite or another --root")
     for index in range(number if other else 0):
         (root / IMAGES / image_name(index)).unlink(missing_ok=True)
-    return other or not there["complete"]
+    return other or not there.get("complete")

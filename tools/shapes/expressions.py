@@ -47,8 +47,7 @@ class Phrase:
 
     def fits(self, thing: Thing) -> bool:
         """Whether nothing that is said is wrong of the thing."""
-        pairs = ((self.size, thing.size), (self.colour, thing.colour), (self.kind, thing.kind))
-        return all(said in (None, true) for said, true in pairs)
+        return all(getattr(self, name) in (None, getattr(thing, name)) for name in ("size", "colour", "kind"))
 
 
 def expressions(rng: Random, view: View, target: int, count: int) -> list[str]:
@@ -82,24 +81,16 @@ def _propose(rng: Random, view: View, target: int, phrase: Phrase, kind: str) ->
     """An expression of the given kind about `phrase`; None if it does not mean `target` alone."""
     start = view.things[rng.randrange(len(view.things))]
     anchor = _phrase(rng, start, everything=rng.random() < 0.5)
-    side = _side_from(start, view.things[target]) if kind == "beside" else rng.choice(SIDES)
-    truth = {
-        "described": lambda: described(view, phrase),
-        "on_side": lambda: on_side(view, phrase, side),
-        "beside": lambda: beside(view, phrase, side, anchor),
-    }[kind]
-    if meant(truth()) != target:
+    if kind == "beside":  # the side on which the target lies is the only one worth a proposal
+        side = max(reversed(SIDES), key=lambda side: _towards(view.things[target], side) - _towards(start, side))
+        truth = beside(view, phrase, side, anchor)
+    else:
+        side = rng.choice(SIDES)
+        truth = on_side(view, phrase, side) if kind == "on_side" else described(view, phrase)
+    if meant(truth) != target:
         return None
     template = rng.choice(TEMPLATES[kind])
     return template.format(phrase=phrase, place=PLACE[side], beside=BESIDE[side], anchor=anchor)
-
-
-def _side_from(start: Thing, target: Thing) -> str:
-    """The side of `start` on which `target` lies: the only one worth a proposal."""
-    x, y = target.x - start.x, target.y - start.y
-    if abs(x) > abs(y):
-        return "right" if x > 0 else "left"
-    return "bottom" if y > 0 else "top"
 
 
 def meant(truth: Truth) -> int | None:
