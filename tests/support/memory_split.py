@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.support.small_model import SIZE, VOCABULARY, tiny_config, tiny_model  # noqa: F401
+from tests.support.small_model import SIZE, VOCABULARY, tiny_model  # noqa: F401
 from utils.errors import InputError
 
 WORDS = len(VOCABULARY)
