@@ -19,8 +19,8 @@ from models import load_restr
 from models.reference import config_from_reference, reference_config, to_reference
 from models.restr import build_restr
 from tests.conftest import ROOT
-from tests.support.eval_folder import COUNT, VOCABULARY, write_checkpoint, write_folder
-from tests.support.memory_split import SIZE
+from tests.support.memory_split import COUNT, write_folder
+from tests.support.small_model import SIZE, VOCABULARY, write_checkpoint
 from utils.cli import run_main
 from utils.errors import InputError
 from utils.prepared import PreparedSplit

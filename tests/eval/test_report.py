@@ -19,7 +19,7 @@ from eval.report import write as report
 from eval.report.write import MISSED, RIGHT, SIDE, WRONG, Shot, Thumbnails, thumbnail_size
 from tests.conftest import ROOT
 from tests.eval.test_evaluate import complaint, metrics_in, run
-from tests.support.eval_folder import COUNT
+from tests.support.memory_split import COUNT
 from tests.support.report_case import HOSTILE, data_of, metrics_of, other_of, predictions, thumbnails_of, write_result
 from utils.prepared import PreparedSplit
 

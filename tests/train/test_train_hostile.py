@@ -79,23 +79,17 @@ def test_a_state_of_other_words_is_not_resumed(copied, folder):
 def test_a_state_of_another_program_is_not_resumed(batches, folder):
     whole = state(folder)
     (folder / "last.prev.pth").unlink()
-    for broken in broken_states(whole):
-        torch.save(broken, folder / "last.pth")
-        assert "another --exp_name" in refused(batches, folder, *ONE, "--resume")
-
-
-def broken_states(whole):
-    """Copies of a run's state, each with one thing wrong."""
-    training = whole["training"]
-    for broken in ({}, {"options": 3}, {**training, "trainer": {}}, {**training, "log_bytes": "x"}):
-        yield {**whole, "training": broken}
-    for name, value in {"step": -5, "best": "x", "window": {"loss": "a"}, "bad_steps": None}.items():
-        yield {**whole, "training": {**training, "trainer": {**training["trainer"], name: value}}}
+    training, trainer = whole["training"], whole["training"]["trainer"]
+    changes = {"step": -5}, {"best": "x"}, {"window": {"loss": "a"}}, {"bad_steps": None}
+    trainings = [{**training, "trainer": part} for part in ({}, *({**trainer, **change} for change in changes))]
+    trainings += [{}, {"options": 3}, {**training, "log_bytes": "x"}]
     missing, shape, nan = (copy.deepcopy(whole) for _ in range(3))
     del missing["training"]["trainer"]["optimizer"]["state"][0]
     shape["training"]["trainer"]["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
     next(iter(nan["model"].values())).view(-1)[0] = torch.nan
-    yield from (missing, shape, nan)
+    for broken in (missing, shape, nan, *({**whole, "training": part} for part in trainings)):
+        torch.save(broken, folder / "last.pth")
+        assert "another --exp_name" in refused(batches, folder, *ONE, "--resume")
 
 
 def test_other_data_is_no_run_to_go_on_with(batches, copied, folder):
