@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.support.eval_folder import write_checkpoint, write_folder
+from tests.support.memory_split import write_folder
+from tests.support.small_model import write_checkpoint
 
 
 @pytest.fixture(scope="module")

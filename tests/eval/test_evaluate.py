@@ -19,8 +19,8 @@ from models import load_restr
 from models.reference import config_from_reference, reference_config, to_reference
 from models.restr import build_restr
 from tests.conftest import ROOT
-from tests.support.eval_folder import COUNT, VOCABULARY, write_checkpoint, write_folder
-from tests.support.memory_split import SIZE
+from tests.support.memory_split import COUNT, write_folder
+from tests.support.small_model import SIZE, VOCABULARY, write_checkpoint
 from utils.cli import run_main
 from utils.errors import InputError
 from utils.prepared import PreparedSplit
@@ -96,10 +96,21 @@ def test_checkpoints_are_found_by_step(place, batches, tmp_path, capsys):
     assert metrics_in(tmp_path / "best")["checkpoint"]["file"].endswith("best.pth")
 
 
-def test_a_zero_means_each_5000th_step_of_the_data_set(tmp_path):
-    for name in ("unc_0", "unc_5000", "unc_7500", "unc_10000", "unc+_15000", "unc_x", "best"):
-        (tmp_path / f"{name}.pth").touch()
-    assert [path.name for path in find_checkpoints(tmp_path, [0], "unc")] == ["unc_5000.pth", "unc_10000.pth"]
+@pytest.mark.parametrize(
+    ("folder", "steps", "found"),
+    [
+        ("weights/unc", [0], ["unc/unc_5000.pth", "unc/unc_10000.pth"]),  # each 5000th of the data set
+        ("weights/restr", [500], ["restr_unc/unc_500.pth"]),  # the authors' default folder, which is ours with its name
+        ("weights/test/", [25000], ["test/test_25000.pth"]),  # the authors' files are named by folder
+    ],
+)
+def test_names_of_checkpoints(tmp_path, folder, steps, found):
+    names = ("unc_0", "unc_5000", "unc_7500", "unc_10000", "unc+_15000", "unc_x", "best")
+    weights = tmp_path / "weights"
+    for name in (*(f"unc/{name}.pth" for name in names), "restr_unc/unc_500.pth", "test/test_25000.pth"):
+        (weights / name).parent.mkdir(parents=True, exist_ok=True)
+        (weights / name).touch()
+    assert find_checkpoints(tmp_path / folder, steps, "unc") == [weights / name for name in found]
 
 
 def test_the_control_reports_both_numbers_and_folders_name_what_is_not_default(place, batches, capsys):
@@ -141,14 +152,6 @@ def test_bad_flags(place, batches, tmp_path, capsys, arguments, says):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_references_default_folder_is_ours_for_the_data_set(batches, tmp_path):
-    write_checkpoint(tmp_path / "weights" / "restr_unc" / "unc_500.pth")
-    folder = tmp_path / "weights" / "restr"
-    run("--data_dir", batches, "--iters", 500, "--restore_refseg", folder, "--output_dir", tmp_path / "out")
-    file = metrics_in(tmp_path / "out")["checkpoint"]["file"]
-    assert Path(file) == tmp_path / "weights" / "restr_unc" / "unc_500.pth"
-
-
 def test_a_missing_checkpoint_lists_what_is_there(place, batches, tmp_path, capsys):
     common = ("--data_dir", batches, "--restore_refseg")
     error = complaint(capsys, *common, place / "exp", "--iters", 500, 700)
@@ -157,13 +160,6 @@ def test_a_missing_checkpoint_lists_what_is_there(place, batches, tmp_path, caps
     assert "no such folder" in complaint(capsys, *common, tmp_path / "none", "--iters", 500)
     (tmp_path / "unc_500.pth").write_bytes(b"not a checkpoint")
     assert "unc_500.pth" in complaint(capsys, *common, tmp_path, "--iters", 500)
-
-
-def test_the_reference_names_files_by_folder(batches, tmp_path):
-    folder = tmp_path / "test"
-    write_checkpoint(folder / "test_25000.pth", 25000)
-    run("--data_dir", batches, "--restore_refseg", f"{folder}/", "--iters", 25000)
-    assert (folder / "eval_unc_val_25000" / "metrics.json").is_file()
 
 
 def test_a_checkpoint_of_other_data(place, batches, tmp_path, capsys):
@@ -178,22 +174,6 @@ def test_a_checkpoint_of_other_data(place, batches, tmp_path, capsys):
     assert "--img-size 48,48" in error and "takes 32,48" in error
 
 
-@pytest.mark.parametrize(
-    ("name", "part"), [("label/3_0.png", 0), ("batch/unc_val_4.npz", 0), ("image/image2.jpg", 0.5)]
-)
-def test_damaged_batches(place, tmp_path, capsys, name, part):
-    """A file that is cut, or missing."""
-    folder = write_folder(tmp_path)
-    path = folder / f"val_{name}"
-    content = path.read_bytes()
-    path.unlink()
-    if part:
-        path.write_bytes(content[: int(part * len(content))])
-    flags = ("--checkpoint", place / "exp" / "best.pth", "--output_dir", tmp_path / "out")
-    assert path.stem in complaint(capsys, "--data_dir", folder, *flags)
-    assert not list((tmp_path / "out").glob("*"))
-
-
 def test_from_inside_the_folder(tmp_path):
     command = [sys.executable, "evaluate.py", "--data_dir", str(tmp_path / "none"), "--checkpoint", "x.pth"]
     done = subprocess.run(command, cwd=ROOT / "eval", capture_output=True, text=True, timeout=120)
@@ -203,7 +183,6 @@ def test_from_inside_the_folder(tmp_path):
 
 @pytest.mark.parametrize("case", ["default", "shared", "no_decoder"])
 def test_a_raw_reference_file_of_the_default_size(tmp_path, case):
-    """Of the official names and shapes, all zero."""
     with torch.device("meta"):
         config = config_from_reference(reference_config([], shared=case == "shared"), 50)
         decoder = replace(config.decoder, enabled=case != "no_decoder")
@@ -219,4 +198,3 @@ def test_a_raw_reference_file_of_the_default_size(tmp_path, case):
     if case == "default":
         with pytest.raises(InputError, match="raw.pth"):
             load_model(tmp_path / "raw.pth", "cpu", flags | {"input_size": (320, 320)})
-    (tmp_path / "raw.pth").unlink()

@@ -13,7 +13,8 @@ from eval.metrics import SampleScore
 from models.config import DecoderConfig, FusionConfig
 from models.inference import segment
 from tests.prepare.test_geometry import plain_bilinear
-from tests.support.memory_split import SIZE, WORDS, MemorySplit, tiny_model
+from tests.support.memory_split import WORDS, MemorySplit
+from tests.support.small_model import SIZE, tiny_model
 from utils.device import Ranks
 from utils.errors import InputError
 from utils.options import add_options

@@ -38,10 +38,6 @@ def drawn(figure) -> dict[str, list[tuple[list, list]]]:
     }
 
 
-def texts(figure) -> list[str]:
-    return [text.get_text() for panel in figure.axes for text in panel.texts]
-
-
 def test_each_panel_has_its_curves(tmp_path):
     figure = plot.draw([plot.read_log(write(tmp_path / "a") / "log.jsonl")])
     lines = drawn(figure)
@@ -51,22 +47,12 @@ def test_each_panel_has_its_curves(tmp_path):
     oiou, miou = ([200, 400, 600], [48.0, 50.0, 48.0]), ([200, 400, 600], [20.0, 40.0, 60.0])
     assert lines["Validation IoU (%)"] == [oiou, miou, ([400], [50.0])]  # the last one marks the best oIoU
     assert lines["Validation Prec@X (%)"] == [([200, 400, 600], [value] * 3) for value in PRECISIONS.values()]
-    assert texts(figure) == ["best oIoU 50.00 at 400"]
+    assert [text.get_text() for panel in figure.axes for text in panel.texts] == ["best oIoU 50.00 at 400"]
     legends = [[text.get_text() for text in panel.get_legend().get_texts()] for panel in figure.axes[::2]]
     assert legends == [["loss", "pixel", "patch"], ["oIoU", "mIoU"]]
-
-
-def test_a_new_term_of_the_loss_is_drawn(tmp_path):
-    file = tmp_path / "log.jsonl"
-    file.write_text("".join(f'{{"kind": "train", "step": {i}, "loss": 3.0, "boundary": {i}.5}}\n' for i in (1, 2)))
-    assert drawn(plot.draw([plot.read_log(file)]))["Training loss"] == [([1, 2], [3.0, 3.0]), ([1, 2], [1.5, 2.5])]
-
-
-def test_runs_have_their_own_colours(tmp_path):
-    runs = [plot.read_log(write(tmp_path / name, steps) / "log.jsonl") for name, steps in (("a", 6), ("b", 4))]
-    panel = plot.draw(runs).axes[1]
-    assert [line.get_color() for line in panel.lines] == list(plot.COLOURS[:2])
-    assert [len(line.get_xdata()) for line in panel.lines] == [6, 4]
+    runs = [plot.read_log(write(tmp_path / name, steps) / "log.jsonl") for name, steps in (("b", 6), ("c", 4))]
+    of_each = [(line.get_color(), len(line.get_xdata())) for line in plot.draw(runs).axes[1].lines]
+    assert of_each == [(plot.COLOURS[0], 6), (plot.COLOURS[1], 4)]
 
 
 def test_a_long_curve_is_drawn_with_its_running_mean(tmp_path):
@@ -91,14 +77,16 @@ def test_what_cannot_be_drawn_is_left_out(tmp_path):
     entries = [
         {"kind": "train", "step": 1, "loss": 1.0, "grad_norm": math.inf, "lr": 1e-5},
         {"kind": "train", "step": 2, "loss": math.nan, "grad_norm": 1e300, "lr": True},
-        {"kind": "train", "step": 3, "loss": 2, "note": "text"},
+        {"kind": "train", "step": 3, "loss": 2, "note": "text", "boundary": 1.5},  # a term that is new
         {"kind": "something new", "step": 4, "loss": 9.0},
     ]
     file.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     run = plot.read_log(file)
-    assert run.curves == {"train": {"loss": ([1, 3], [1.0, 2.0]), "lr": ([1], [1e-5])}, "val": {}}
+    loss, boundary = ([1, 3], [1.0, 2.0]), ([3], [1.5])
+    assert run.curves == {"train": {"loss": loss, "lr": ([1], [1e-5]), "boundary": boundary}, "val": {}}
     figure = plot.draw([run])
-    assert texts(figure) == ["nothing logged yet"] * 2
+    assert drawn(figure)["Training loss"] == [loss, boundary]
+    assert [panel.texts[0].get_text() for panel in figure.axes[2:]] == ["nothing logged yet"] * 2
     figure.savefig(io.BytesIO())
 
 

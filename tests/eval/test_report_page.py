@@ -47,28 +47,27 @@ class Page:
 
         WebDriverWait(self.driver, 60, 0.1).until(lambda driver: driver.execute_script(f"return {script}"))
 
-    def text(self, selector: str) -> str:
-        return self.driver.find_element("css selector", selector).text
+    def find(self, selector: str) -> list:
+        return self.driver.find_elements("css selector", selector)
 
     def texts(self, selector: str) -> list[str]:
-        return [element.get_property("textContent") for element in self.driver.find_elements("css selector", selector)]
+        return [element.get_property("textContent") for element in self.find(selector)]
 
     def shown(self) -> list[tuple[str, float]]:
         """(expression, IoU) of each card."""
         return list(zip(self.texts(".said"), map(float, self.texts(".score b")), strict=True))
 
     def choose(self, order: str) -> None:
-        self.driver.find_element("css selector", f"#sort option[value={order}]").click()
+        self.find(f"#sort option[value={order}]")[0].click()
 
     def write(self, query: str) -> None:
-        box = self.driver.find_element("css selector", "#query")
+        (box,) = self.find("#query")
         box.clear()
         box.send_keys(query)
 
     def click(self, selector: str) -> None:
-        self.driver.execute_script(
-            "document.querySelector(arguments[0]).dispatchEvent(new MouseEvent('click', {bubbles: true}))", selector
-        )
+        event = "new MouseEvent('click', {bubbles: true})"
+        self.driver.execute_script(f"document.querySelector(arguments[0]).dispatchEvent({event})", selector)
 
     def count(self) -> int:
         """How many expressions fit, as the page tells."""
@@ -86,7 +85,7 @@ def test_nothing_is_asked_for_and_nothing_runs(browser, pages, name):
     assert browser.execute_script("return window.hacked") is None
     assert browser.execute_script("return document.querySelectorAll('.said *, #subtitle i, #records b').length") == 0
     page.click(".card")
-    assert page.text("#detail-said") == HOSTILE[0]
+    assert page.find("#detail-said")[0].text == HOSTILE[0]
     assert requested(browser) <= {"file:", "data:"}
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     page.wait("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
@@ -103,7 +102,7 @@ def test_a_policy_stands_behind_the_escaping(browser, pages):
     script = "Object.assign(document.createElement('script'), {text: 'hacked = 7'})"
     browser.execute_script(f"document.body.append({script})")
     browser.execute_async_script("setTimeout(arguments[0], 300)")
-    assert browser.execute_script("return window.hacked") is None and page.text("h1") == "RefCOCO val"
+    assert browser.execute_script("return window.hacked") is None and page.find("h1")[0].text == "RefCOCO val"
     browser.get_log("browser")
 
 
@@ -118,10 +117,10 @@ def test_sorting_and_pages(browser, pages, results):
         assert [iou for _, iou in page.shown()] == pytest.approx(values[:PAGE], abs=0.00501), order
     page.choose("worst")
     seen = [iou for _, iou in page.shown()]
-    while page.driver.find_element("css selector", "#next").is_enabled():
+    while page.find("#next")[0].is_enabled():
         page.click("#next")
         seen += [iou for _, iou in page.shown()]
-    assert seen == pytest.approx(ious, abs=0.00501) and page.text("#place") == f"145–{COUNT} of {COUNT}"
+    assert seen == pytest.approx(ious, abs=0.00501) and page.find("#place")[0].text == f"145–{COUNT} of {COUNT}"
 
 
 @needs_browser
@@ -139,7 +138,7 @@ def test_words_and_charts_choose(browser, pages, results):
     for query, fits in queries.items():
         page.write(query)
         assert page.count() == sum(fits(own) for own in words), query
-    assert "No expression fits" in page.text("#cards")
+    assert "No expression fits" in page.find("#cards")[0].text
     page.write("")
     scores = [one.score for one in results[0]]
     picks = {"iou": report.histogram(scores), "length": None, "size": None}
@@ -169,7 +168,7 @@ def test_one_of_them_large(browser, pages, results):
     for pane, mask in zip(tinted, (one.mask, one.logits >= 0, one.mask | (one.logits >= 0)), strict=True):
         assert sum(a != b for a, b in zip(pane, mask.ravel().tolist(), strict=True)) <= 0.02 * mask.size
     browser.switch_to.active_element.send_keys("\ue014")  # the right arrow key
-    assert page.text("#detail-said") == results[0][13].score.sentence
+    assert page.find("#detail-said")[0].text == results[0][13].score.sentence
 
 
 @needs_browser

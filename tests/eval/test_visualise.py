@@ -7,7 +7,8 @@ from PIL import Image
 from eval.evaluator import EvalSettings, Prediction, evaluate
 from eval.metrics import SampleScore
 from eval.visualise import probability, write_prediction
-from tests.support.memory_split import MemorySplit, tiny_model
+from tests.support.memory_split import MemorySplit
+from tests.support.small_model import tiny_model
 from utils.errors import InputError
 
 

@@ -10,7 +10,8 @@ from eval.evaluator import check_complete, evaluate
 from eval.metrics import SampleScore
 from tests.support.builder import batches
 from tests.support.hostile import refused
-from tests.support.memory_split import MemorySplit, tiny_model
+from tests.support.memory_split import MemorySplit
+from tests.support.small_model import tiny_model
 from tests.support.tiny_set import edit_refs
 from utils.prepared import PreparedSplit
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from tests.support.eval_folder import VOCABULARY, write_folder
 from tests.support.hostile import refused
+from tests.support.memory_split import write_folder
+from tests.support.small_model import VOCABULARY
 from utils.prepared import PreparedSplit
 from utils.text import Vocabulary, read_embeddings
 

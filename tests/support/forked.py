@@ -18,9 +18,8 @@ def start(target: Callable, *arguments, output: Path):
     """Call `target` in a process of its own; what it prints goes to OUTPUT.out and OUTPUT.err."""
     os.environ["PYTHONPATH"] = str(ROOT)
     os.environ["OMP_NUM_THREADS"] = "1"
-    _server.set_forkserver_preload(
-        ["train_restr", "build_batches", "tests.support.fuzz_run", "torch.utils.tensorboard"]
-    )
+    slow = ["train_restr", "build_batches", "tests.support.fuzz_run", "torch.utils.tensorboard"]
+    _server.set_forkserver_preload(slow)
     process = _server.Process(target=_call, args=(str(output), target, arguments))
     process.start()
     return process
@@ -35,28 +34,16 @@ def _call(output: str, target: Callable, arguments: Sequence) -> None:
     target(*arguments)
 
 
-def script(module: str, arguments: Sequence[str], fsize: int = 0, powerless: bool = False) -> None:
-    """For `start`: run a script as from its command line.
-
-    `fsize` limits the bytes of a file, as a full disk does; `powerless`: root, too, may only what permissions allow.
-    """
+def script(module: str, arguments: Sequence[str], fsize: int = 0) -> None:
+    """For `start`: run a script as from its command line; `fsize` limits the bytes of a file, as a full disk does."""
     import train.run
     from utils.cli import run_main
 
     train.run.PICTURES = 1  # TensorBoard's check sums of pictures take most of the time of a toy run
     if fsize:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, fsize))
-    if powerless:
-        _drop_capabilities()
     sys.argv = [f"{module}.py", *map(str, arguments)]
     run_main(importlib.import_module(module).main)
-
-
-def _drop_capabilities() -> None:
-    import ctypes
-
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this process
-    assert ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)()) == 0
 
 
 def errors(output: Path) -> str:

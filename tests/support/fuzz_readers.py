@@ -22,7 +22,7 @@ from prepare.masks import read_mat_mask
 from prepare.own_data import OwnData
 from prepare.public import read_refs
 from tests.models import test_pretrained
-from tests.support.eval_folder import write_folder
+from tests.support.memory_split import write_folder
 from tests.support.report_case import write_result
 from tests.support.small_model import REFERENCE, tiny_model, write_checkpoint
 from tests.support.tiny_set import make_tiny_set

@@ -21,28 +21,18 @@ CONFIG = ReSTRConfig(
 )
 REFERENCE = {  # the same numbers in the words of the authors' code
     "v_backbone": {
-        "backbone": "vit_tiny_patch16_224",
-        "image_size": list(SIZE),
-        "patch_size": 8,
-        "d_model": 24,
-        "n_heads": 2,
-        "n_layers": 1,
-        "drop_path_rate": 0.1,
+        **{"backbone": "vit_tiny_patch16_224", "image_size": list(SIZE), "patch_size": 8},
+        **{"d_model": 24, "n_heads": 2, "n_layers": 1, "drop_path_rate": 0.1},
     },
     "l_backbone": {"d_lang": 12, "n_layers": 1, "n_heads": 2},
     "mm_fusion": {"n_layers": 2, "n_heads": 2, "drop_path_rate": 0.1, "is_shared": False, "is_decoder": True},
 }
 
 
-def tiny_config(**parts) -> ReSTRConfig:
-    """CONFIG with other parts, such as `decoder=DecoderConfig(False)`."""
-    return replace(CONFIG, **parts)
-
-
 def tiny_model(**parts) -> torch.nn.Module:
-    """Random weights; the decoder's logits are spread to about 0.4, far above float32's noise."""
+    """Random weights; the decoder's logits are spread to about 0.4, far above float32's noise. `parts`: of CONFIG."""
     torch.manual_seed(3)
-    model = build_restr(tiny_config(**parts)).eval()
+    model = build_restr(replace(CONFIG, **parts)).eval()
     if model.decoder is not None:
         model.decoder.head.weight.data *= 100
     return model

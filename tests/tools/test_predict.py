@@ -12,9 +12,9 @@ import predict
 from eval.evaluator import EvalSettings, evaluate
 from eval.visualise import patch_picture
 from models import load_restr
-from tests.support.eval_folder import COUNT, write_checkpoint, write_folder
 from tests.support.hostile import refused
-from tests.support.memory_split import SIZE
+from tests.support.memory_split import COUNT, write_folder
+from tests.support.small_model import SIZE, write_checkpoint
 from utils.cli import run_main
 from utils.prepared import PreparedSplit
 

@@ -31,6 +31,14 @@ def trained(batches, tmp_path_factory):
     return folder / "best.pth"
 
 
+def command(script: str, batches: Path, trained: Path, folder: Path, *flags: str) -> list:
+    """Of a training or an evaluation that leaves its files in `folder`."""
+    if script == "train":
+        return [sys.executable, "train_restr.py", *arguments(batches, folder, *flags)]
+    where = ["--data_dir", batches, "--set", "val", "--checkpoint", trained, "--output_dir", folder, "--device", "cpu"]
+    return [sys.executable, "eval/evaluate.py", *where, *flags]
+
+
 class Unsharable(torch.Tensor):
     """Fails when it is moved into shared memory, as a tensor does that finds no room."""
 
@@ -101,12 +109,9 @@ def test_a_container_with_little_shared_memory(batches, trained, tmp_path, scrip
     mount = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o size={room} tmpfs /dev/shm && exec "$@"', "-"]
     if subprocess.run([*mount, "true"], capture_output=True).returncode:
         pytest.skip("needs the right to mount")
-    few = ["--num_workers", "2", "--batch_size", "1"]
-    command = ["train_restr.py", *arguments(batches, tmp_path / "weights/run", *few, "--eval_batch_size", "1")]
-    if script == "evaluate":
-        command = ["eval/evaluate.py", "--data_dir", batches, "--set", "val", "--checkpoint", trained]
-        command += ["--output_dir", tmp_path / "weights", "--batch_size", "1", "--device", "cpu"]
-    done = subprocess.run([*mount, sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    few = ["--num_workers", "2", "--batch_size", "1", *(["--eval_batch_size", "1"] if script == "train" else [])]
+    given = command(script, batches, trained, tmp_path / "weights/run", *few)
+    done = subprocess.run([*mount, *given], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     last = done.stderr.splitlines()[-1]
     assert words in last and REMEDY in last
@@ -123,14 +128,10 @@ def forked_off(parent: int) -> list[int]:
 @pytest.mark.parametrize("phase", ["training", "validation", "evaluation"])
 def test_a_loader_killed_by_the_system(batches, trained, tmp_path, phase):
     """In a process of its own, as helpers of tests start loaders in another way."""
-    one, steps = ["--num_workers", "1"], "5000" if phase == "training" else "1"
-    command = ["train_restr.py", *arguments(batches, tmp_path / "run", *one, "--num_steps", steps)]
-    command += ["--save_every", steps]
-    if phase == "evaluation":
-        command = ["eval/evaluate.py", "--data_dir", batches, "--set", "val", "--checkpoint", trained, *one]
-        command += ["--device", "cpu"]
-    command = [sys.executable, *command]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    steps = {"training": "5000", "validation": "1"}.get(phase)
+    flags = ["--num_steps", steps, "--save_every", steps] if steps else []
+    given = command("train" if steps else "evaluate", batches, trained, tmp_path / "run", "--num_workers", "1", *flags)
+    process = subprocess.Popen(given, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     at = 1 if phase == "validation" else 0  # after the one that loads training samples
     wait_for(lambda: len(forked_off(process.pid)) > at)
     os.kill(forked_off(process.pid)[at], signal.SIGKILL)

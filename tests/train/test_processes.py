@@ -116,11 +116,6 @@ def test_two_processes_take_the_step_of_one(one_step, batches, tmp_path, accum):
 
 
 @pytest.mark.slow
-def test_micro_batches_take_the_step_of_the_large_batch(one_step, batches, tmp_path):
-    assert same_step(undisturbed(batches, tmp_path / "run", *ONE_STEP, "--accum", "2"), one_step)
-
-
-@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(batches, tmp_path):
     one, folder = undisturbed(batches, tmp_path / "one"), tmp_path / "run"
     interrupted(batches, folder, signal.SIGTERM, *STILL, after="Gref_4.pth", base=SGD)

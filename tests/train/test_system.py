@@ -65,14 +65,9 @@ def test_a_terminal_that_is_closed(tmp_path):
     assert (tmp_path / "file").read_text() == "done"
 
 
-@pytest.mark.parametrize(
-    "script",
-    ["train_restr.py", "eval/evaluate.py", "predict.py", "build_batches.py", "build_vocab.py", "tools/check_data.py"],
-)
-def test_scripts_without_any_stream(script):
-    command = ["bash", "-c", '"$@" <&- >&- 2>&-', "-", sys.executable, ROOT / script]
-    assert subprocess.run([*command, "--nonsense"], timeout=60).returncode == 2
-    assert subprocess.run([*command, "--help"], timeout=60).returncode == 0
+def test_a_parser_without_any_stream():
+    command = ["bash", "-c", '"$@" <&- >&- 2>&-', "-", sys.executable, ROOT / "build_vocab.py"]
+    assert [subprocess.run([*command, flag]).returncode for flag in ("--nonsense", "--help")] == [2, 0]
 
 
 def test_nohup_stays_nohup():
@@ -91,8 +86,7 @@ from utils.device import settle_memory
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 
-if {settled}:
-    settle_memory()
+settle_memory()
 megabytes = lambda n: torch.ones(n << 18)
 before = resident()
 megabytes(24)  # by itself glibc takes tensors of this size from its heap from now on
@@ -103,7 +97,6 @@ print((resident() - before) >> 20)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc")
-@pytest.mark.parametrize(("settled", "low", "high"), [(True, 35, 50), (False, 55, 75)])
-def test_a_freed_tensor_leaves_no_hole(settled, low, high):
-    """settle_memory: freed tensors go back to the system, even from below others."""
-    assert low < int(shell(HOLE.format(settled=settled)).stdout) < high
+def test_a_freed_tensor_leaves_no_hole():
+    """settle_memory: freed tensors go back to the system, even from below others (without it: 60)."""
+    assert 35 < int(shell(HOLE).stdout) < 50

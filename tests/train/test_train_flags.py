@@ -9,10 +9,10 @@ import torch
 
 import train_restr
 from models import build_restr
-from models.config import DecoderConfig
+from models.inference import THRESHOLD
 from models.loss import LossConfig, restr_loss
 from tests.support.small_model import CONFIG
-from train.options import FLAGS, parse_options
+from train.options import FLAGS, Validation, parse_options
 from train.run import OtherRun, Run
 from utils.device import Ranks
 
@@ -71,24 +71,27 @@ def test_flags_of_optimiser_and_schedule():
     ],
 )
 def test_flags_of_the_loss(flags, expected):
-    torch.manual_seed(0)
-    mask = torch.rand(2, 1, 32, 48) < torch.rand(2, 1, 1, 1)
-    outputs = torch.randn(2, 1, 32, 48), torch.randn(2, 1, 2, 3), mask
+    outputs = torch.randn(2, 1, 32, 48), torch.randn(2, 1, 2, 3), torch.rand(2, 1, 32, 48) < torch.rand(2, 1, 1, 1)
     losses = trainer_of(parse(*flags)).loss_fn(*outputs)
     assert losses == restr_loss(*outputs, expected)
     assert ("patch" in losses) == ("--no_decoder" not in flags)
 
 
-def test_flags_of_the_model():
-    plain = config_of(parse())
-    assert (plain.language.vocabulary_size, plain.vision.image_size) == (50, (480, 480))
-    fusion = plain.fusion
-    assert (fusion.variant, fusion.layers, fusion.shared, fusion.drop_path) == ("indirect", 2, False, 0.1)
-    flags = "--fusion vanilla --tr_n_layers 3 --is_shared --no_decoder --drop_path 0.3 --input_size 64,96"
-    other = config_of(parse(*flags.split()))
-    fusion = other.fusion
-    assert (fusion.variant, fusion.layers, fusion.shared, fusion.drop_path) == ("vanilla", 3, True, 0.3)
-    assert (other.vision.drop_path, other.vision.image_size, other.decoder) == (0.3, (64, 96), DecoderConfig(False))
+MODEL = "--fusion vanilla --tr_n_layers 3 --is_shared --no_decoder --drop_path 0.3 --input-size=64,96"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", ("indirect", 2, False, True, 0.1, 0.1, (480, 480), 50)),
+        (MODEL, ("vanilla", 3, True, False, 0.3, 0.3, (64, 96), 50)),
+    ],
+)
+def test_flags_of_the_model(flags, expected):
+    config = config_of(parse(*flags.split()))
+    fusion, vision = config.fusion, config.vision
+    found = fusion.variant, fusion.layers, fusion.shared, config.decoder.enabled, fusion.drop_path, vision.drop_path
+    assert (*found, vision.image_size, config.language.vocabulary_size) == expected
 
 
 def test_words_start_from_the_table_and_padding_from_zero(tmp_path):
@@ -102,11 +105,13 @@ def test_words_start_from_the_table_and_padding_from_zero(tmp_path):
 
 
 def test_validation_follows_its_flags():
-    settings = parse().validation
-    assert (settings.pad, settings.antialias, settings.batch_size, settings.amp) == ("grey", False, 8, None)
-    flags = "--eval_pad black --eval_antialias --eval_batch_size 3 --amp"
-    settings = parse(*flags.split()).validation
-    assert (settings.pad, settings.antialias, settings.batch_size, settings.amp) == ("black", True, 3, "bf16")
+    assert parse().validation == Validation("grey", False, THRESHOLD, 8, None)
+    flags = "--eval-pad black --eval_antialias --eval_batch_size=3 --amp"
+    assert parse(*flags.split()).validation == Validation("black", True, THRESHOLD, 3, "bf16")
+
+
+def test_dashes_are_underscores_in_flags_and_stay_in_values():
+    assert parse("--exp-name=a-b").run.exp_name == parse("--exp_name", "a-b").run.exp_name == "a-b"
 
 
 def test_every_flag_is_compared_on_resume_or_harmless():
@@ -116,12 +121,6 @@ def test_every_flag_is_compared_on_resume_or_harmless():
     changed = {name for names in CHANGES for name in names.split()}
     assert changed | {"mm_fusion", "amp_dtype"} == by_config | parse().compared().keys()  # of one value; see amp
     assert not [reason for reason in reasons.values() if reason and len(reason) < 10]
-
-
-def test_dashes_and_underscores_are_the_same_in_flags():
-    options = parse("--batch-size=3", "--eval-pad", "black", "--input-size", "64,96", "--exp_name", "a-b")
-    assert (options.recipe.batch_size, options.validation.pad, options.run.exp_name) == (3, "black", "a-b")
-    assert options.data.input_size == (64, 96)
 
 
 CHANGES = {  # flag -> another value than the default

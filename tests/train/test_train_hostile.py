@@ -9,9 +9,10 @@ import sys
 import pytest
 import torch
 
+from eval import evaluate
 from tests.conftest import ROOT
-from tests.support import forked
 from tests.support.train_runs import arguments, errors, only_line, refused, start, state, train, wait_for
+from utils.errors import InputError
 from utils.text import Vocabulary
 
 ONE = ("--num_steps", "1")
@@ -54,21 +55,17 @@ def test_a_folder_that_vanishes_in_mid_training(copied, tmp_path, gone):
         assert not folder.exists()
 
 
-def test_a_folder_that_cannot_be_written(batches, tmp_path):
-    locked = tmp_path / "locked"
-    locked.mkdir(mode=0o555)
-    line = refused(batches, tmp_path / "run", "--weights_dir", str(locked), powerless=True)
-    assert "locked" in line and "Permission denied" in line
+def test_a_folder_that_cannot_be_made(batches, tmp_path):
+    (tmp_path / "file").touch()
+    assert "Not a directory" in refused(batches, tmp_path / "run", "--weights_dir", str(tmp_path / "file"))
 
 
 def test_a_half_built_folder_is_refused_with_the_command(copied, tmp_path):
     change_meta(copied, "splits", "val", "complete", value=False)
     command = "build_batches.py -d Gref -t val --img-size 48"
     assert command in refused(copied, tmp_path / "run")
-    flags = ["--data_dir", copied, "--set", "val", "--checkpoint", tmp_path / "none.pth"]
-    process = forked.start(forked.script, "eval.evaluate", flags, output=tmp_path / "evaluate")
-    process.join(60)
-    assert process.exitcode == 2 and command in only_line(errors(tmp_path / "evaluate"))
+    with pytest.raises(InputError, match=command):
+        evaluate.main(["--data_dir", str(copied), "--set", "val", "--checkpoint", str(tmp_path / "none.pth")])
     assert not list(tmp_path.rglob("*.pth"))
 
 
@@ -82,28 +79,17 @@ def test_a_state_of_other_words_is_not_resumed(copied, folder):
 def test_a_state_of_another_program_is_not_resumed(batches, folder):
     whole = state(folder)
     (folder / "last.prev.pth").unlink()
-    for broken in broken_states(whole):
+    training, trainer = whole["training"], whole["training"]["trainer"]
+    changes = {"step": -5}, {"best": "x"}, {"window": {"loss": "a"}}, {"bad_steps": None}
+    trainings = [{**training, "trainer": part} for part in ({}, *({**trainer, **change} for change in changes))]
+    trainings += [{}, {"options": 3}, {**training, "log_bytes": "x"}]
+    missing, shape, nan = (copy.deepcopy(whole) for _ in range(3))
+    del missing["training"]["trainer"]["optimizer"]["state"][0]
+    shape["training"]["trainer"]["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
+    next(iter(nan["model"].values())).view(-1)[0] = torch.nan
+    for broken in (missing, shape, nan, *({**whole, "training": part} for part in trainings)):
         torch.save(broken, folder / "last.pth")
         assert "another --exp_name" in refused(batches, folder, *ONE, "--resume")
-
-
-def broken_states(whole):
-    """Copies of a run's state, each with one thing wrong."""
-    training = whole["training"]
-    for broken in ({}, {"options": 3}, {**training, "trainer": {}}, {**training, "log_bytes": "x"}):
-        yield {**whole, "training": broken}
-    for name, value in {"step": -5, "best": "x", "window": {"loss": "a"}, "bad_steps": None}.items():
-        yield {**whole, "training": {**training, "trainer": {**training["trainer"], name: value}}}
-    for change in ("pop", "shape", "nan"):
-        broken = copy.deepcopy(whole)
-        moments = broken["training"]["trainer"]["optimizer"]["state"]
-        if change == "pop":
-            del moments[0]
-        elif change == "shape":
-            moments[0]["exp_avg"] = torch.zeros(3)
-        else:
-            next(iter(broken["model"].values())).view(-1)[0] = torch.nan
-        yield broken
 
 
 def test_other_data_is_no_run_to_go_on_with(batches, copied, folder):

@@ -43,10 +43,6 @@ def batch(size, seed=0, value=1.0):
     }
 
 
-def part(whole, start, stop):
-    return {key: value[start:stop] for key, value in whole.items()}
-
-
 def trainer(**options):
     model = Linear()
     groups = [{"params": [model.weight], "lr": 0.1}]
@@ -56,10 +52,10 @@ def trainer(**options):
 
 def test_micro_batches_give_the_step_of_the_large_batch():
     whole = batch(8)
+    parts = [{key: value[i : i + 2] for key, value in whole.items()} for i in range(0, 8, 2)]
     one, four = trainer(), trainer(accum=4)
     for _ in range(5):
-        a = one.train_step([whole])
-        b = four.train_step([part(whole, i, i + 2) for i in range(0, 8, 2)])
+        a, b = one.train_step([whole]), four.train_step(parts)
         assert a == pytest.approx(b, rel=1e-5)
     torch.testing.assert_close(one.model.weight, four.model.weight, rtol=1e-5, atol=1e-6)
 
@@ -67,9 +63,8 @@ def test_micro_batches_give_the_step_of_the_large_batch():
 def test_clipping_and_reported_norm():
     small, plain = trainer(grad_clip=1e-3), trainer()
     norm = small.train_step([batch(8)])["grad_norm"]
-    model = Linear()
-    pixel, _ = model(*(batch(8)[key] for key in ("image", "ids")))
-    squares(pixel, None, batch(8)["mask"])["loss"].backward()
+    model, inputs = Linear(), batch(8)
+    squares(model(inputs["image"], inputs["ids"])[0], None, inputs["mask"])["loss"].backward()
     assert norm == pytest.approx(model.weight.grad.norm().item(), rel=1e-5)
     assert plain.train_step([batch(8)])["grad_norm"] == pytest.approx(norm)
     # Of AdamW's moments the first is a tenth of the gradient that it got.
