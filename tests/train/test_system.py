@@ -65,8 +65,14 @@ def test_a_terminal_that_is_closed(tmp_path):
     assert (tmp_path / "file").read_text() == "done"
 
 
-def test_a_parser_without_any_stream():
-    command = ["bash", "-c", '"$@" <&- >&- 2>&-', "-", sys.executable, ROOT / "build_vocab.py"]
+SLOW_SCRIPTS = ("train_restr.py", "eval/evaluate.py", "predict.py", "tools/web_demo.py")  # they import PyTorch
+
+
+@pytest.mark.parametrize(
+    "script", ["build_vocab.py", "build_batches.py", *(pytest.param(x, marks=pytest.mark.slow) for x in SLOW_SCRIPTS)]
+)
+def test_scripts_without_any_stream(script):
+    command = ["bash", "-c", '"$@" <&- >&- 2>&-', "-", sys.executable, ROOT / script]
     assert [subprocess.run([*command, flag]).returncode for flag in ("--nonsense", "--help")] == [2, 0]
 
 
