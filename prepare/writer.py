@@ -33,8 +33,9 @@ from utils.errors import InputError, noting
 from utils.files.images import MAX_IMAGE_BYTES, read_image
 from utils.files.reading import read_bytes
 from utils.files.writing import atomic_write, sync_file_system
-from utils.geometry import fit_inside, pad, resize_image, resize_mask
+from utils.geometry import fit_inside, pad
 from utils.prepared import SIZES, SUMS_KEY, PreparedSplit, SplitFiles, folder_path, is_train, texts_digest
+from utils.resample import resize_image, resize_mask
 from utils.text import Vocabulary, tokenize
 
 _IMAGE_REMEDY = "download it again (data/README.md)"

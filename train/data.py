@@ -5,9 +5,10 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from utils.errors import InputError
-from utils.geometry import fit_inside, pad, resize_image, resize_mask
+from utils.geometry import fit_inside, pad
 from utils.loaders import shared
 from utils.prepared import PreparedSplit
+from utils.resample import resize_image, resize_mask
 
 
 class TrainDataset(Dataset):
