@@ -21,22 +21,24 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from eval.evaluator import check_room
+from eval.loaders import check_shared_memory, explained_loaders, loading
 from models import ReSTRConfig, build_restr
 from models.loss import restr_loss
 from models.pretrained import load_pretrained
 from train.data import TrainDataset, collate
 from train.logs import pass_over_disk_errors
-from train.loop import Stopped, Trainer, fit
+from train.loop import Stopped, StopSignal, Trainer, fit, settle_memory
 from train.options import Options, parse_options
 from train.run import Run, RunFolder, data_of
 from train.sampler import StepSampler
 from utils import device as distributed
 from utils.cli import run_main
-from utils.device import Ranks, settle_memory
+from utils.device import Ranks
 from utils.errors import InputError, one_line
-from utils.loaders import EXIT_RESUME, StopSignal, check_shared_memory, explained_loaders, loading
 from utils.prepared import PreparedSplit
 from utils.text import PAD, TEXT_LENGTH, read_embeddings
+
+EXIT_RESUME = 75  # sysexits.h, EX_TEMPFAIL: stopped by a signal, saved, start again with --resume
 
 
 def main() -> int:

@@ -29,8 +29,8 @@ from models.loss import LossConfig, restr_loss
 from models.reference import reference_config, to_reference
 from models.restr import ReSTR, build_restr
 from models.vision import vision_config
+from train.loop import settle_memory
 from utils.cli import ArgumentParser, run_main
-from utils.device import settle_memory
 from utils.errors import InputError
 from utils.text import TEXT_LENGTH
 

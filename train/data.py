@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
+from eval.loaders import shared
 from utils.errors import InputError
 from utils.geometry import fit_inside, pad
-from utils.loaders import shared
 from utils.prepared import PreparedSplit
 from utils.resample import resize_image, resize_mask
 

@@ -4,23 +4,61 @@ Everything random in step s comes from (seed, s, sample), so that a resumed run 
 --accum nor the number of processes changes a step.
 """
 
+import ctypes
 import math
+import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
+from eval.loaders import STOP_SIGNALS
 from train.sampler import mixed_seed
 from utils import device as distributed
 from utils.cli import progress_bar
 from utils.device import Ranks, autocast
 from utils.errors import InputError, one_line
-from utils.loaders import StopSignal
+
+
+def settle_memory() -> None:
+    """Make glibc return freed tensors of 4 MB and more to the system, and keep smaller ones for reuse.
+
+    By default glibc raises that size to 32 MB: the tensors of a full-size training step then leave holes that nothing
+    fits into (0.6 GB at batch 2), while the small ones of a small model are returned to the system and cleared by it
+    at each step (a tenth of its time; benchmarks/RESULTS.md). Does nothing with another C library.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+class StopSignal:
+    """The STOP_SIGNALS set `requested`, for the loop to end after its step; a SIGINT then exits at once.
+
+    announce: say so on standard error; of several processes the first one does.
+    """
+
+    def __init__(self, announce: bool = True):
+        self.requested, self._announce = False, announce
+        for number in STOP_SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, self._ask)
+
+    def _ask(self, number, frame) -> None:
+        if self.requested and number == signal.SIGINT:
+            os._exit(130)  # an exception could be raised, and lost, anywhere
+        if self._announce and not self.requested:
+            with suppress(OSError):  # the terminal may be gone, which is why the signal came
+                os.write(2, f"\n{signal.Signals(number).name}: finishing the step and saving\n".encode())
+        self.requested = True
 
 
 class Stopped(Exception):
@@ -96,7 +134,7 @@ class Trainer:
         totals["grad_norm"] = nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # same on all ranks
         if self.recipe.grad_clip:
             nn.utils.clip_grads_with_norm_(parameters, self.recipe.grad_clip, totals["grad_norm"])
-        means = distributed.mean(torch.stack([*totals.values()]))
+        means = _mean(torch.stack([*totals.values()]))
         values = dict(zip(totals, means.tolist(), strict=True))  # the step's one wait for the device
         finite = all(map(math.isfinite, values.values()))
         if finite:
@@ -156,9 +194,10 @@ def fit(trainer: Trainer, batches: Iterable[dict | InputError], run, stop: StopS
     bar = progress_bar(total=recipe.num_steps, initial=trainer.step, disable=not trainer.ranks.is_main, unit="step")
     with bar:
         while trainer.step < recipe.num_steps:
-            if distributed.any_rank(stop.requested, trainer.ranks.device):
+            if _any_rank(stop.requested, trainer.ranks.device):
                 run.save()
-                distributed.wait_for_all()  # a rank that leaves while the first one writes would have torchrun kill it
+                if dist.is_initialized():
+                    dist.barrier()  # a rank that leaves while the first one writes would have torchrun kill it
                 raise Stopped
             trainer.model.train()
             values = trainer.train_step([_checked(next(batches)) for _ in range(recipe.accum)])
@@ -175,6 +214,19 @@ def fit(trainer: Trainer, batches: Iterable[dict | InputError], run, stop: StopS
                 run.validate()
             if logged or due:
                 started, done = time.monotonic(), 0
+
+
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    """Each value averaged over the ranks, on every rank."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return values
+
+
+def _any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set on any rank."""
+    return _mean(torch.tensor(float(flag), device=device)).item() > 0 if dist.is_initialized() else flag
 
 
 def _checked(batch: dict | InputError) -> dict:

@@ -10,7 +10,7 @@ import pytest
 HOLE = """
 import sys
 import torch
-from utils.device import settle_memory
+from train.loop import settle_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

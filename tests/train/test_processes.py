@@ -102,7 +102,7 @@ def test_a_lost_connection_saves_and_the_resumed_run_ends_the_same(batches, tmp_
 def test_nohup_stays_nohup():
     program = (
         "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "from utils.loaders import StopSignal; from prepare.workers import stop_in_order\n"
+        "from train.loop import StopSignal; from prepare.workers import stop_in_order\n"
         "stop = StopSignal(); stop_in_order(); os.kill(os.getpid(), signal.SIGHUP); assert not stop.requested\n"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
