@@ -18,6 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker process fills one core; set before NumPy is loaded
 
+from prepare.folder import folder_path
 from prepare.own_data import add_own_data, own_data
 from prepare.workers import stop_in_order
 from prepare.writer import BuildOptions, build, damage
@@ -25,7 +26,7 @@ from utils.cli import ArgumentParser, run_main
 from utils.datasets import NAMES, short_name
 from utils.errors import InputError
 from utils.options import size
-from utils.prepared import folder_path, is_plain_name
+from utils.prepared import is_plain_name
 
 MAX_SHOWN = 1_000  # damaged files
 

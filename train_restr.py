@@ -20,6 +20,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from eval.evaluator import check_room
+from eval.loaders import check_shared_memory, explained_loaders
 from models import ReSTRConfig, build_restr
 from models.loss import restr_loss
 from models.pretrained import load_pretrained
@@ -27,11 +28,11 @@ from train.data import micro_batches
 from train.logs import pass_over_disk_errors
 from train.loop import Stopped, Trainer, fit
 from train.options import Options, parse_options
+from train.process import EXIT_RESUME, StopSignal, settle_memory
 from train.run import Run, data_of, locked, resumable
 from utils.cli import run_main
-from utils.device import Ranks, group, settle_memory
+from utils.device import Ranks, group
 from utils.errors import InputError, one_line
-from utils.loaders import EXIT_RESUME, StopSignal, check_shared_memory, explained_loaders
 from utils.prepared import PreparedSplit
 from utils.text import PAD, TEXT_LENGTH, read_embeddings
 

@@ -26,8 +26,9 @@ from eval.evaluator import EvalSettings, evaluate
 from models.inference import resize_and_crop, to_canvas
 from models.loss import LossConfig, restr_loss
 from prepare.writer import BuildOptions, build
+from train.process import settle_memory
 from utils.cli import ArgumentParser, run_main
-from utils.device import Ranks, autocast, settle_memory
+from utils.device import Ranks, autocast
 from utils.errors import InputError
 from utils.prepared import PreparedSplit
 

@@ -30,6 +30,7 @@ import torch
 
 from eval.checkpoints import check_fit, find_checkpoints, load_model, step_of
 from eval.evaluator import EvalSettings, count_rotated, evaluate
+from eval.loaders import explained_loaders
 from eval.metrics import format_table, overall_iou, summarise
 from eval.report.write import Other, Thumbnails, read_other, write_report
 from eval.visualise import write_prediction
@@ -39,7 +40,6 @@ from utils import device as distributed
 from utils.cli import ArgumentParser, run_main
 from utils.device import Precision, Process, Ranks
 from utils.files.writing import atomic_write, made_folder, write_json
-from utils.loaders import explained_loaders
 from utils.options import add_options, option, read_options, size
 from utils.prepared import META, PreparedSplit
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from eval.loaders import PREFETCH, check_shared_memory, loading, shared
 from eval.metrics import RunningIoU, SampleScore
 from models.inference import THRESHOLD, canvas_logits, resize_and_crop, to_canvas
 from utils import device as distributed
 from utils.cli import progress_bar
 from utils.device import Ranks, autocast
 from utils.errors import InputError
-from utils.loaders import PREFETCH, check_shared_memory, loading, shared
 from utils.options import option
 from utils.prepared import META, PreparedSplit, texts_digest
 from utils.text import tokenize

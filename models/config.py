@@ -1,6 +1,5 @@
 """The numbers of a ReSTR. Every default is the paper's: `ReSTRConfig()` is its model."""
 
-import reprlib
 from dataclasses import Field, asdict, dataclass, fields
 from typing import get_args
 
@@ -81,7 +80,7 @@ class ReSTRConfig:
             for item in fields(part):
                 value = getattr(part, item.name)
                 if not _is_valid(item, value):
-                    name, shown = item.name.replace("_", " "), one_line(reprlib.repr(value), 60)
+                    name, shown = item.name.replace("_", " "), one_line(value, 60)
                     raise InputError(f"{name} {shown} is out of range or of a wrong kind")
         if self.fusion.variant not in VARIANTS:
             known = ", ".join(VARIANTS)
@@ -98,7 +97,7 @@ class ReSTRConfig:
             known = cls().to_dict()
             for given, names in [(values, known), *((values[part], numbers) for part, numbers in known.items())]:
                 if set(given) != set(names):
-                    raise KeyError(min(map(str, set(given) ^ set(names))))
+                    raise KeyError(min(map(one_line, set(given) ^ set(names))))
             vision = {**values["vision"], "image_size": tuple(values["vision"]["image_size"])}
             if vision["backbone"].partition(".")[0] == VisionConfig.backbone:  # version 1.0 stored None for its numbers
                 names = [name for name in ("patch_size", "width", "depth", "heads") if vision[name] is None]
@@ -107,7 +106,7 @@ class ReSTRConfig:
             return cls(**{part.name: part.type(**parts[part.name]) for part in fields(cls)})
         except InputError:
             raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # ValueError: a number too long to be shown
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = one_line(error, 80)
             raise InputError(f"not a ReSTR configuration ({reason}): was it written by another version?") from None
 

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from models.config import VisionConfig
 from models.tensor_file import load_tensors
 from models.vision import VisionEncoder, create_backbone
 from utils.errors import InputError, one_line
-from utils.files.arrays import check_npz
+from utils.files.arrays import array_header
+from utils.files.reading import refusing, regular_file_size
 
 NO_WEIGHTS = "give a file of pre-trained weights, or start from random weights"
 CHECK = "check the file of pre-trained weights"
@@ -96,13 +98,25 @@ def _from_file(config: VisionConfig, file: Path) -> nn.Module:
 
 def _arrays(file: Path) -> Mapping:
     if file.suffix == ".npz":
-        check_npz(file, CHECK)
+        _check_npz(file)
         return np.load(file, allow_pickle=False)
     if file.suffix == ".safetensors":
         return load_state_dict(str(file))
     values = load_tensors(file)
     inner = (values.get(name) for name in ("state_dict_ema", "model_ema", "state_dict", "model"))  # timm's order
     return clean_state_dict(next((state for state in inner if state is not None), values))
+
+
+def _check_npz(file: Path) -> None:
+    """Raise InputError for an npz file that np.load would take far more memory for than the file has bytes."""
+    with refusing(file, "npz file", CHECK), zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > 10 * regular_file_size(file, CHECK):  # weights hardly pack at all
+            raise ValueError(f"it unpacks to {unpacked:,} bytes")
+        for member in members:
+            with archive.open(member) as array:
+                array_header(array, member.file_size, member.filename)
 
 
 def _native_size(config: VisionConfig, arrays: Mapping) -> tuple[int, int]:

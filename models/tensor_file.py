@@ -9,7 +9,7 @@ import torch
 from torch.serialization import StorageType
 
 from utils.errors import InputError, one_line
-from utils.files.pickles import checked_pickle
+from utils.files.reading import checked_pickle
 
 # Values that a checkpoint may carry beside its tensors, of which nothing is kept.
 _IGNORED = re.compile(

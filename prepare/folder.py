@@ -1,6 +1,7 @@
 """Writing the prepared folder's meta.json: several builds at once, locks, what killed ones left."""
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import shutil
@@ -9,12 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from utils.datasets import DATASETS
 from utils.errors import InputError
-from utils.files.writing import TEMPORARY_PREFIX, lock_file, write_json
+from utils.files.writing import TEMPORARY_PREFIX, lock_file, opened_folder, write_json
 from utils.prepared import FORMAT, META, SIZES, VERSION, VOCABULARY, SplitFiles, read_meta, size_name
 from utils.text import TEXT_LENGTH, Vocabulary
 
 LOCK = ".lock"
+
+
+def folder_path(root: Path, dataset: str, size: tuple[int, int]) -> Path:
+    """Where build_batches.py puts the prepared data of a data set: data/mscoco/unc_480_batch below `root`."""
+    family = DATASETS[dataset].family if dataset in DATASETS else "custom"
+    return Path(root) / "data" / family / f"{dataset}_{size_name(size)}_batch"
 
 
 def new_meta(dataset: str, size: tuple[int, int], vocabulary: Vocabulary, source: str, self_contained: bool) -> dict:
@@ -161,3 +169,14 @@ def _locked(folder: Path) -> Iterator[None]:
         for stale in folder.glob(f"{TEMPORARY_PREFIX}*"):
             stale.unlink(missing_ok=True)
         yield
+
+
+def sync_file_system(folder: Path) -> None:
+    """Wait until the disk has all that was written to the file system of `folder`. Raises OSError."""
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:  # not Linux
+        os.sync()
+        return
+    with opened_folder(folder) as handle:
+        if syncfs(handle):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))

@@ -15,10 +15,10 @@ from functools import cache
 from pathlib import Path
 
 from prepare.masks import checked_segmentation, require_size
-from prepare.ref import Ref, checked_sentences, left_out_polygons, relative_path, require_distinct_names
+from prepare.ref import Ref, checked_sentences, left_out_polygons, noting, relative_path, require_distinct_names
 from prepare.refcoco import CocoFiles
 from utils.datasets import ALIASES, DATASETS, Dataset, short_name
-from utils.errors import InputError, noting, one_line, raise_all
+from utils.errors import InputError, one_line
 from utils.files.images import read_image_size
 from utils.files.reading import MAX_JSON_CONTAINERS, MEBIBYTE, foreign_content, json_value, read_bytes, safe_name
 from utils.prepared import is_plain_name, is_train
@@ -73,7 +73,7 @@ class OwnData:
         Raises InputError with all faults, one a line.
         """
         refs, faults = self.check(split)
-        raise_all(faults)
+        _raise_all(faults)
         return refs
 
     def check(self, split: str | None = None) -> tuple[list[Ref], list[str]]:
@@ -107,7 +107,7 @@ class OwnData:
                     texts += self._texts(record, where) if is_train(record["split"]) else ()
         else:
             texts, faults = self._coco.check_expressions(_TrainSplits())
-        raise_all(faults)
+        _raise_all(faults)
         if not texts:
             raise InputError(f'{self.refs}: no split has "train" in its name, so there are no words to take; {REMEDY}')
         return texts
@@ -270,3 +270,10 @@ def own_data(
     if data.has_lines and instances:
         raise InputError(f"--instances goes with a refs file in RefCOCO's layout; {refs} holds the masks itself")
     return data
+
+
+def _raise_all(faults: list[str]) -> None:
+    """Raise one InputError with the first 20 of `faults`, if there are any."""
+    more = [f"and {len(faults) - 20:,} more faults"] if len(faults) > 20 else []
+    if faults:
+        raise InputError(*faults[:20], *more)

@@ -5,7 +5,7 @@ from pathlib import Path
 from prepare.ref import Ref, checked_sentences, missing_files, require_distinct_names
 from prepare.refcoco import CocoFiles
 from utils.datasets import COCO_IMAGES, DATASETS, REFERIT, Dataset
-from utils.errors import InputError, one_line, raise_all
+from utils.errors import InputError, one_line
 from utils.files.reading import read_json, safe_name
 
 _ANNOTATIONS_REMEDY = "get the annotations as external/README.md says"
@@ -33,7 +33,8 @@ def read_refs(root: Path | str, dataset: str, split: str, skip_empty: bool = Tru
         refs = read_referit(root, split, skip_empty)
     else:
         refs, faults = coco_files(DATASETS[dataset], root, skip_empty).check([split])
-        raise_all(faults[:1])
+        if faults:
+            raise InputError(faults[0])
     require_distinct_names(refs)
     masks = (ref.segmentation for ref in refs if isinstance(ref.segmentation, Path))
     for what, paths in (("images", (ref.image_path for ref in refs)), ("masks", masks)):
@@ -48,7 +49,8 @@ def read_expressions(root: Path | str, dataset: str, split: str) -> list[str]:
     if dataset == "referit":
         return [sentence for ref in read_referit(Path(root), split) for sentence in ref.sentences]
     expressions, faults = coco_files(DATASETS[dataset], Path(root)).check_expressions([split])
-    raise_all(faults[:1])
+    if faults:
+        raise InputError(faults[0])
     return expressions
 
 

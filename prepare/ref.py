@@ -1,7 +1,8 @@
 """One annotated object of a data set, and the checks that every reader of annotations makes."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,6 +36,15 @@ class Ref:
         if self.segmentation.suffix == ".mat":
             return read_mat_mask(self.segmentation)
         return read_mask_png(self.segmentation, "save it again as PNG, 0 outside of the object")
+
+
+@contextmanager
+def noting(faults: list[str]) -> Iterator[None]:
+    """Append the message of an InputError in the block to `faults` instead of raising it."""
+    try:
+        yield
+    except InputError as error:
+        faults.append(str(error))
 
 
 def checked_sentences(sentences: list[Any], where: str, remedy: str, skip_empty: bool) -> tuple[str, ...]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from prepare.masks import checked_segmentation, checked_size, whole_number
-from prepare.ref import Ref, checked_sentences, left_out_polygons, relative_path
+from prepare.ref import Ref, checked_sentences, left_out_polygons, noting, relative_path
 from prepare.refs_pickle import read_pickle
-from utils.errors import InputError, noting, one_line
+from utils.errors import InputError, one_line
 from utils.files.images import read_image_size
 from utils.files.reading import MEBIBYTE, read_json, safe_name
 

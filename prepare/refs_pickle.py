@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import InputError, one_line
-from utils.files.pickles import MAX_OBJECTS, checked_pickle
-from utils.files.reading import MEBIBYTE, read_bytes, refusing
+from utils.files.reading import MAX_OBJECTS, MEBIBYTE, checked_pickle, read_bytes, refusing
 
 MAX_PICKLE_BYTES = 128 * MEBIBYTE  # the largest real file of refs has about 45 million bytes
 _TYPES = re.compile(r"b1|[iu][1248]|f[248]|[SU][0-9]{1,7}|O8")  # of arrays

@@ -14,7 +14,6 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from utils.errors import InputError
-from utils.loaders import handle
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -27,14 +26,17 @@ def stop_in_order() -> None:
 
     These would break off the clean-up; Python then waits for ever for worker processes that nobody told to end.
     """
-    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        numbers.append(signal.SIGHUP)
 
     def stop(number, frame) -> None:
         for each in numbers:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    handle(numbers, stop)
+    for each in numbers:
+        signal.signal(each, stop)
 
 
 def run_all(

@@ -21,20 +21,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prepare.folder import begun_split, claim, new_meta, record_split, remove_stale
+from prepare.folder import begun_split, claim, folder_path, new_meta, record_split, remove_stale, sync_file_system
 from prepare.masks import require_size
 from prepare.own_data import OwnData
 from prepare.png import encode_png
 from prepare.public import read_refs
-from prepare.ref import Ref
+from prepare.ref import Ref, noting
 from prepare.workers import run_all
 from utils.datasets import DATASETS
-from utils.errors import InputError, noting
+from utils.errors import InputError
 from utils.files.images import MAX_IMAGE_BYTES, read_image
 from utils.files.reading import read_bytes
-from utils.files.writing import atomic_write, sync_file_system
-from utils.geometry import fit_inside, pad, resize_image, resize_mask
-from utils.prepared import SIZES, SUMS_KEY, PreparedSplit, SplitFiles, folder_path, is_train, texts_digest
+from utils.files.writing import atomic_write
+from utils.geometry import fit_inside, pad
+from utils.prepared import SIZES, SUMS_KEY, PreparedSplit, SplitFiles, is_train, texts_digest
+from utils.resample import resize_image, resize_mask
 from utils.text import Vocabulary, tokenize
 
 _IMAGE_REMEDY = "download it again (data/README.md)"

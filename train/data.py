@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from eval.loaders import loading, shared
 from train.options import Options
 from utils.device import Ranks
 from utils.errors import InputError
-from utils.geometry import fit_inside, pad, resize_image, resize_mask
-from utils.loaders import loading, shared
+from utils.geometry import fit_inside, pad
 from utils.prepared import PreparedSplit
+from utils.resample import resize_image, resize_mask
 
 
 class TrainDataset(Dataset):

@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
 from train.data import mixed_seed
+from train.process import StopSignal
 from utils import device as distributed
 from utils.cli import progress_bar
 from utils.device import Ranks, autocast
 from utils.errors import InputError, one_line
-from utils.loaders import StopSignal
 
 COUNTERS = ("step", "validated", "best", "bad_steps")
 
@@ -97,7 +98,7 @@ class Trainer:
         totals["grad_norm"] = nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # same on all ranks
         if self.recipe.grad_clip:
             nn.utils.clip_grads_with_norm_(parameters, self.recipe.grad_clip, totals["grad_norm"])
-        means = distributed.mean(torch.stack([*totals.values()]))
+        means = _mean(torch.stack([*totals.values()]))
         values = dict(zip(totals, means.tolist(), strict=True))  # the step's one wait for the device
         finite = all(map(math.isfinite, values.values()))
         if finite:
@@ -157,9 +158,10 @@ def fit(trainer: Trainer, batches: Iterator[dict], run, stop: StopSignal) -> Non
     hidden = not trainer.ranks.is_main
     with progress_bar(total=recipe.num_steps, initial=trainer.step, disable=hidden, unit="step") as bar:
         while trainer.step < recipe.num_steps:
-            if distributed.any_rank(stop.requested, trainer.ranks.device):
+            if _any_rank(stop.requested, trainer.ranks.device):
                 run.save()
-                distributed.wait_for_all()  # a rank that leaves while the first one writes would have torchrun kill it
+                if dist.is_initialized():
+                    dist.barrier()  # a rank that leaves while the first one writes would have torchrun kill it
                 raise Stopped
             trainer.model.train()
             values = trainer.train_step([next(batches) for _ in range(recipe.accum)])
@@ -176,6 +178,19 @@ def fit(trainer: Trainer, batches: Iterator[dict], run, stop: StopSignal) -> Non
                 run.validate()
             if logged or due:
                 started, done = time.monotonic(), 0
+
+
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    """Each value averaged over the ranks, on every rank."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return values
+
+
+def _any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set on any rank."""
+    return _mean(torch.tensor(float(flag), device=device)).item() > 0 if dist.is_initialized() else flag
 
 
 def _log_window(trainer: Trainer, log, rate: float) -> None:

@@ -1,6 +1,5 @@
-"""This process among all, its device, precision and memory; the few collective calls that are needed."""
+"""This process among all, its device, and precision."""
 
-import ctypes
 import os
 import re
 import sys
@@ -45,19 +44,6 @@ class Process:
 def autocast(device: torch.device, amp: str | None) -> torch.autocast:
     """The context in which products are computed in `amp`, a name of AMP_DTYPES; None: in float32."""
     return torch.autocast(device.type, AMP_DTYPES.get(amp), enabled=amp is not None)
-
-
-def settle_memory() -> None:
-    """Make glibc return freed tensors of 4 MB and more to the system, and keep smaller ones for reuse.
-
-    By default glibc raises that size to 32 MB: the tensors of a full-size training step then leave holes that nothing
-    fits into (0.6 GB at batch 2), while the small ones of a small model are returned to the system and cleared by it
-    at each step (a tenth of its time; benchmarks/RESULTS.md). Does nothing with another C library.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 class Ranks(NamedTuple):
@@ -145,22 +131,3 @@ def gather(items: list) -> list:
     parts: list = [None] * dist.get_world_size()
     dist.all_gather_object(parts, items)
     return [item for part in parts for item in part]
-
-
-def mean(values: torch.Tensor) -> torch.Tensor:
-    """Each value averaged over the ranks, on every rank."""
-    if dist.is_initialized():
-        dist.all_reduce(values)
-        values /= dist.get_world_size()
-    return values
-
-
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is set on any rank."""
-    return mean(torch.tensor(float(flag), device=device)).item() > 0 if dist.is_initialized() else flag
-
-
-def wait_for_all() -> None:
-    """Return when every rank has come here."""
-    if dist.is_initialized():
-        dist.barrier()

@@ -1,9 +1,9 @@
 """How every script says that something is wrong: one line, exit code 2."""
 
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-MAX_FAULTS = 20  # that are shown of one file
+from pathlib import PurePath
 
 
 class InputError(ValueError):
@@ -16,25 +16,30 @@ class InputError(ValueError):
         return "\n".join(map(str, self.args))
 
 
-@contextmanager
-def noting(faults: list[str]) -> Iterator[None]:
-    """Append the message of an InputError in the block to `faults` instead of raising it."""
+class _Abridged(reprlib.Repr):
+    """repr() that ends soon for every value: a few items of a list, few levels deep."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 16
+        self.maxstring = self.maxother = 500
+
+    def repr1(self, value: object, level: int) -> str:
+        kind = next((kind for kind in (dict, list, tuple) if isinstance(value, kind)), None)  # or a subclass of it
+        return getattr(self, f"repr_{kind.__name__}")(value, level) if kind else super().repr1(value, level)
+
+
+def one_line(value: object, limit: int = 500) -> str:
+    """Any value as text of at most `limit` characters, control characters and line breaks escaped: for any terminal.
+
+    Text, paths and exceptions as str() has them; of anything else, which a file may nest without end, the beginning.
+    """
     try:
-        yield
-    except InputError as error:
-        faults.append(str(error))
-
-
-def raise_all(faults: list[str]) -> None:
-    """Raise one InputError with the first MAX_FAULTS of `faults`, if there are any."""
-    more = [f"and {len(faults) - MAX_FAULTS:,} more faults"] if len(faults) > MAX_FAULTS else []
-    if faults:
-        raise InputError(*faults[:MAX_FAULTS], *more)
-
-
-def one_line(text: object, limit: int = 500) -> str:
-    """`text` with control characters and line breaks escaped, cut to `limit` characters: safe on any terminal."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[: limit + 1])
+        text = str(value) if isinstance(value, (str, PurePath, BaseException)) else _Abridged().repr(value)
+    except Exception:  # a number of more digits than Python shows
+        text = f"<{type(value).__name__} that cannot be shown>"
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 

@@ -28,7 +28,6 @@ from utils.text import TEXT_LENGTH, Vocabulary
 FORMAT, VERSION = "restr-batches", 1
 MAX_EXPRESSIONS = 10_000_000  # a file that claims more would take the memory for their order
 META, VOCABULARY = "meta.json", "vocabulary.txt"
-OWN_FAMILY = "custom"  # the folder of data/ for prepared data of users' own
 SIZES = "bytes"  # of meta.json: of all files of each complete split; not in folders of version 1.0
 TEXT_KEYS = ("text_batch", "sent_batch", "im_name_batch")  # of an npz
 IMAGE, MASK = 0, 1  # which of the two:
@@ -51,12 +50,6 @@ def is_train(split: str) -> bool:
 def size_name(size: tuple[int, int]) -> str:
     """(480, 480) -> "480"; (480, 640) -> "480x640"."""
     return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
-
-
-def folder_path(root: Path, dataset: str, size: tuple[int, int]) -> Path:
-    """Where build_batches.py puts the prepared data of a data set: data/mscoco/unc_480_batch below `root`."""
-    family = DATASETS[dataset].family if dataset in DATASETS else OWN_FAMILY
-    return Path(root) / "data" / family / f"{dataset}_{size_name(size)}_batch"
 
 
 def build_command(meta: dict, split: str) -> str:

@@ -2,12 +2,15 @@
 
 import errno
 import io
+import itertools
 import json
 import os
 import struct
 import warnings
 import zipfile
 import zlib
+from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from PIL import Image
 from prepare.refs_pickle import read_pickle
 from tests.conftest import SHARED, needs_shared
 from tests.support.hostile import FUZZ, attacks, refused, survives, write
+from utils.errors import InputError, one_line
 from utils.files.arrays import read_npy, read_npz
 from utils.files.images import MAX_IMAGE_SIDE, read_image, read_image_size, read_mask_png
 from utils.files.reading import read_bytes, read_json, safe_name
@@ -80,6 +84,37 @@ def test_only_plain_names_pass(name):
     for plain in ("COCO_train2014_000000581857.jpg", "unc+_val_3", "30993_2", "größe 1.png"):
         assert safe_name(plain, "here") == plain
     assert refused(safe_name, name, "refs.p: ref 3").startswith("refs.p: ref 3: ")
+
+
+def doubled(value: object, kind: type):
+    """Held twice by what is held twice, and so on: 2**60 values in a few bytes."""
+    for _ in range(60):
+        value = kind([(0, value), (1, value)])
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a\nb\x1b[1m\u202e", r"a\nb\x1b[1m\u202e"),
+        ("x" * 100, "x" * 57 + "..."),
+        (Path("a/b"), "a/b"),
+        (InputError("two", "lines"), r"two\nlines"),
+        ({"a": [1, None, "é"]}, "{'a': [1, None, 'é']}"),
+        ((True, 0.5, 10**20), "(True, 0.5, 100000000000000000000)"),
+        (OrderedDict(a=np.zeros(2)), "{'a': array([0., 0.])}"),
+        ([[[[1]]]], "[[[[...]]]]"),
+        (doubled(1, list), "[(0, [(...), (...)]), (1, [(...), (...)])]"),
+        (doubled(1, OrderedDict), "{0: {0: {0: {...}, 1: {...}}, 1: {0: {...}, 1: {...}}}, 1..."),
+        (10**5000, "<int that cannot be shown>"),
+        ([-(10**5000)], "<list that cannot be shown>"),
+        (ValueError(10**5000), "<ValueError that cannot be shown>"),
+    ],
+    ids=itertools.count(),
+)
+def test_any_value_is_one_short_line(value, shown):
+    line = one_line(value, 60)
+    assert line == shown and len(line) <= 60 and line.isprintable()
 
 
 # Arrays

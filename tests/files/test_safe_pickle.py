@@ -11,7 +11,7 @@ import pytest
 
 from prepare.refs_pickle import read_pickle
 from tests.support.hostile import attacks, refused, write
-from utils.files import pickles
+from utils.files import reading
 
 PLAIN = [{"ref_id": 3, "sent_ids": [1, 2**40, -7], "sentences": [{"sent": "lé ft", "x": None, "y": [True, 0.5]}] * 2}]
 
@@ -131,6 +131,6 @@ def test_a_huge_frame_or_memo_index_costs_nothing(tmp_path):
 
 
 def test_the_number_of_objects_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(pickles, "MAX_OBJECTS", 1_000)
+    monkeypatch.setattr(reading, "MAX_OBJECTS", 1_000)
     assert len(read_pickle(write(tmp_path / "a.p", b"](" + b"]" * 400 + b"e."))) == 400
     assert "more than 1,000 objects" in refused(read_pickle, write(tmp_path / "a.p", b"](" + b"]" * 1_000 + b"e."))

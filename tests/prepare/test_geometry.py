@@ -8,8 +8,9 @@ from skimage import img_as_ubyte
 from skimage.transform import resize
 
 from models.inference import resize_and_crop, resize_and_pad
-from utils import geometry
-from utils.geometry import fit_inside, pad, resize_image, resize_mask
+from utils import resample
+from utils.geometry import fit_inside, pad
+from utils.resample import resize_image, resize_mask
 
 SHAPES = [  # from, to
     ((120, 160), (90, 120)),  # 4:3, where a third of the columns lies halfway between two pixels
@@ -71,7 +72,7 @@ def test_random_sizes_equal_skimage():
 
 def test_many_ties_are_left_to_skimage(monkeypatch):
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    monkeypatch.setattr(geometry, "MAX_GATHERED", 0)
+    monkeypatch.setattr(resample, "MAX_GATHERED", 0)
     monkeypatch.setattr("skimage.transform.resize", lambda image, size: np.full((*size, 3), 7, np.uint8))
     assert (resize_image(image, (60, 80)) == 7).all()
 
@@ -79,8 +80,8 @@ def test_many_ties_are_left_to_skimage(monkeypatch):
 @pytest.mark.parametrize(("n", "m"), [(15, 11), (18, 14), (30, 22), (47, 35)])
 def test_masks_where_float32_loses_a_weight(n, m, monkeypatch):
     """Output coordinates rounded to just beside a pixel have taps of 1e-16 times a Gaussian's end."""
-    weight = geometry.axis(n, m).weight
-    assert ((weight > 0) & (weight < geometry.SAFE_WEIGHT)).any()
+    weight = resample.axis(n, m).weight
+    assert ((weight > 0) & (weight < resample.SAFE_WEIGHT)).any()
     for row, column in np.ndindex(n, n):
         mask = np.zeros((n, n), bool)
         mask[row, column] = True

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from eval import loaders
 from tests.conftest import ROOT
 from tests.support.train_runs import arguments, train, wait_for
-from utils import loaders
 from utils.errors import InputError
 
 pytestmark = pytest.mark.slow

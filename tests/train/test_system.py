@@ -79,7 +79,7 @@ def test_scripts_without_any_stream(script):
 def test_nohup_stays_nohup():
     program = (
         "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "from utils.loaders import StopSignal; from prepare.workers import stop_in_order\n"
+        "from train.process import StopSignal; from prepare.workers import stop_in_order\n"
         "stop = StopSignal(); stop_in_order(); os.kill(os.getpid(), signal.SIGHUP); assert not stop.requested\n"
     )
     assert shell(program).returncode == 0
@@ -87,7 +87,7 @@ def test_nohup_stays_nohup():
 
 HOLE = """
 import torch
-from utils.device import settle_memory
+from train.process import settle_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

@@ -12,7 +12,6 @@ from utils.errors import InputError
 from utils.files.reading import BUILD_REMEDY, MEBIBYTE, read_bytes, refusing, regular_file_size
 
 MAX_NPZ_BYTES = 512 * MEBIBYTE  # of one array too, unpacked
-MAX_PACKING = 10  # of weights, which hardly pack at all
 
 
 def read_npz(
@@ -46,19 +45,7 @@ def read_npy(path: str | os.PathLike, remedy: str) -> np.ndarray:
         return _array_of(data, "it")
 
 
-def check_npz(path: str | os.PathLike, remedy: str) -> None:
-    """Raise InputError for an npz file that np.load would take far more memory for than the file has bytes."""
-    with refusing(path, "npz file", remedy), zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        unpacked = sum(member.file_size for member in members)
-        if unpacked > MAX_PACKING * regular_file_size(path, remedy):
-            raise ValueError(f"it unpacks to {unpacked:,} bytes")
-        for member in members:
-            with archive.open(member) as file:
-                _array_header(file, member.file_size, member.filename)
-
-
-def _array_header(file: IO[bytes], size: int, member: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+def array_header(file: IO[bytes], size: int, member: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether in columns, and type of the array in an npy file of `size` bytes, which have to fit."""
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -73,7 +60,7 @@ def _array_header(file: IO[bytes], size: int, member: str) -> tuple[tuple[int, .
 def _array_of(data: bytes, member: str) -> np.ndarray:
     """The array of an npy file, booleans 0 or 1 whatever their bytes were."""
     header = io.BytesIO(data)
-    shape, in_columns, dtype = _array_header(header, len(data), member)
+    shape, in_columns, dtype = array_header(header, len(data), member)
     array = np.ndarray(shape, dtype, data, header.tell(), order="F" if in_columns else "C")
     array = array.astype(dtype.newbyteorder("="), order="C")
     if dtype.kind == "b":

@@ -5,9 +5,11 @@ allocates what a header merely claims.
 """
 
 import contextlib
+import io
 import json
 import math
 import os
+import pickletools
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +23,12 @@ MAX_JSON_BYTES = 64 * MEBIBYTE
 MAX_JSON_CONTAINERS = 8_000_000  # instances.json of RefCOCO: 197 thousand annotations, about 1 million lists and dicts
 MAX_NAME_BYTES = 200  # leaves room for what is added to it; file systems stop at 255
 BUILD_REMEDY = "delete it and run build_batches.py again with the same flags"
+MAX_OBJECTS = 16_000_000  # opcodes, and items that they copy; the largest real file takes about 9 million
+_OPCODES = {o.code.encode("latin-1"): (o.name, o.arg and o.arg.reader) for o in pickletools.opcodes}
+_OPCODES[b"S"] = "STRING", io.BytesIO.readline  # pickletools takes ASCII only
+_NEW_DICT = b"cdata\ndict\n)R"  # a call of what stands in for "data.dict"
+_REWRITTEN = {"EMPTY_DICT": _NEW_DICT, "DICT": b"1" + _NEW_DICT, "FRAME": b""}
+_REWRITTEN |= {"EMPTY_SET": b"]", "FROZENSET": b"l", "ADDITEMS": b"e"}  # as lists
 _FOREIGN = (  # first bytes of what a download, or a tool, saves under another name
     (b"version https://git-lfs", "a Git LFS pointer; get the file itself with git lfs pull"),
     (b"PK\x03\x04", "a zip archive; unpack it"),
@@ -140,3 +148,28 @@ def safe_name(name: object, where: str) -> str:
     if len(name.encode()) > MAX_NAME_BYTES:
         raise InputError(f"{where}: the file name {name[:40]}... is longer than {MAX_NAME_BYTES} bytes")
     return name
+
+
+def checked_pickle(data: bytes, path: object, builds: bool = True) -> io.BufferedReader:
+    """The pickle with its dicts made by a call of "data.dict", its sets as lists, without states unless `builds`.
+
+    The type that stands in for "data.dict" should hash no number or tuple of the file's choice: a million of these can
+    share one hash.
+    Raises ValueError where it is cut off or a memo's index is larger than the file, InputError for too many objects.
+    """
+    rewritten = _REWRITTEN if builds else {**_REWRITTEN, "BUILD": b"0"}  # POP
+    file, parts, kept = io.BytesIO(data), [], 0
+    read = file.read
+    for _ in range(MAX_OBJECTS):
+        name, argument_of = _OPCODES[read(1)]
+        argument = argument_of(file) if argument_of else None
+        if name in {"PUT", "BINPUT", "LONG_BINPUT"} and not 0 <= argument <= len(data):
+            raise ValueError("an index of its memo is larger than the file")
+        if name in rewritten:
+            parts += data[kept : file.tell() - (9 if name == "FRAME" else 1)], rewritten[name]
+            kept = file.tell()
+            if name == "DICT" and data[kept - 2 : kept - 1] != b"(":
+                raise ValueError("it has a dict as no pickle has")
+        elif name == "STOP":
+            return io.BufferedReader(io.BytesIO(b"".join([*parts, data[kept : file.tell()]])))
+    raise InputError(f"{path}: holds more than {MAX_OBJECTS:,} objects; do not use it")

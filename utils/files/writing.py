@@ -1,6 +1,5 @@
 """Writing files whole or not at all."""
 
-import ctypes
 import errno
 import fcntl
 import json
@@ -24,17 +23,6 @@ def opened_folder(folder: Path) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
-
-
-def sync_file_system(folder: Path) -> None:
-    """Wait until the disk has all that was written to the file system of `folder`. Raises OSError."""
-    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    if syncfs is None:  # not Linux
-        os.sync()
-        return
-    with opened_folder(folder) as handle:
-        if syncfs(handle):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
 
 
 def lock_file(file: IO, operation: int) -> None:

@@ -1,49 +1,24 @@
-"""Processes that load samples, and the signals that ask a program to stop."""
+"""Processes that load samples, of an evaluation and of a training run."""
 
 import errno
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import active_children
 from pathlib import Path
 
+from torch.utils.data import get_worker_info
+
 from utils.errors import InputError, one_line
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-EXIT_RESUME = 75  # sysexits.h, EX_TEMPFAIL: stopped by a signal, saved, start again with --resume
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)  # that training answers
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCH = 2  # batches that each process prepares ahead, DataLoader's default
 PATIENCE = 1800  # seconds to wait for a batch before the loaders count as stuck
 REMEDY = "start the container with more (docker run --shm-size 2g), or pass --num_workers 0"
-
-
-def handle(numbers: tuple[signal.Signals, ...], handler: Callable) -> None:
-    """Answer each of the signals with `handler`, but SIGHUP only where nohup does not have it ignored."""
-    for number in numbers:
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, handler)
-
-
-class StopSignal:
-    """The STOP_SIGNALS set `requested`, for the loop to end after its step; a SIGINT then exits at once.
-
-    announce: say so on standard error; of several processes the first one does.
-    """
-
-    def __init__(self, announce: bool = True):
-        self.requested, self._announce = False, announce
-        handle(STOP_SIGNALS, self._ask)
-
-    def _ask(self, number, frame) -> None:
-        if self.requested and number == signal.SIGINT:
-            os._exit(130)  # an exception could be raised, and lost, anywhere
-        if self._announce and not self.requested:
-            with suppress(OSError):  # the terminal may be gone, which is why the signal came
-                os.write(2, f"\n{signal.Signals(number).name}: finishing the step and saving\n".encode())
-        self.requested = True
 
 
 def start_loader(_worker: int = 0) -> None:
@@ -66,8 +41,6 @@ def shared(tensor):
     If there is no room, the error is raised here and reaches the main process; in the thread that sends tensors it
     would be lost, and the main process would wait for the batch.
     """
-    from torch.utils.data import get_worker_info  # here, as prepare/ imports no torch
-
     return tensor.share_memory_() if get_worker_info() else tensor
 
 
