@@ -20,15 +20,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from eval.metrics import PRECISIONS, length_buckets
 from eval.results import Result, choose, find_files, read_result
 from utils.cli import ArgumentParser, run_main
-from utils.datasets import title
+from utils.datasets import DATASETS, title
 from utils.errors import InputError
 from utils.files.writing import atomic_write
 
-SPLITS = {  # data set and split -> its expressions
-    ("unc", "val"): 10834, ("unc", "testA"): 5657, ("unc", "testB"): 5095,
-    ("unc+", "val"): 10758, ("unc+", "testA"): 5726, ("unc+", "testB"): 4889,
-    ("Gref", "val"): 9536, ("referit", "test"): 60105,
-}  # fmt: skip
+SPLITS = (  # of the paper's Table 1
+    ("unc", "val"), ("unc", "testA"), ("unc", "testB"),
+    ("unc+", "val"), ("unc+", "testA"), ("unc+", "testB"),
+    ("Gref", "val"), ("referit", "test"),
+)  # fmt: skip
 OURS = "ReSTR (published)"  # differences are taken to its numbers
 PUBLISHED = {  # oIoU in percent, in the order of SPLITS; the first row is the paper's Table 1
     method: dict(zip(SPLITS, numbers, strict=False))
@@ -127,8 +127,8 @@ def compared(result: Result) -> tuple[str, str]:
 
 def is_other(result: Result) -> bool:
     """Whether a split of the paper was evaluated with another number of expressions than it has."""
-    count = result.metrics["n_samples"]
-    return count != SPLITS.get(result.of, count)
+    dataset, split = result.of
+    return result.of in SPLITS and result.metrics["n_samples"] != DATASETS[dataset].splits[split].expressions
 
 
 def tables_of(rows: Rows, best: bool) -> list[Table]:

@@ -219,8 +219,9 @@ def _warnings(options: BuildOptions, writer: "Writer", refs: list[Ref], jobs: li
         yield f"{len(nameless):,} refs have no expression and are left out, such as ref {nameless[0]}"
     unknown = sum(len(writer.vocabulary.unknown(text)) for _, text in texts) / max(1, sum(map(len, tokens)))
     if unknown > MANY_UNKNOWN:
-        names = "referit" if options.dataset == "referit" else "unc unc+ Gref"
-        names = f"{options.dataset} --refs {options.own.refs}" if options.own else names
+        alike = [other for other in DATASETS.values() if other.vocabulary_path(options.root) == options.own_vocabulary]
+        there = [other.name for other in alike if other.refs_path(options.root, other.train_split).exists()]
+        names = f"{options.dataset} --refs {options.own.refs}" if options.own else " ".join(there)
         command = f"python build_vocab.py -d {names} --root {options.root}"
         remedy = f"move {options.own_vocabulary} away, make one of your own words ({command}) and build anew"
         yield f"{unknown:.0%} of the words are not in the vocabulary: give another --vocabulary, or {remedy}"

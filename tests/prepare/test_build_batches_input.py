@@ -184,7 +184,7 @@ def test_empty_masks_refs_without_expressions_and_polygons_without_area_are_coun
 
 
 def test_the_message_about_unknown_words_is_of_the_data_set(tiny, build):
-    for dataset, split, names in (("Gref", "train", "unc unc+ Gref"), ("referit", "test", "referit")):
+    for dataset, split, names in (("Gref", "train", "unc Gref"), ("referit", "test", "referit")):
         (tiny / f"data/vocabulary_{dataset}.txt").write_text("<pad>\n<go>\n<eos>\n<unk>\n")
         _, output, _ = build(tiny, dataset, split)
         assert f"(python build_vocab.py -d {names} --root {tiny})" in output
