@@ -22,10 +22,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, from w
 
 from prepare.own_data import add_own_data, own_data
 from prepare.public import IMAGES_REMEDY, coco_files, read_referit
-from prepare.ref import Ref, missing_files, require_distinct_names
+from prepare.ref import Ref, missing_files, noting, require_distinct_names
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import COCO_IMAGES, DATASETS, NAMES, REFERIT, WORDS, Counts, Dataset, short_name
-from utils.errors import InputError, noting, one_line
+from utils.errors import InputError, one_line
 from utils.files.images import read_image
 from utils.prepared import is_train
 from utils.text import Vocabulary, read_embeddings

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,11 +119,10 @@ def test_a_container_with_little_shared_memory(batches, trained, tmp_path, scrip
     assert not list((tmp_path / "weights").rglob("*.pth")) and not (tmp_path / "weights" / "run" / ".lock").exists()
 
 
-def forked_off(parent: int) -> list[int]:
-    """The processes that a process has forked off and that are of the same program."""
+def loaders_of(parent: int) -> list[int]:
+    """The loaders of a process, by the name that PyTorch gives them once they run."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    own = Path(f"/proc/{parent}/cmdline").read_bytes()
-    return [int(child) for child in children if Path(f"/proc/{child}/cmdline").read_bytes() == own]
+    return [int(child) for child in children if Path(f"/proc/{child}/comm").read_text() == "pt_data_worker\n"]
 
 
 @pytest.mark.parametrize("phase", ["training", "validation", "evaluation"])
@@ -133,8 +133,9 @@ def test_a_loader_killed_by_the_system(batches, trained, tmp_path, phase):
     given = command("train" if steps else "evaluate", batches, trained, tmp_path / "run", "--num_workers", "1", *flags)
     process = subprocess.Popen(given, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     at = 1 if phase == "validation" else 0  # after the one that loads training samples
-    wait_for(lambda: len(forked_off(process.pid)) > at)
-    os.kill(forked_off(process.pid)[at], signal.SIGKILL)
+    wait_for(lambda: len(loaders_of(process.pid)) > at)
+    time.sleep(0.05)  # until the process itself knows that they run
+    os.kill(loaders_of(process.pid)[at], signal.SIGKILL)
     _, message = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "Traceback" not in message and message.count("error:") == 1
