@@ -25,7 +25,7 @@ from PIL import Image
 
 from eval.visualise import ORANGE, heat, overlay, patch_picture, probability
 from models import ReSTR, load_restr
-from models.inference import THRESHOLD, EncodedImage, Segmentation, encode, segment
+from models.inference import EncodedImage, Segmentation, encode, logit, segment
 from tools import web_page
 from utils.cli import ArgumentParser, run_main
 from utils.device import choose_device
@@ -115,7 +115,7 @@ def answer(model: ReSTR, path: str | None, text: str, share: float) -> tuple:
         image, encoded = open_image(model, path, Path(path).stat().st_mtime_ns)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a text without words, which `remarks` says
-            result = segment(model, encoded, [text])[0]
+            result = segment(model, encoded, text)
         seconds = time.perf_counter() - started
     except InputError as error:
         return None, None, None, None, "", web_page.complaint(str(error))
@@ -137,13 +137,6 @@ def cut(found: Found | None, share: float) -> tuple:
 def highlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """uint8 H x W x 3 with what `mask` leaves out darkened, so that a mask on an orange thing shows too."""
     return overlay(np.where(mask[..., None], image, image // 2), mask, ORANGE, strength=0.3)
-
-
-def logit(share: float) -> float:
-    """The logit of a probability; at a half, evaluation's threshold."""
-    if share == 0.5:
-        return THRESHOLD
-    return float(np.log(share / (1 - share))) if 0 < share < 1 else float(np.copysign(np.inf, share - 0.5))
 
 
 def fit_screen(image: np.ndarray) -> np.ndarray:

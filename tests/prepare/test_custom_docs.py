@@ -65,5 +65,5 @@ def test_the_other_layout_gives_the_same(copy):
 def test_what_training_evaluation_and_prediction_leave(copy):
     metrics = json.loads(next(copy.glob("weights/restr_ten/eval_ten_val_*/metrics.json")).read_text())
     assert (metrics["dataset"], metrics["split"], metrics["n_samples"]) == ("ten", "val", 8)
-    with Image.open(copy / "predictions/9_1_mask.png") as mask:
+    with Image.open(copy / "predictions/9-the_red_square_mask.png") as mask:
         assert mask.size == (96, 72)
