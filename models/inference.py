@@ -152,13 +152,14 @@ def segment(
 def logit(probability: float) -> float:
     """The logit from which a pixel belongs to the object, for a probability of 0..1; of 0.5 it is THRESHOLD.
 
-    0 takes every pixel, 1 none. Raises InputError for anything else.
+    0 takes every pixel, 1 none; 1e-9, the logit that was the default of version 1.0, still means the default.
+    Raises InputError for anything else.
     """
     if not 0 <= probability <= 1:
         raise InputError(f"threshold {probability}: give a probability from 0 to 1 (in version 1.0 it was a logit)")
     if probability in (0, 1):
         return math.inf if probability else -math.inf
-    return THRESHOLD if probability == 0.5 else math.log(probability / (1 - probability))
+    return THRESHOLD if probability in (0.5, THRESHOLD) else math.log(probability / (1 - probability))
 
 
 @contextmanager

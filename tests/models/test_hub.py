@@ -54,7 +54,11 @@ with torch.no_grad():
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [("", ""), ("import models.own, utils, eval", ""), ("import utils", COMPILED)],
+    [
+        ("", ""),
+        ("import models.own, utils; models.own.mark = utils.mark = 1", "assert models.own.mark == utils.mark == 1"),
+        ("import utils", COMPILED),
+    ],
     ids=["imported later", "imported before", "compiled"],
 )
 def test_another_project_keeps_its_modules(project, before, after):

@@ -312,7 +312,7 @@ def test_thresholds_are_probabilities(probability):
 
 def test_thresholds_at_the_ends(model):
     image = noise()
-    assert logit(0.5) == EvalSettings().threshold == 1e-9
+    assert logit(0.5) == logit(1e-9) == EvalSettings().threshold == 1e-9
     assert model.segment(image, "w4", 0).all() and not model.segment(image, "w4", 1).any()
     for threshold in (-0.1, 1.1, 2.5, float("nan")):
         assert "from 0 to 1" in refused(model.segment, image, "w4", threshold)
