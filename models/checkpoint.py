@@ -77,13 +77,17 @@ def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Che
     return Checkpoint(values["model"], config, **{name: values[name] for name in REST})
 
 
-def load_restr(path: Path | str, device: str = "cpu", reference: dict | None = None, **assumed) -> ReSTR:
-    """The model of a checkpoint file, in eval mode on `device`, with `vocabulary` (words or None) and `provenance`.
+def load_restr(
+    path: Path | str, device: str | torch.device | None = None, reference: dict | None = None, **assumed
+) -> ReSTR:
+    """The model of a checkpoint file, in eval mode, with `vocabulary` (words or None) and `provenance`.
 
-    Of a folder it is best.pth. `provenance` is a dict of the file's name, its sha256, `data`, `step` and `metrics`.
-    `reference` and `assumed` are those of `read_checkpoint`. Raises InputError.
+    Of a folder it is best.pth. `device`: by default CUDA if available, else the CPU. `provenance` is a dict of the
+    file's name, its sha256, `data`, `step` and `metrics`. `reference` and `assumed` are those of `read_checkpoint`.
+    Raises InputError.
     """
     path = checkpoint_file(path)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = read_checkpoint(path, reference, **assumed)
     try:
         model = model_with(checkpoint.config, checkpoint.weights).to(device)

@@ -1,6 +1,7 @@
 """From an image's pixels to a mask at the image's own size; for the evaluator, predict.py and the page."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import NamedTuple
@@ -15,7 +16,9 @@ from utils.files.images import read_image, to_rgb
 from utils.geometry import fit_inside, window
 from utils.text import TEXT_LENGTH, Vocabulary, tokenize
 
-THRESHOLD = 1e-9  # logit from which a pixel belongs to the object; the authors' code's
+# The logit from which a pixel belongs to the object, the authors' code's: a probability of a half, but without logits
+# that are exactly 0.
+THRESHOLD = 1e-9
 
 
 class Segmentation(NamedTuple):
@@ -114,33 +117,49 @@ def encode(model: nn.Module, image) -> EncodedImage:
 
 
 @torch.inference_mode()
-def segment(model: nn.Module, image, texts: list[str], threshold: float = THRESHOLD) -> list[Segmentation]:
-    """Segment each of `texts` in one image, which is encoded once.
+def segment(
+    model: nn.Module, image, text: str | Sequence[str], threshold: float = 0.5
+) -> Segmentation | list[Segmentation]:
+    """Segment what `text` means in an image; for several expressions a list, and the image is encoded once.
 
-    Args: image, an EncodedImage or what `encode` takes; threshold, the logit from which a pixel belongs to the object.
-    The mask belongs to the upright image.
-    Raises InputError as `encode`, and for an empty expression, a model that does not know its vocabulary, and logits
-    that are not finite.
+    Args: image, an EncodedImage or what `encode` takes; threshold, the probability, 0..1, from which a pixel belongs to
+    the object. The mask belongs to the upright image.
+    Raises InputError as `encode`, and for an empty expression, another threshold, a model that does not know its
+    vocabulary, and logits that are not finite.
     """
+    texts, lowest = [text] if isinstance(text, str) else text, logit(threshold)
     if model.vocabulary is None:
         raise InputError("the model does not know its vocabulary: convert the checkpoint with python -m models.convert")
     vocabulary = Vocabulary(model.vocabulary)
-    ids = torch.from_numpy(np.stack([vocabulary.ids(text) for text in texts]))
+    ids = [torch.from_numpy(vocabulary.ids(each)) for each in texts]  # each 20
     v, size = image if isinstance(image, EncodedImage) else encode(model, image)
     found = []
-    for text, row in zip(texts, ids.to(v.device), strict=True):  # one by one: the logits of 480 x 480 pixels are large
+    for each, row in zip(texts, ids, strict=True):  # one by one: the logits of 480 x 480 pixels are large
         with seed_attention(model) as attention:
-            pixel, patch = canvas_logits(model, v, row[None])
+            pixel, patch = canvas_logits(model, v, row[None].to(v.device))
         logits = resize_and_crop(pixel, *size)[0, 0].cpu().numpy()
         if not np.isfinite(logits).all():  # no pixel would reach the threshold, as if nothing were there
             name = (model.provenance or {}).get("file", "the model")
             raise InputError(f"{name}: its logits are not finite: its training has diverged; take an earlier one")
-        tokens = tokenize(text)
+        tokens = tokenize(each)
         read, unread = tokens[:TEXT_LENGTH], tokens[TEXT_LENGTH:]
         words = list(zip(read, attention[0][0, TEXT_LENGTH - len(read) :].tolist(), strict=True))
         patches = patch[0, 0].cpu().numpy()
-        found.append(Segmentation(logits >= threshold, logits, patches, words, vocabulary.unknown(text), unread))
-    return found
+        found.append(Segmentation(logits >= lowest, logits, patches, words, vocabulary.unknown(each), unread))
+    return found[0] if isinstance(text, str) else found
+
+
+def logit(probability: float) -> float:
+    """The logit from which a pixel belongs to the object, for a probability of 0..1; of 0.5 it is THRESHOLD.
+
+    0 takes every pixel, 1 none; 1e-9, the logit that was the default of version 1.0, still means the default.
+    Raises InputError for anything else.
+    """
+    if not 0 <= probability <= 1:
+        raise InputError(f"threshold {probability}: give a probability from 0 to 1 (in version 1.0 it was a logit)")
+    if probability in (0, 1):
+        return math.inf if probability else -math.inf
+    return THRESHOLD if probability in (0.5, THRESHOLD) else math.log(probability / (1 - probability))
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """ReSTR assembled: paper section 3."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from models.blocks import replace_layers
 from models.config import ReSTRConfig
 from models.decoder import CoarseToFineDecoder
 from models.fusion import MultimodalFusion
-from models.inference import THRESHOLD, EncodedImage, encode, segment
+from models.inference import EncodedImage, encode, segment
 from models.language import LanguageEncoder
 from models.vision import VisionEncoder
 from utils.errors import InputError, one_line
@@ -70,28 +72,25 @@ class ReSTR(nn.Module):
             image = self.normalise(image)
         return self.segment_features(self.encode_image(image), self.encode_text(ids), ids)
 
-    def segment(self, image, text: str, threshold: float = THRESHOLD) -> np.ndarray:
+    def segment(self, image, text: str | Sequence[str], threshold: float = 0.5) -> np.ndarray | list[np.ndarray]:
         """The mask, bool H x W, of what `text` means in an image: a file's path, a PIL image, or uint8 H x W x 3, RGB.
 
-        For models from `load_restr`, which know their vocabulary; see `models.inference.segment` for logits,
-        attention and errors.
+        For several expressions, a list of masks. `threshold` is the probability, 0..1, from which a pixel belongs to
+        the object. For models from `load_restr`, which know their vocabulary; see `models.inference.segment` for
+        logits, attention and errors.
         """
-        return segment(self, image, [text], threshold)[0].mask
+        found = segment(self, image, text, threshold)
+        return found.mask if isinstance(text, str) else [result.mask for result in found]
 
     def set_image(self, image) -> None:
         """Encode an image (as in `segment`) once, for any number of `predict`. Call it again after new weights."""
         self.encoded = encode(self, image)
 
-    def predict(self, text: str | list[str], threshold: float = THRESHOLD) -> np.ndarray | list[np.ndarray]:
-        """The mask, bool H x W, of what `text` means in the image of `set_image`; for a list, a list of masks.
-
-        Raises InputError without an image, and as `models.inference.segment` does.
-        """
+    def predict(self, text: str | Sequence[str], threshold: float = 0.5) -> np.ndarray | list[np.ndarray]:
+        """As `segment`, in the image of `set_image`. Raises InputError without one, and as `segment` does."""
         if self.encoded is None:
             raise InputError("no image yet: call set_image(image) first")
-        texts = [text] if isinstance(text, str) else text
-        masks = [result.mask for result in segment(self, self.encoded, texts, threshold)]
-        return masks[0] if isinstance(text, str) else masks
+        return self.segment(self.encoded, text, threshold)
 
     def parameter_groups(self, lr: float, vision_lr_scale: float) -> list[dict]:
         """Optimiser groups: the vision encoder at `vision_lr_scale` times `lr` (paper: 0.1), the rest at `lr`."""

@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if importlib.util.find_spec("onnx") is None:
         raise InputError("onnx is not installed: pip install onnx, in the version that requirements.txt names")
-    model = load_restr(options.checkpoint)
+    model = load_restr(options.checkpoint, "cpu")
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > MAX_BYTES:
         raise InputError(f"{options.checkpoint}: {size / 1e9:.1f} GB of weights; an ONNX file holds less than 2 GiB")

@@ -26,7 +26,7 @@ from PIL import Image
 
 from eval.visualise import ORANGE, heat, overlay, patch_picture, probability
 from models import ReSTR, load_restr
-from models.inference import THRESHOLD, EncodedImage, Segmentation, encode, segment
+from models.inference import EncodedImage, Segmentation, encode, logit, segment
 from utils.cli import ArgumentParser, run_main
 from utils.device import choose_device
 from utils.errors import InputError, one_line
@@ -122,7 +122,7 @@ def answer(model: ReSTR, path: str | None, text: str, share: float) -> tuple:
         image, encoded = open_image(model, path, Path(path).stat().st_mtime_ns)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a text without words, which `remarks` says
-            result = segment(model, encoded, [text])[0]
+            result = segment(model, encoded, text)
         seconds = time.perf_counter() - started
     except InputError as error:
         return None, None, None, None, "", f'<p class="complaint" role="alert">{escape(one_line(error))}</p>'
@@ -137,8 +137,7 @@ def cut(found: Found | None, share: float) -> tuple:
     """The overlay and the remark for another threshold, without the model: (uint8 H x W x 3, HTML)."""
     if found is None:
         return None, ""
-    with np.errstate(divide="ignore"):  # 0 and 1; at a half it is evaluation's
-        mask = found.result.logits >= (THRESHOLD if share == 0.5 else np.log(share) - np.log1p(-share))
+    mask = found.result.logits >= logit(share)
     said = f"The mask covers <b>{mask.mean():.1%}</b> of the image." if mask.any() else "Nothing reaches the threshold."
     return highlight(found.image, mask), f'<p class="remark">{said}</p>'
 

@@ -54,7 +54,7 @@ def test_metrics_and_samples(place, batches, tmp_path, capsys):
     checkpoint = place / "exp" / "unc_500.pth"
     run("--data-dir", batches, "--checkpoint", checkpoint, "--output-dir", tmp_path, "--input_size", "32,48")
     metrics, split = metrics_in(tmp_path), PreparedSplit(batches, "val")
-    scores = evaluate(load_restr(checkpoint), split, EvalSettings(), progress=False)
+    scores = evaluate(load_restr(checkpoint, "cpu"), split, EvalSettings(), progress=False)
     assert len(scores) == COUNT
     expected = summarise(scores, "unc")
     assert {key: metrics[key] for key in expected} == expected

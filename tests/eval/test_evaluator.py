@@ -65,7 +65,7 @@ def test_without_a_decoder_patch_logits_are_resized_once(size):
     scores = evaluate(tiny_model(**parts), split, EvalSettings(), progress=False)
     slow, model = tiny_model(**parts).double(), tiny_model(**parts)
     model.vocabulary = [*SPECIAL_WORDS, *(f"w{i}" for i in range(len(SPECIAL_WORDS), WORDS))]
-    found = segment(model, split.image(0), ["w7 w9"])[0]
+    found = segment(model, split.image(0), "w7 w9")
     expected = slow_logits(slow, split.image(0), Vocabulary(model.vocabulary).ids("w7 w9"))
     assert np.abs(found.logits - expected).max() < 5e-6 and np.array_equal(found.mask, expected >= 1e-9)
     for i, score in enumerate(scores):

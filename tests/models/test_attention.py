@@ -51,7 +51,7 @@ def test_attention_belongs_to_the_words_as_they_stand():
     model = tiny_model()
     model.vocabulary = WORDS
     image = np.random.default_rng(5).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    result = segment(model, image, ["w4 w5, zebra"])[0]
+    result = segment(model, image, "w4 w5, zebra")
     assert [word for word, _ in result.words] == ["w4", "w5", ", ", "zebra"]
     ids = torch.from_numpy(VOCABULARY.ids("w4 w5, zebra"))[None]
     with torch.inference_mode(), seed_attention(model) as found:

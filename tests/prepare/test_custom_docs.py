@@ -41,5 +41,5 @@ def test_every_block_of_the_page_does_what_it_says(tmp_path):
         assert mask.sum() == 32 * 32 and mask[20, 8 if i % 4 < 2 else 56] and image[mask].any(axis=1).all()
     metrics = json.loads(next(tmp_path.glob("weights/restr_ten/eval_ten_val_*/metrics.json")).read_text())
     assert (metrics["dataset"], metrics["split"], metrics["n_samples"]) == ("ten", "val", 8)
-    with Image.open(tmp_path / "predictions/9_1_mask.png") as mask:
+    with Image.open(tmp_path / "predictions/9-the_red_square_mask.png") as mask:
         assert mask.size == (96, 72)

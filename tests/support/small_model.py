@@ -51,5 +51,6 @@ def outputs(model) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     image = torch.randint(0, 256, (2, 3, *model.image_size), dtype=torch.uint8, generator=generator)
     ids = torch.randint(0, model.config.language.vocabulary_size, (2, 20), generator=generator)
+    device = next(model.parameters()).device
     with torch.no_grad():
-        return torch.cat([logits.flatten() for logits in model(image, ids)])
+        return torch.cat([logits.flatten().cpu() for logits in model(image.to(device), ids.to(device))])

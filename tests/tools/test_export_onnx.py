@@ -65,7 +65,7 @@ def exported(tmp_path_factory) -> tuple[Path, Path, str]:
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_outputs_equal_the_plain_float64_form(exported, batch):
     source, out, _ = exported
-    state = {name: value.double() for name, value in to_reference(load_restr(source)).items()}
+    state = {name: value.double() for name, value in to_reference(load_restr(source, "cpu")).items()}
     image, ids = inputs(batch)
     normalised = (torch.from_numpy(image).double() / 255 - 0.5) / 0.5
     expected = PlainReSTR(state, REFERENCE)(normalised, torch.from_numpy(ids))
@@ -115,7 +115,7 @@ def test_other_models_in_the_newest_opset(tmp_path, parts):
     export_onnx.main(["--checkpoint", str(source), "--out", str(out), "--opset", "20"])
     image, ids = inputs(4)
     with torch.no_grad():
-        expected = load_restr(source)(torch.from_numpy(image), torch.from_numpy(ids))
+        expected = load_restr(source, "cpu")(torch.from_numpy(image), torch.from_numpy(ids))
     for ours, theirs in zip(run(out, image, ids), expected, strict=True):
         assert_same(ours, theirs)
     file = onnx.load(out)

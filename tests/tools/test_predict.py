@@ -1,5 +1,6 @@
 """predict.py and `load_restr(FILE).segment`: the masks of evaluation, from a user's own files."""
 
+import re
 from itertools import product
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from PIL import Image
 import predict
 from eval.evaluator import EvalSettings, evaluate
 from eval.visualise import patch_picture
-from models import load_restr
+from models import ReSTR, load_restr
+from models.inference import Segmentation, logit, segment
 from tests.support.hostile import refused
 from tests.support.memory_split import COUNT, write_folder
 from tests.support.small_model import SIZE, write_checkpoint
@@ -30,7 +32,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(checkpoint):
-    return load_restr(checkpoint)
+    return load_restr(checkpoint, "cpu")
 
 
 @pytest.fixture
@@ -65,16 +67,17 @@ def test_masks_are_those_of_evaluation(model, run, tmp_path):
     """Every expression of a split: its image's file and its sentence give what the evaluator judged."""
     folder = write_folder(tmp_path)
     split, judged = PreparedSplit(folder, "val"), []
-    evaluate(model, split, EvalSettings(threshold=0.05), on_sample=judged.append, progress=False)
+    evaluate(model, split, EvalSettings(), on_sample=judged.append, progress=False)
     assert len(judged) == COUNT
     for score, image, _, logits in judged:
-        path = folder / "val_image" / f"{score.image_name}.jpg"
-        expected = logits >= 0.05
-        assert 0 < expected.mean() < 1  # a mask that is neither empty nor everything
-        for form in (path, Image.open(path), image):
-            assert np.array_equal(model.segment(form, score.sentence, 0.05), expected)
-        run([path], [score.sentence], "--threshold", 0.05)
-        assert np.array_equal(mask_in(tmp_path / f"out/{score.image_name}_1_mask.png"), expected)
+        path, probability = folder / "val_image" / f"{score.image_name}.jpg", 1 / (1 + np.exp(-logits.astype(float)))
+        for threshold, expected in ((), logits >= 1e-9), ((0.52,), probability >= 0.52):  # the evaluator's, another
+            assert 0 < expected.mean() < 1  # a mask that is neither empty nor everything
+            for form in (path, Image.open(path), image):
+                assert np.array_equal(model.segment(form, score.sentence, *threshold), expected)
+            run([path], [score.sentence], *(("--threshold", *threshold) if threshold else ()))
+            name = f"{score.image_name}-{score.sentence.replace(' ', '_')}"
+            assert np.array_equal(mask_in(tmp_path / f"out/{name}_mask.png"), expected)
 
 
 def test_an_image_is_encoded_once(model, run, tmp_path, monkeypatch, capsys):
@@ -84,12 +87,12 @@ def test_an_image_is_encoded_once(model, run, tmp_path, monkeypatch, capsys):
     images = [picture(tmp_path / f"{name}.png", ord(name)) for name in "ab"]
     run(images, ["w4 w5", "w6", "--text", "w7"])
     assert calls == [(1, 3, *SIZE)] * 2
-    names = product("ab", "123", ("mask", "overlay", "patches"))
-    expected = {f"{name}_{text}_{kind}.png" for name, text, kind in names}
+    names = product("ab", ("w4_w5", "w6", "w7"), ("mask", "overlay", "patches"))
+    expected = {f"{name}-{text}_{kind}.png" for name, text, kind in names}
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
     assert all(Image.open(tmp_path / "out" / name).size == (57, 40) for name in expected)
     assert capsys.readouterr().out.count(": 3 expressions in ") == 2
-    assert np.array_equal(mask_in(tmp_path / "out/b_3_mask.png"), model.segment(images[1], "w7"))
+    assert np.array_equal(mask_in(tmp_path / "out/b-w7_mask.png"), model.segment(images[1], "w7"))
 
 
 def test_words_that_count_for_nothing_are_named(run, tmp_path, capsys):
@@ -139,9 +142,9 @@ def test_photographs_are_turned_upright(model, run, tmp_path, orientation):
     assert np.array_equal(model.segment(tmp_path / "phone.png", "w4 w5"), expected)
     assert np.array_equal(model.segment(Image.open(tmp_path / "phone.png"), "w4 w5"), expected)
     run([tmp_path / "phone.png"], ["w4 w5"])
-    written = mask_in(tmp_path / "out/phone_1_mask.png")
+    written = mask_in(tmp_path / "out/phone-w4_w5_mask.png")
     assert np.array_equal(written, expected)
-    shown = np.asarray(Image.open(tmp_path / "out" / "phone_1_overlay.png"))
+    shown = np.asarray(Image.open(tmp_path / "out" / "phone-w4_w5_overlay.png"))
     same = (shown == upright).all(-1)
     assert not same[written].any() and same[~written].mean() > 0.2  # the rest is the mask's outline
 
@@ -153,11 +156,69 @@ def test_damaged_exif_is_no_obstacle(model, tmp_path):
         assert model.segment(tmp_path / "a.jpg", "w4").shape == (40, 57)
 
 
+def results(folder: Path) -> set[str]:
+    return {path.name.removesuffix("_mask.png") for path in (folder / "out").glob("*_mask.png")}
+
+
 def test_names_of_results(run, tmp_path):
-    names = ["Screenshot at 1.05\u202fPM.png", ".hidden.png", "-x.png", "a:b.png", "ü" * 120 + ".png"]
+    names = ["Screenshot at 1.05\u202fPM.png", ".hidden.png", "-x.png", "a:b.png", "ü" * 120 + ".png", "x.bmp"]
     run([picture(tmp_path / name) for name in names], ["w4"])
-    written = {path.name.removesuffix("_1_mask.png") for path in (tmp_path / "out").glob("*_mask.png")}
-    assert written == {"Screenshot at 1.05_PM", "hidden", "x", "a_b", "ü" * 80}
+    assert results(tmp_path) == {
+        f"{name}-w4" for name in ("Screenshot at 1.05_PM", "hidden", "x", "a_b", "ü" * 50, "x_2")
+    }
+
+
+def test_names_carry_the_words(run, tmp_path):
+    texts = ["Red  ball!", "red/ball", "red ball 2", "red_ball", ".", "../größe ✓", "w" * 99, "\x1b[31m"]
+    run([picture(tmp_path / "a.png")], texts)
+    words = {"red_ball", "red_ball_2", "red_ball_2_2", "red_ball_3", "expression", "größe", "w" * 60, "31m"}
+    assert results(tmp_path) == {f"a-{each}" for each in words}
+
+
+def test_images_of_a_folder(run, tmp_path, capsys):
+    (tmp_path / "photos/more").mkdir(parents=True)
+    for name in ("b.PNG", "a.jpg", "c.webp", "d.tiff", "more/e.png", "f.jp2"):
+        picture(tmp_path / "photos" / name)
+    for name in ("._a.jpg", "notes.txt", "movie.mp4", "list.json"):
+        (tmp_path / "photos" / name).write_text("not an image")
+    run([tmp_path / "photos", picture(tmp_path / "a.png")], ["w4"])
+    assert results(tmp_path) == {f"{name}-w4" for name in ("a", "b", "c", "d", "f", "a_2")}
+    lines = [line.partition("-w4:")[0] for line in capsys.readouterr().out.splitlines() if "-w4:" in line]
+    assert lines == ["a", "b", "c", "d", "f", "a_2"]
+
+
+def test_what_is_not_found_gets_a_threshold_that_finds_it(model, run, tmp_path, capsys):
+    image = picture(tmp_path / "a.png")
+    highest = 1 / (1 + np.exp(-float(segment(model, image, "w4").logits.max())))
+    run([image], ["w4"], "--threshold", 0.99)
+    line = capsys.readouterr().out.splitlines()[0]
+    said = re.fullmatch(
+        r'a-w4: "w4", nothing reaches 0.99; the highest probability is (.+): try --threshold (.+)', line
+    )
+    assert 0 <= highest - float(said[1]) < 0.01 and not mask_in(tmp_path / "out/a-w4_mask.png").any()
+    run([image], ["w4"], "--threshold", said[2])
+    assert mask_in(tmp_path / "out/a-w4_mask.png").any() and "% of the image" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("logit", "threshold", "says"),
+    [
+        (-0.8, 0.5, "0.5; the highest probability is 0.31: try --threshold 0.25"),
+        (-0.0001, 0.5, "0.5; the highest probability is 0.49: try --threshold 0.4"),
+        (
+            0.0,
+            0.5,
+            "0.5; the highest probability is 0.5: try --threshold 0.4",
+        ),  # exactly 0 is not above the authors' 1e-9
+        (50.0, 1, "1; the highest probability is 1.0: try --threshold 0.8"),
+        (-7.5, 0.5, "0.5; the highest probability is 0.0006"),
+        (-900.0, 0.5, "0.5; the highest probability is 0"),
+    ],
+)
+def test_the_highest_probability(logit, threshold, says):
+    logits = np.array([[logit, logit - 1]], np.float32)
+    result = Segmentation(np.zeros((1, 2), bool), logits, logits, [], [], [])
+    assert predict.found(result, threshold) == f"nothing reaches {says}"
 
 
 @pytest.mark.parametrize(
@@ -167,14 +228,15 @@ def test_names_of_results(run, tmp_path):
         ({"images": ["text.png"]}, "text.png: "),
         ({"images": ["cut.png"]}, "cut.png: "),
         ({"images": ["float.tiff"]}, "float.tiff: "),
-        ({"images": ["."]}, "is not a regular file"),
-        ({"images": ["a.png", "cut/a.jpg"]}, "a.jpg: its results would have the same name as those of a.png"),
+        ({"images": ["/dev/null"]}, "is not a regular file"),
+        ({"images": ["a.png", "empty"]}, "--image empty: the folder holds no image"),
         ({"texts": ["w4", "  "]}, "--text, number 2: it is empty"),
         ({"texts": ["w" * 20_000]}, "20,000 characters"),
         (["--checkpoint", "text.png"], "text.png"),
         (["--checkpoint", "none.pth"], "none.pth: no such checkpoint"),
         (["--checkpoint", "nan.pth"], "nan.pth: its logits are not finite"),
-        (["--threshold", "nan"], "--threshold"),
+        (["--threshold", "nan"], "threshold nan: give a probability"),
+        (["--threshold", "-2.5"], "threshold -2.5: give a probability"),
         (["--threshold", "high"], "--threshold"),
         (["--device", "toaster"], "--device toaster"),
         (["--out", "text.png"], "text.png"),
@@ -184,6 +246,7 @@ def test_names_of_results(run, tmp_path):
 def test_errors_are_one_line(checkpoint, run, tmp_path, monkeypatch, capsys, change, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty").mkdir()
     (tmp_path / "cut.png").write_bytes(picture(tmp_path / "a.png").read_bytes()[:300])
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tiff")
     diverged = torch.load(checkpoint, weights_only=True)
@@ -202,7 +265,7 @@ def test_a_leftover_world_size_does_not_wait_for_others(run, tmp_path, monkeypat
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
     run([picture(tmp_path / "a.png")], ["w4"])
-    assert (tmp_path / "out/a_1_mask.png").exists() and not torch.distributed.is_initialized()
+    assert (tmp_path / "out/a-w4_mask.png").exists() and not torch.distributed.is_initialized()
 
 
 def test_an_image_is_encoded_once_for_many_expressions(checkpoint, monkeypatch):
@@ -214,6 +277,45 @@ def test_an_image_is_encoded_once_for_many_expressions(checkpoint, monkeypatch):
     monkeypatch.setattr(model, "encode_image", None)
     assert np.array_equal(model.predict("w4"), expected[0])
     assert all(map(np.array_equal, model.predict(["w4", "w5 w6"]), expected))
+    assert len(model.predict(("w4",))) == 1 and model.predict([]) == []
+    assert not np.array_equal(model.predict("w4", threshold=0.52), expected[0])
+
+
+def test_several_expressions_give_a_list(model, monkeypatch):
+    encoded, image = [], noise()
+    expected = [model.segment(image, text) for text in ("w4", "w5 w6")]
+    encode = model.encode_image
+    monkeypatch.setattr(model, "encode_image", lambda pixels: encoded.append(1) or encode(pixels))
+    found = model.segment(image, ["w4", "w5 w6"])
+    assert isinstance(found, list) and np.array_equal(found, expected) and len(encoded) == 1
+    assert [len(model.segment(image, ["w4"])), model.segment(image, [])] == [1, []]
+    results = segment(model, image, ["w4", "w5 w6"])
+    assert [len(result.words) for result in results] == [1, 2]
+    assert np.array_equal(segment(model, image, "w4").mask, results[0].mask)
+
+
+@pytest.mark.parametrize(
+    ("given", "available", "chosen"), [(None, True, "cuda"), (None, False, "cpu"), ("cpu", True, "cpu")]
+)
+def test_the_device_is_cuda_if_it_is_there(checkpoint, monkeypatch, given, available, chosen):
+    moved = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(ReSTR, "to", lambda model, device: moved.append(device) or model)
+    load_restr(checkpoint, given)
+    assert moved == [chosen]
+
+
+@pytest.mark.parametrize("probability", [1e-12, 0.1, 0.49, 0.75, 1 - 1e-12])
+def test_thresholds_are_probabilities(probability):
+    assert 1 / (1 + np.exp(-logit(probability))) == pytest.approx(probability)
+
+
+def test_thresholds_at_the_ends(model):
+    image = noise()
+    assert logit(0.5) == logit(1e-9) == EvalSettings().threshold == 1e-9
+    assert model.segment(image, "w4", 0).all() and not model.segment(image, "w4", 1).any()
+    for threshold in (-0.1, 1.1, 2.5, float("nan")):
+        assert "from 0 to 1" in refused(model.segment, image, "w4", threshold)
 
 
 def test_arrays_that_are_no_images(model):
