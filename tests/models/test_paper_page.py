@@ -60,3 +60,17 @@ def test_wrong_names_are_found():
     names = ["`models/decoder.py`:`Decoder`", "`models/decoder.py`:`CoarseToFineDecoder.backward`"]
     names += ["`models/coder.py`:`CoarseToFineDecoder`", "[the method](method.gif)", "`docs/PAPERS.md`"]
     assert [len(faults(name)) for name in names] == [1] * len(names)
+
+
+def test_each_change_that_extending_shows_fits_this_code():
+    """Context and removed lines of each hunk stand in the file it names, once."""
+    page, fitting = (ROOT / "docs/EXTENDING.md").read_text(), 0
+    for diff in re.findall(r"```diff\n(.*?)```", page, re.S):
+        for part in re.split(r"^# (?=\S+\n@@)", diff, flags=re.M)[1:]:
+            file, changes = part.split("\n", 1)
+            code = "\n" + (ROOT / file).read_text()
+            for hunk in re.split(r"^@@.*\n", changes, flags=re.M)[1:]:
+                old = "".join(line[1:] + "\n" for line in hunk.splitlines() if not line.startswith("+"))
+                assert code.count("\n" + old) == 1, f"{file}:\n{old}"
+                fitting += 1
+    assert fitting == page.count("\n@@")
