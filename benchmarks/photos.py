@@ -9,6 +9,8 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
+from utils.errors import InputError
+
 WORDS = "the left right man woman in red blue shirt chair standing holding a bottle on near".split()
 HEIGHT, WIDTH = 480, 640
 SENTENCES = 3
@@ -25,6 +27,8 @@ def make_set(root: Path, images: int, photographs: Path | None = None, split: st
     folder.mkdir(parents=True)
     annotated.mkdir(parents=True)
     sources = sorted(photographs.rglob("*.jpg")) if photographs else SAMPLES
+    if not sources:
+        raise InputError(f"--images {photographs}: no .jpg file there; give a folder of photographs")
     jpegs = [_jpeg(path) for path in sources[:images]]
     refs, annotations, entries = [], [], []
     for number in range(images):

@@ -46,6 +46,12 @@ def test_a_config_with_a_wrong_value_is_refused(name):
         refused(ReSTRConfig.from_dict, broken)
 
 
+def test_a_whole_number_does_for_a_fraction():
+    values = CONFIG.to_dict()
+    values["language"]["mlp_ratio"] = 4
+    assert ReSTRConfig.from_dict(values).language.mlp_ratio == 4
+
+
 def test_a_config_with_other_parts_is_refused():
     whole = CONFIG.to_dict()
     for part, names in whole.items():

@@ -101,6 +101,7 @@ def test_names_that_timm_does_not_have_are_refused(name):
 def test_sizes_that_no_grid_of_patches_has_are_refused(name, size, fault):
     with torch.device("meta"):
         assert fault in refused(VisionEncoder, vision_config(name, size, depth=1))
+        VisionEncoder(vision_config("vit_shapes_patch8", (1024, 1024), depth=1))  # exactly 16384 patches
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_clip_224"])
