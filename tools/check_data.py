@@ -338,7 +338,8 @@ def check_words(dataset: Dataset, root: Path, report: Report) -> None:
     path = dataset.vocabulary_path(root)
     if not path.exists():
         make_it = f"python build_vocab.py -d {dataset.name} --glove FILE"
-        return report("note", f"{path}: no such file yet; make it: {make_it}")
+        report("note", f"{path}: no such file yet; make it: {make_it}")
+        return
     vocabulary = report.attempt(lambda: Vocabulary.load(path))
     if vocabulary is None:
         return

@@ -45,7 +45,7 @@ def one_line(value: object, limit: int = 500) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """"; did you mean NAME?" of the one in `known` that is most like `word`, in whatever case; "" if none is."""
+    """The end of an error: which of the `known` names is most like `word`, in whatever case; empty if none is."""
     names = {name.lower(): name for name in known}
     nearest = get_close_matches(word.lower(), names, 1)
     return f"; did you mean {names[nearest[0]]}?" if nearest else ""

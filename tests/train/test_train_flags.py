@@ -29,7 +29,7 @@ def trainer_of(options, config=CONFIG):
 
 
 def config_of(options, words=50):
-    return options.model.config(options.data.input_size, words)
+    return options.model.config(options.data.input_size or (480, 480), words)
 
 
 def test_the_defaults_are_the_paper_s():
