@@ -2,8 +2,8 @@ r"""Evaluate checkpoints on a split: oIoU, mIoU, Prec@X and the table by express
 
 From the repository or from inside eval/, on one process or under torchrun:
 
-    python eval/evaluate.py --data_dir data/mscoco/Gref_480_batch --set val \
-        --restore_refseg weights/test --iters 25000
+    python eval/evaluate.py --data_dir data/mscoco/Gref_480_batch --set val --checkpoint weights/restr_Gref/best.pth
+    python eval/evaluate.py --data_dir data/mscoco/Gref_480_batch --set val --restore_refseg weights/test --iters 400000
     torchrun --nproc_per_node 8 eval/evaluate.py --data_dir data/mscoco/unc_480_batch --set testA \
         --checkpoint weights/unc/best.pth
 """
