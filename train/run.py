@@ -147,16 +147,15 @@ class Run:
             self._prune()
         self.save()
 
-    def _numbered(self) -> list[Path]:
-        """The numbered checkpoints, oldest first."""
+    def _numbered(self) -> list[tuple[int, Path]]:
+        """The numbered checkpoints and their steps, oldest first."""
         pattern = re.compile(re.escape(self.valset.dataset) + r"_(\d+)\.pth")
-        found = sorted((int(match[1]), file) for file in self.path.iterdir() if (match := pattern.fullmatch(file.name)))
-        return [file for _, file in found]
+        return sorted((int(match[1]), file) for file in self.path.iterdir() if (match := pattern.fullmatch(file.name)))
 
     def _prune(self) -> None:
         """Delete all but the newest numbered checkpoints, as many as --keep says."""
         keep = KEEP if self.options.run.keep is None else self.options.run.keep
-        for file in self._numbered()[:-keep] if keep else ():
+        for _, file in self._numbered()[:-keep] if keep else ():
             if file not in self.spared:
                 file.unlink()
 
@@ -204,7 +203,7 @@ class Run:
             raise InputError(f"{file}: cannot be continued ({fault}): {OTHER}") from None
         self.model.load_state_dict(state.weights)
         if self.options.run.keep is None:  # a run that was to keep more, as of version 1.0, loses none of them
-            self.spared = self._numbered()[:-KEEP]
+            self.spared = [file for step, file in self._numbered() if step <= state.step][:-KEEP]
         return position
 
     def check_same(self, file: Path, state: Checkpoint, options: dict) -> None:
