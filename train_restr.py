@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from eval.evaluator import check_room
 from eval.loaders import check_shared_memory, explained_loaders
 from models import ReSTRConfig, build_restr
+from models.config import VisionConfig
 from models.loss import restr_loss
 from models.pretrained import load_pretrained
 from train.data import micro_batches
@@ -59,6 +60,7 @@ def train(options: Options, ranks: Ranks) -> int:
     data = options.data
     split, valset = PreparedSplit(data.data_dir, data.set), PreparedSplit(data.data_dir, data.valset)
     vocabulary = split.vocabulary(data.vocabulary)
+    data.input_size = data.input_size or split.image_size or VisionConfig.image_size
     config = options.model.config(data.input_size, len(vocabulary))
     if options.model.print_model:
         from tools.model_size import describe
@@ -96,7 +98,7 @@ def check(options: Options, split: PreparedSplit, valset: PreparedSplit, ranks: 
     data, recipe = options.data, options.recipe
     if split.image_size not in (None, data.input_size):  # None: the authors' folder, images of their own sizes
         asked, built = (f"{height},{width}" for height, width in (data.input_size, split.image_size))
-        raise InputError(f"{data.data_dir} was built for --input_size {built}, not {asked}: pass it, or build again")
+        raise InputError(f"--input_size {asked}: {data.data_dir} was built at {built}; leave it out, or build again")
     parts = ranks.world * recipe.accum
     if recipe.batch_size % parts:
         raise InputError(

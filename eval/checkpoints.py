@@ -45,7 +45,7 @@ def find_checkpoints(folder: Path, steps: list[int] | None, dataset: str) -> lis
         shown = ", ".join(there[:_SHOWN]) + (f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
         raise InputError(
             f"{folder}: no {', '.join(missing) or wanted}; it holds {shown or 'no .pth file'}: "
-            "give --iters N or --checkpoint FILE"
+            "give --iters N or --checkpoint FILE (training drops old numbered ones: see its --keep)"
         )
     return found
 

@@ -2,8 +2,8 @@ r"""Evaluate checkpoints on a split: oIoU, mIoU, Prec@X and the table by express
 
 From the repository or from inside eval/, on one process or under torchrun:
 
-    python eval/evaluate.py --data_dir data/mscoco/Gref_480_batch --set val \
-        --restore_refseg weights/test --iters 25000
+    python eval/evaluate.py --data_dir data/mscoco/Gref_480_batch --set val --checkpoint weights/restr_Gref/best.pth
+    python eval/evaluate.py --data_dir data/mscoco/Gref_480_batch --set val --restore_refseg weights/test --iters 400000
     torchrun --nproc_per_node 8 eval/evaluate.py --data_dir data/mscoco/unc_480_batch --set testA \
         --checkpoint weights/unc/best.pth
 """
@@ -33,16 +33,17 @@ from eval.evaluator import EvalSettings, count_rotated, evaluate
 from eval.loaders import explained_loaders
 from eval.metrics import format_table, overall_iou, summarise
 from eval.report.write import Other, Thumbnails, read_other, write_report
-from eval.visualise import write_prediction
+from eval.visualise import Prediction, spread, write_prediction
 from models.checkpoint import checkpoint_file, file_sha256
 from models.restr import ReSTR
 from utils import device as distributed
 from utils.cli import ArgumentParser, run_main
 from utils.device import Precision, Process, Ranks
 from utils.files.writing import atomic_write, made_folder, write_json
-from utils.options import add_options, option, read_options, size
+from utils.options import COUNT_OR_0, add_options, option, read_options, size
 from utils.prepared import META, PreparedSplit
 
+PICTURES = 100  # expressions of --is_vis without a number
 LIBRARIES = ("torchvision", "timm", "numpy", "pillow")  # whose versions are recorded, beside PyTorch's
 
 
@@ -82,7 +83,14 @@ class Output:
     output_dir: Path | None = option(
         None, "folder of metrics.json, one below it for each of several --iters (default: eval_* by the checkpoint)"
     )
-    is_vis: bool = option(False, "write image, ground truth, soft and hard prediction to vis/")
+    is_vis: int | None = option(
+        None,
+        "write image, ground truth, soft and hard prediction of N expressions, evenly spread, to vis/, "
+        f"about 270 kB each (without N: {PICTURES}; 0: all)",
+        limits=COUNT_OR_0,
+        nargs="?",
+        const=PICTURES,
+    )
     rotate_expressions: bool = option(
         False, "control: also judge each expression against the next ref of its image; --output_dir gets that result"
     )
@@ -126,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
     paths = [checkpoint_file(args.checkpoint)] if args.checkpoint else []
     if args.restore_refseg:
         paths = find_checkpoints(args.restore_refseg, args.iters, split.dataset)
-    rows = {}
+    rows, files = {}, []
     with distributed.group(read_options(Process, args)) as ranks:
         torch.manual_seed(args.seed)
         for path in paths:
@@ -136,11 +144,25 @@ def main(arguments: list[str] | None = None) -> None:
             folder = path.parent / "_".join(["eval", split.dataset, args.set, step, *rotated, *_marks(settings)])
             if args.output_dir:
                 folder = args.output_dir / step if len(paths) > 1 else args.output_dir
-            with made_folder(folder / "vis" if args.is_vis else folder):
+            with made_folder(folder if args.is_vis is None else folder / "vis"):
                 metrics = _evaluate(model, split, settings, ranks, args, folder, other)
             rows[" ".join([split.dataset, args.set, step, *rotated])] = metrics
+            files += _files(folder, args, len(split))
         if ranks.is_main:
             _print(rows)
+            print("", *files, sep="\n")
+
+
+def _files(folder: Path, args: Namespace, number: int) -> Iterator[str]:
+    """What was written where, a line each; `number` expressions were judged."""
+    yield f"metrics   {folder / 'metrics.json'}"
+    yield f"samples   {folder / 'samples.jsonl'}"
+    if args.report:
+        yield f"report    {folder / 'report.html'}"
+    if args.is_vis is not None:
+        shown = min(args.is_vis or number, number)
+        rest = "" if shown == number else "; --is_vis 0: all"
+        yield f"pictures  {folder / 'vis'} ({shown:,} of {number:,} expressions{rest})"
 
 
 def _marks(settings: EvalSettings) -> Iterator[str]:
@@ -160,16 +182,21 @@ def _evaluate(
     samples.jsonl has one expression a line; metrics.json comes last and says that all is there.
     """
     thumbnails = Thumbnails(settings.threshold) if args.report else None
-    watchers = [thumbnails] if thumbnails else []
-    if args.is_vis:
-        watchers.append(partial(write_prediction, folder / "vis", threshold=settings.threshold))
-    on_sample = (lambda prediction: [watch(prediction) for watch in watchers]) if watchers else None
+    drawn = set() if args.is_vis is None else spread(len(split), args.is_vis or len(split))
+
+    def show(prediction: Prediction) -> None:
+        if thumbnails:
+            thumbnails(prediction)
+        if prediction.score.index in drawn:
+            write_prediction(folder / "vis", prediction, settings.threshold)
+
     judge = partial(evaluate, model, split, settings, ranks, num_workers=args.num_workers)
     control = {}
     with explained_loaders():
         if args.rotate_expressions:
             control = {"control": {"rotated": count_rotated(split), "oIoU_unrotated": overall_iou(judge())}}
-        scores = judge(on_sample=on_sample, rotate_expressions=args.rotate_expressions)
+        how = {"on_sample": show, "shown": None if thumbnails else drawn}
+        scores = judge(rotate_expressions=args.rotate_expressions, **how)
     metrics = summarise(scores, split.dataset) | control
     if thumbnails:
         thumbnails.gather()
@@ -180,7 +207,6 @@ def _evaluate(
         with atomic_write(folder / "samples.jsonl") as file:
             file.writelines((json.dumps(asdict(score)) + "\n").encode() for score in scores)
         write_json(folder / "metrics.json", record)
-        print(f"results: {folder}")
     return metrics
 
 

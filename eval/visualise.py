@@ -1,4 +1,4 @@
-"""Images of predictions: `evaluate.py --is_vis`.
+"""Images of predictions: `--is_vis`.
 
 Per sample NAME_image.jpg, NAME_gt.png and NAME_pred.png (0 or 255), NAME_soft.png (probability, 0 to 255), all at the
 original size, and NAME.jpg, the four, two by two, under the expression, which TensorBoard shows as well.
@@ -27,6 +27,11 @@ MIN_COLUMN = 220  # room for the titles of a narrow image
 _PAPER, _INK = (250, 250, 248), (30, 30, 30)
 # Colours of the probability from 0 to 1 in equal steps from dark to light, so that grey print can be read, too.
 _HEAT = np.array([(8, 8, 30), (84, 15, 109), (187, 55, 84), (249, 142, 9), (252, 250, 160)], dtype=float)
+
+
+def spread(number: int, most: int) -> set[int]:
+    """Indices of `most` samples of a split of `number`, evenly spread over it; of all if it has no more."""
+    return set(np.linspace(0, number - 1, min(most, number)).astype(int).tolist())
 
 
 def probability(logits: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from prepare.masks import checked_segmentation, require_size
 from prepare.ref import Ref, checked_sentences, left_out_polygons, noting, relative_path, require_distinct_names
 from prepare.refcoco import CocoFiles
 from utils.datasets import ALIASES, DATASETS, Dataset, short_name
-from utils.errors import InputError, one_line
+from utils.errors import InputError, did_you_mean, one_line
 from utils.files.images import read_image_size
 from utils.files.reading import MAX_JSON_CONTAINERS, MEBIBYTE, foreign_content, json_value, read_bytes, safe_name
 from utils.prepared import is_plain_name, is_train
@@ -254,10 +254,9 @@ def own_data(
         if instances or images:
             raise InputError("--instances and --images describe your own data, whose refs --refs FILE gives")
         if short_name(name) not in DATASETS:
-            known = ", ".join([*DATASETS, *ALIASES])
-            raise InputError(
-                f"-d {one_line(name, 40)}: unknown data set; known are {known}; for your own data give --refs FILE too"
-            )
+            known = [*DATASETS, *ALIASES]
+            fault = f"-d {one_line(name, 40)}: unknown data set; known are {', '.join(known)}"
+            raise InputError(f"{fault}; for your own data give --refs FILE too{did_you_mean(name, known)}")
         return None
     if name in DATASETS:
         raise InputError(f"-d {name} is a public data set with files of its own: give yours another name than that")

@@ -1,12 +1,13 @@
 """Is the data right? Looks at everything that build_batches.py will read, and says what is missing or broken.
 
-    python tools/check_data.py                # all data sets
-    python tools/check_data.py -d unc Gref    # two of them
+    python tools/check_data.py                # the data sets that are there
+    python tools/check_data.py -d unc Gref    # these two
     python tools/check_data.py -d unc --deep  # also open every image and draw every mask: minutes
     python tools/check_data.py -d NAME --refs FILE.jsonl     # your own data, all splits
 
 Counts refs, expressions and images per split and compares them with the published ones, estimates what the build takes,
-and prints where each download is available. Exit code 0: all is right; 1: something is missing, broken or miscounted.
+and prints where what is missing can be downloaded. A data set of which nothing is there, and that -d does not name, is
+shown as "-". Exit code 0: all that is there is right; 1: something is missing, broken or miscounted.
 """
 
 import os
@@ -40,41 +41,59 @@ IMAGE_BYTES = 160_000  # of the original files, which evaluation splits keep
 FILE_BYTES = 4_096  # each mask, and each expression: one block of the file system
 SECONDS_PER_REF = 0.02
 
-_REFER = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"
+_REFER = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"  # gone since 2022
 _PHRASECUT = "https://github.com/chenxi116/TF-phrasecut-public (folder data/)"
-_COMMON_DOWNLOADS = {
-    "vocabularies, to data/vocabulary_{Gref,referit}.txt": (_PHRASECUT, "or make your own with build_vocab.py"),
-    "word vectors, for --glove": ("https://nlp.stanford.edu/projects/glove/ (glove.6B.zip, in it glove.6B.300d.txt)",),
-}
-_REFERIT_DOWNLOADS = {
-    "images and masks, to data/referit/{images,mask}/": (
-        "https://drive.google.com/drive/folders/12EEft_mg-47EwWegawyH0pHaX7781E3_",
-        "gone: the Berkeley tarball of older instructions",
-    ),
-    "referit_query_{trainval,test}.json, to data/referit/": (_PHRASECUT,),
-}
+_DRIVE = "https://drive.google.com/drive/folders/12EEft_mg-47EwWegawyH0pHaX7781E3_"
+_GLOVE = "https://nlp.stanford.edu/projects/glove/ (glove.6B.zip, in it glove.6B.300d.txt)"
 
 
-def downloads(dataset: Dataset) -> dict[str, tuple[str, ...]]:
-    """What a data set needs -> where people report that it is available, best first."""
+def downloads(dataset: Dataset) -> dict[str, tuple[str, list[Path]]]:
+    """What a data set needs -> where people report that it is available, and which paths below the root it becomes."""
+    words = {
+        f"vocabulary, to data/vocabulary_{dataset.vocabulary}.txt": (
+            f"{_PHRASECUT}, or make your own with build_vocab.py",
+            [dataset.vocabulary_path(Path())],
+        ),
+        "word vectors, for build_vocab.py --glove": (_GLOVE, [dataset.embeddings_path(Path())]),
+    }
+    files = [dataset.refs_path(Path(), split) for split in dataset.splits]
     if dataset.family == "referit":
-        return _REFERIT_DOWNLOADS | _COMMON_DOWNLOADS
-    name = Path(dataset.refs_file).parent
-    old = f"{_REFER}/{name}.zip"
-    zipped = f"https://web.archive.org/web/{dataset.archived}/{old} (reported working in December 2025)"
-    links = (zipped, f"gone since 2022: {old}") if dataset.archived else ("from those who publish the data set",)
+        return {
+            "images and masks, to data/referit/{images,mask}/": (_DRIVE, [REFERIT / "images", REFERIT / "mask"]),
+            "referit_query_{trainval,test}.json, to data/referit/": (_PHRASECUT, files),
+            **words,
+        }
+    folder = files[0].parent
+    link = f"https://web.archive.org/web/{dataset.archived}/{_REFER}/{folder.name}.zip"
     return {
-        f"annotations, to external/refer/data/{name}/": links,
-        "images (13 GB), to data/coco/images/train2014/": ("http://images.cocodataset.org/zips/train2014.zip",),
-        **_COMMON_DOWNLOADS,
+        f"annotations, to {folder}/": (
+            link if dataset.archived else "those who publish the data set",
+            [files[0], folder / "instances.json"],
+        ),
+        "images (13 GB), to data/coco/images/train2014/": (
+            "http://images.cocodataset.org/zips/train2014.zip",
+            [COCO_IMAGES],
+        ),
+        **words,
     }
 
 
+def is_there(dataset: Dataset, root: Path) -> bool:
+    """Whether anything of the data set is there: COCO's images may be of others, and so may a folder of annotations."""
+    if dataset.family == "referit":
+        files = [dataset.refs_path(root, split) for split in dataset.splits]
+        return any(path.exists() for path in (*files, root / REFERIT / "images", root / REFERIT / "mask"))
+    refs = dataset.refs_path(root, "")
+    others = {other.refs_path(root, "") for other in DATASETS.values()} - {refs}
+    there = set(refs.parent.glob("[!.]*"))
+    return refs in there or bool(there and not others & there)
+
+
 class Report:
-    """Prints what is found, as it is found, and counts the kinds of faults."""
+    """Prints what is found, as it is found, and counts the lines and, of these, the kinds of faults."""
 
     def __init__(self):
-        self.faults = 0
+        self.lines = self.faults = 0
 
     def __call__(self, kind: str, text: str, examples: list | None = None) -> None:
         """Print a line: `ok`, `note` for what may stay as it is, or `FAULT` for what has to be fixed.
@@ -83,6 +102,7 @@ class Report:
         """
         if examples == []:
             return
+        self.lines += 1
         self.faults += kind == "FAULT"
         print(f"  {kind:5}  {one_line(text)}", flush=True)
         for example in (examples or [])[:MAX_EXAMPLES]:
@@ -99,7 +119,7 @@ class Report:
 
 
 def main() -> int:
-    names = f"data sets: {NAMES} (default: all), or a name for your own data"
+    names = f"data sets: {NAMES} (default: those that are there), or a name for your own data"
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("-d", "--dataset", nargs="+", metavar="NAME", help=names)
     where = "folder that holds data/ and external/ (default: the repository)"
@@ -111,33 +131,61 @@ def main() -> int:
         raise InputError(f"--root {options.root}: no such folder")
     report = Report()
     (check_own if options.refs else check_public)(options, report)
-    right = "all is right" if options.deep else "all is right (images were not opened: --deep does)"
-    print(f"{report.faults} kinds of faults: see FAULT above" if report.faults else right)
+    if report.faults:
+        print(f"{report.faults} kinds of faults: see FAULT above")
+    elif report.lines:
+        print("all is right" if options.deep else "all is right (images were not opened: --deep does)")
     return int(report.faults > 0)
 
 
 def check_public(options, report: Report) -> None:
-    """Check the data sets that -d names. Raises InputError for others, and for the flags of own data."""
-    names = dict.fromkeys(map(short_name, options.dataset or DATASETS))
+    """Check the data sets that -d names, or those that are there. Raises InputError for flags of own data."""
+    names, root = dict.fromkeys(map(short_name, options.dataset or DATASETS)), options.root
     for name in names:
         own_data(name, None, options.instances, options.images)
     datasets = [DATASETS[name] for name in names]
+    found = [dataset for dataset in datasets if options.dataset or is_there(dataset, root)]
+    absent: set[Path] = set()
     for dataset in datasets:
-        print(f"{dataset.name}, below {options.root}")
-        splits = read_splits(dataset, options.root, report)
-        if refs := [ref for group in splits.values() for ref in group]:
-            check_images(refs, options.deep, report)
-        else:  # no ref tells which images are needed
-            for folder in (REFERIT / "images", REFERIT / "mask") if dataset.family == "referit" else (COCO_IMAGES,):
-                if not (options.root / folder).is_dir():
-                    report("FAULT", f"{options.root / folder}: no such folder; {IMAGES_REMEDY}")
-        estimate(dataset, splits, options.root)
-    for name, dataset in {dataset.vocabulary: dataset for dataset in datasets}.items():
+        print(f"{dataset.name:9} {dataset.title:18} {f'below {root}' if dataset in found else '-'}")
+        if dataset in found:
+            absent |= check_dataset(dataset, root, options.deep, report)
+    for name, dataset in {dataset.vocabulary: dataset for dataset in found}.items():
         print(f"vocabulary {name}")
-        check_words(dataset, options.root, report)
-    print("where to get it, as people reported on public trackers; no link was verified:")
-    for what, links in {what: links for dataset in datasets for what, links in downloads(dataset).items()}.items():
-        print(f"  {what}", *links, sep="\n    ")
+        check_words(dataset, root, report)
+    if others := [dataset.name for dataset in datasets if dataset not in found]:
+        advice = f"; python tools/check_data.py -d {others[0]} says where to get it" if found else ""
+        print(f"-: nothing of it is below {root}{advice}")
+    show_links(found or datasets, root, absent)
+
+
+def show_links(datasets: list[Dataset], root: Path, absent: set[Path]) -> None:
+    """Print where to get what the data sets lack; `absent` are files that folders lack."""
+    incomplete = {folder for file in absent for folder in file.parents}
+    needs = {what: source for dataset in datasets for what, source in downloads(dataset).items()}
+    lacking = {
+        what: link
+        for what, (link, paths) in needs.items()
+        if not all((root / path).exists() and root / path not in incomplete for path in paths)
+    }
+    if lacking:
+        print("where to get what is missing, as people reported on public trackers (no link was verified):")
+    for what, link in lacking.items():
+        print(f"  {what}\n    {link}")
+
+
+def check_dataset(dataset: Dataset, root: Path, deep: bool, report: Report) -> set[Path]:
+    """Check the annotations and images of a data set. Returns the images and masks that are missing or empty."""
+    absent: set[Path] = set()
+    splits = read_splits(dataset, root, report)
+    if refs := [ref for group in splits.values() for ref in group]:
+        absent = check_images(refs, deep, report)
+    else:  # no ref tells which images are needed
+        for folder in (REFERIT / "images", REFERIT / "mask") if dataset.family == "referit" else (COCO_IMAGES,):
+            if not (root / folder).is_dir():
+                report("FAULT", f"{root / folder}: no such folder; {IMAGES_REMEDY}")
+    estimate(dataset, splits, root)
+    return absent
 
 
 def check_own(options, report: Report) -> None:
@@ -159,8 +207,7 @@ def check_own(options, report: Report) -> None:
     if path.exists():
         report("ok", f"{path} is there")
     else:
-        make_it = f"python build_vocab.py -d {own.name} --refs {own.refs}"
-        report("note", f"{path}: no such file yet; make it: {make_it}")
+        report("note", f"{path}: no such file yet; make it: python build_vocab.py -d {own.name} --refs {own.refs}")
 
 
 def read_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
@@ -210,8 +257,11 @@ def check_counts(split: str, found: Counts, published: Counts, report: Report) -
     report("FAULT" if far else "note" if off else "ok", text)
 
 
-def check_images(refs: list[Ref], deep: bool, report: Report) -> None:
-    """Check that images and mask files are there, which share of them masks cover and, with `deep`, that they fit."""
+def check_images(refs: list[Ref], deep: bool, report: Report) -> set[Path]:
+    """Check that images and mask files are there, which share of them masks cover and, with `deep`, that they fit.
+
+    Returns those that are missing or empty.
+    """
     by_image: dict[Path, list[Ref]] = {}
     for ref in refs:
         by_image.setdefault(ref.image_path, []).append(ref)
@@ -226,6 +276,7 @@ def check_images(refs: list[Ref], deep: bool, report: Report) -> None:
         if not faults:
             report("ok", f"{len(whole):,} images opened, all their masks drawn")
     check_shares([ref for ref in refs if mask_file(ref) not in absent], deep, report)
+    return absent
 
 
 def mask_file(ref: Ref) -> Path | None:
@@ -285,6 +336,10 @@ def look(path: Path, refs: list[Ref]) -> list[str]:
 def check_words(dataset: Dataset, root: Path, report: Report) -> None:
     """Whether the vocabulary and its embeddings are there and belong together."""
     path = dataset.vocabulary_path(root)
+    if not path.exists():
+        make_it = f"python build_vocab.py -d {dataset.name} --glove FILE"
+        report("note", f"{path}: no such file yet; make it: {make_it}")
+        return
     vocabulary = report.attempt(lambda: Vocabulary.load(path))
     if vocabulary is None:
         return

@@ -36,7 +36,9 @@ class DataOptions:
     data_dir: Path = option(..., "folder written by build_batches.py", harmless=CONTENT)
     set: str = option("train", "split to train on", harmless=CONTENT)
     valset: str = option("val", "split to validate on", harmless=CONTENT)
-    input_size: tuple = option((480, 480), "height,width in pixels", type=size, metavar="H,W", harmless=CONFIG)
+    input_size: tuple | None = option(
+        None, "height,width in pixels (default: as DATA was built)", type=size, metavar="H,W", harmless=CONFIG
+    )
     vocabulary: Path | None = option(None, "word list (default: DATA/vocabulary_NAME.txt)", harmless=CONTENT)
     embeddings: Path | None = option(None, "word embeddings (default: DATA/NAME_emb.npy)", harmless=START)
     num_workers: int = option(CORES, "processes that load samples; 0: none", limits=(0, 1024), harmless=SPEED)
@@ -117,10 +119,12 @@ class RunOptions:
     resume: bool = option(False, "continue from last.pth", harmless=PLACE)
     allow_changes: bool = option(False, "with --resume, accept flags that differ from the saved run", harmless=PLACE)
     save_every: int = option(5000, "steps between validations and checkpoints", limits=COUNT)
-    keep: int = option(0, "numbered checkpoints to keep; 0: all", limits=COUNT_OR_0, harmless=FILES)
+    keep: int | None = option(
+        None, "newest numbered checkpoints that stay; 0: all (default: 3)", limits=COUNT_OR_0, harmless=FILES
+    )
     log_every: int = option(100, "steps between log lines", limits=COUNT)
     wandb: bool = option(False, "copy TensorBoard's content to Weights & Biases (pip install wandb)", harmless=FILES)
-    is_vis: bool = option(False, "images of some samples at each validation", harmless=FILES)
+    is_vis: bool = option(False, "at each validation, image files of TensorBoard's samples", harmless=FILES)
 
 
 @dataclass

@@ -14,7 +14,7 @@ import torch
 
 from eval.evaluator import evaluate
 from eval.metrics import summarise
-from eval.visualise import sheet, write_prediction
+from eval.visualise import sheet, spread, write_prediction
 from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from models.restr import check_weights
 from train.logs import NoLog, RunLog
@@ -27,6 +27,7 @@ from utils.prepared import PreparedSplit
 from utils.text import Vocabulary
 
 OTHER = "choose another --exp_name"
+KEEP = 3  # numbered checkpoints, without --keep
 PICTURES = 8  # validation samples that are drawn, evenly spaced over the split
 
 
@@ -89,6 +90,7 @@ class Run:
     data: dict  # what `data_of` says
     valset: PreparedSplit
     log: RunLog | NoLog = field(default_factory=NoLog)
+    spared: list[Path] = field(default_factory=list)  # numbered checkpoints that stay, however old
 
     def start(self, resuming: bool) -> None:
         """Open the log; with `resuming` go on from the newest whole state. Raises InputError."""
@@ -142,20 +144,24 @@ class Run:
             save_checkpoint(self.path / f"{self.valset.dataset}_{trainer.step}.pth", checkpoint)  # the authors' name
             if best:
                 save_checkpoint(self.path / "best.pth", checkpoint)
-            if self.options.run.keep:
-                self._prune(self.options.run.keep)
+            self._prune()
         self.save()
 
-    def _prune(self, keep: int) -> None:
-        """Delete all but the newest `keep` numbered checkpoints."""
+    def _numbered(self) -> list[tuple[int, Path]]:
+        """The numbered checkpoints and their steps, oldest first."""
         pattern = re.compile(re.escape(self.valset.dataset) + r"_(\d+)\.pth")
-        found = sorted((int(match[1]), file) for file in self.path.iterdir() if (match := pattern.fullmatch(file.name)))
-        for _, file in found[:-keep]:
-            file.unlink()
+        return sorted((int(match[1]), file) for file in self.path.iterdir() if (match := pattern.fullmatch(file.name)))
+
+    def _prune(self) -> None:
+        """Delete all but the newest numbered checkpoints, as many as --keep says."""
+        keep = KEEP if self.options.run.keep is None else self.options.run.keep
+        for _, file in self._numbered()[:-keep] if keep else ():
+            if file not in self.spared:
+                file.unlink()
 
     def _evaluate(self) -> dict:
         """Metrics of the validation split, logged with images of a fixed set of samples; the same on each rank."""
-        step, settings, number = self.trainer.step, self.options.validation, len(self.valset)
+        step, settings = self.trainer.step, self.options.validation
         folder = self.path / "vis" / str(step)
 
         sheets = []
@@ -169,7 +175,7 @@ class Run:
         how = {
             "num_workers": self.options.data.num_workers,
             "on_sample": show,
-            "shown": set(np.linspace(0, number - 1, min(PICTURES, number)).astype(int).tolist()),
+            "shown": spread(len(self.valset), PICTURES),
         }
         metrics = summarise(evaluate(self.model, self.valset, settings, self.ranks, **how), self.valset.dataset)
         for name, picture in gather(sheets):  # each rank has drawn its own
@@ -199,6 +205,8 @@ class Run:
             fault = one_line(f"{type(error).__name__}: {error}", 120)
             raise InputError(f"{file}: cannot be continued ({fault}): {OTHER}") from None
         self.model.load_state_dict(state.weights)
+        if self.options.run.keep is None:  # a run that was to keep more, as of version 1.0, loses none of them
+            self.spared = [file for step, file in self._numbered() if step <= state.step][:-KEEP]
         return position
 
     def check_same(self, file: Path, state: Checkpoint, options: dict) -> None:

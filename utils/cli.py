@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from utils.errors import InputError, one_line
+from utils.errors import InputError, did_you_mean, one_line
 
 EXIT_USER_ERROR = 2
 
@@ -64,12 +64,13 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with errors of one line and the help of `HelpFormatter`, without defaults that say nothing.
 
+    What is nearly a flag, or nearly a choice, gives an error that names it.
     underscores: dashes and underscores are the same inside of flags, which are added with underscores.
     """
 
     def __init__(self, underscores: bool = False, **options):
         super().__init__(**{"formatter_class": HelpFormatter, **options})
-        self.underscores = underscores
+        self.underscores, self._given = underscores, []
 
     def format_help(self) -> str:
         shown = re.sub(r"\s+\(default:\s+(None|False)\)", "", super().format_help())
@@ -77,9 +78,22 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else args
-        return super().parse_args([*map(_underscored, args)] if self.underscores else args, namespace)
+        self._given = [*map(_underscored, args)] if self.underscores else args
+        return super().parse_args(self._given, namespace)
+
+    def _check_value(self, action, value) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += did_you_mean(str(value), map(str, action.choices))
+            raise
 
     def error(self, message: str) -> NoReturn:
+        flags = self._option_string_actions
+        for name in (argument.partition("=")[0] for argument in self._given if argument.startswith("--")):
+            if not any(flag.startswith(name) for flag in flags) and (meant := did_you_mean(name, flags)):
+                message = f"unrecognized arguments: {name}{meant}"  # it may be why another one is missing
+                break
         text = f"{self.prog}: error: {message} (see {self.prog} --help)\n"
         self.exit(EXIT_USER_ERROR, text if first_to_fail() else None)
 

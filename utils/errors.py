@@ -1,8 +1,9 @@
 """How every script says that something is wrong: one line, exit code 2."""
 
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import PurePath
 
 
@@ -41,6 +42,13 @@ def one_line(value: object, limit: int = 500) -> str:
         text = f"<{type(value).__name__} that cannot be shown>"
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of an error: which of the `known` names is most like `word`, in whatever case; empty if none is."""
+    names = {name.lower(): name for name in known}
+    nearest = get_close_matches(word.lower(), names, 1)
+    return f"; did you mean {names[nearest[0]]}?" if nearest else ""
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """eval/evaluate.py from its command line, on prepared data written by hand."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import pytest
 import torch
 
 from eval.checkpoints import find_checkpoints, load_model
-from eval.evaluate import main
+from eval.evaluate import main, parse
 from eval.evaluator import EvalSettings, evaluate
 from eval.metrics import SampleScore, summarise
+from eval.visualise import spread
 from models import load_restr
 from models.reference import config_from_reference, reference_config, to_reference
 from models.restr import build_restr
@@ -97,6 +99,36 @@ def test_checkpoints_are_found_by_step(place, batches, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("flags", "drawn"),
+    [
+        ([], []),
+        (["--report"], []),
+        (["--is_vis", "3"], [0, 6, 13]),
+        (["--is_vis=3", "--report"], [0, 6, 13]),  # which shows all
+        (["--is_vis"], [*range(COUNT)]),
+        (["--is_vis", "0", "--rotate_expressions"], [*range(COUNT)]),
+    ],
+)
+def test_what_was_written_is_told_and_can_be_opened(place, monkeypatch, capsys, tmp_path, flags, drawn):
+    monkeypatch.chdir(tmp_path)
+    data, checkpoint = (os.path.relpath(place / name) for name in ("unc_32x48_batch", "exp"))
+    run("--data_dir", data, "--checkpoint", checkpoint, "--output_dir", "out", *flags)
+    lines = capsys.readouterr().out.rpartition("\n\n")[2].splitlines()
+    told = {path.split()[0] for _, path in (line.split(maxsplit=1) for line in lines)}
+    assert told == {f"out/{path.name}" for path in (tmp_path / "out").iterdir()}
+    assert "out/metrics.json" in told and ("out/report.html" in told) == ("--report" in flags)
+    assert {path.name for path in (tmp_path / "out").glob("vis/*_pred.png")} == {f"unc_val_{i}_pred.png" for i in drawn}
+    assert not drawn or f"{len(drawn)} of {COUNT} expressions" in lines[-1]
+
+
+def test_is_vis_alone_is_bounded():
+    assert parse(["--data_dir", "x", "--checkpoint", "x", "--is_vis", "--set", "val"]).is_vis == 100
+    indices = sorted(spread(10_834, 100))
+    assert len(indices) == 100 and (indices[0], indices[-1]) == (0, 10_833)
+    assert max(np.diff(indices)) - min(np.diff(indices)) <= 1
+
+
+@pytest.mark.parametrize(
     ("folder", "steps", "found"),
     [
         ("weights/unc", [0], ["unc/unc_5000.pth", "unc/unc_10000.pth"]),  # each 5000th of the data set
@@ -155,7 +187,7 @@ def test_bad_flags(place, batches, tmp_path, capsys, arguments, says):
 def test_a_missing_checkpoint_lists_what_is_there(place, batches, tmp_path, capsys):
     common = ("--data_dir", batches, "--restore_refseg")
     error = complaint(capsys, *common, place / "exp", "--iters", 500, 700)
-    assert "no unc_700.pth; it holds best.pth, unc_500.pth, unc_5000.pth" in error
+    assert "no unc_700.pth; it holds best.pth, unc_500.pth, unc_5000.pth" in error and "--keep" in error
     assert "it holds no .pth file" in complaint(capsys, *common, tmp_path, "--iters", 0)
     assert "no such folder" in complaint(capsys, *common, tmp_path / "none", "--iters", 500)
     (tmp_path / "unc_500.pth").write_bytes(b"not a checkpoint")

@@ -13,8 +13,8 @@ from tests.support import forked
 from tests.support.forked import errors
 
 FLAGS = """
-    --v_backbone vit_shapes_patch8 --l_backbone transformer_shapes --no_pretrained --input_size 48,48 --adamW --lr 1e-3
-    --v_lr_scale 1 --batch_size 4 --num_steps 12 --save_every 4 --log_every 2 --num_workers 0 --device cpu
+    --v_backbone vit_shapes_patch8 --l_backbone transformer_shapes --no_pretrained --adamW --lr 1e-3 --v_lr_scale 1
+    --batch_size 4 --num_steps 12 --save_every 4 --log_every 2 --num_workers 0 --device cpu
 """.split()
 
 

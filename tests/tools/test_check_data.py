@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +52,11 @@ def check(root, monkeypatch, capsys):
     return run
 
 
+def linked(output: str) -> list[str]:
+    """What the links are for."""
+    return re.findall(r"^  (\S.*), to .*\n    http", output, re.MULTILINE)
+
+
 def faults(output: str) -> list[str]:
     return [line.strip() for line in output.splitlines() if line.startswith("  FAULT")]
 
@@ -61,7 +68,7 @@ def test_all_is_right(check):
         assert "ok     train: 10 refs, 20 expressions, 5 images" in output and "5 masks" not in output
         assert "ok     10 masks are there" in output
         assert ("ok     5 images opened" in output) == bool(flags)
-        assert "no link was verified" in output and "all is right" in output
+        assert "http" not in output and "all is right" in output
 
 
 def test_everything_that_is_wrong_is_named_at_once(check, root):
@@ -84,7 +91,6 @@ def test_everything_that_is_wrong_is_named_at_once(check, root):
         "1 images are empty files",
         "referit_query_test.json: is not a readable query file",
         "1 masks are missing",
-        "vocabulary_referit.txt: no such file; make one with build_vocab.py",
     ]
     assert len(faults(output)) == len(expected), output
     for fault in expected:
@@ -92,8 +98,10 @@ def test_everything_that_is_wrong_is_named_at_once(check, root):
     for example in ("ref number 2: has no whole number as ann_id", "ref 4 of refs(google).p: a polygon has 2 numbers"):
         assert example in output
     assert "ref 1 is there twice" in output and "mask/2_0.mat" in output and "ref 3" in output
-    assert "8 kinds of faults" in output
+    assert "7 kinds of faults" in output
     assert re.search("note .*Gref_emb.npy: 3 x 300, but vocabulary and --l_backbone need 11 x 300", output)
+    assert re.search("note .*vocabulary_referit.txt: no such file yet; make it: python build_vocab.py -d ref", output)
+    assert linked(output) == ["images (13 GB)", "images and masks", "vocabulary"]
 
 
 def test_deep_opens_every_image_and_mask(check, root):
@@ -177,12 +185,41 @@ def test_nothing_is_there(check, tmp_path):
     assert code == 2 and "no such folder" in output
     (tmp_path / "none").mkdir()
     code, output = check(root=tmp_path / "none")
+    assert code == 0 and not faults(output) and "right" not in output
+    assert re.findall(r"^(\S+) .* -$", output, re.MULTILINE) == list(DATASETS)
+    assert all(link in output for dataset in DATASETS.values() for link, _ in downloads(dataset).values())
+    code, output = check("-d", *DATASETS, root=tmp_path / "none")  # asked for by name
     assert code == 1 and "Traceback" not in output
     for folder in ("coco/images/train2014", "referit/images", "referit/mask"):
         assert f"FAULT  {tmp_path / 'none/data' / folder}: no such folder" in output
-    for name, dataset in DATASETS.items():
-        assert re.search(rf"^{re.escape(name)}, below ", output, re.MULTILINE)
-        assert all(link in output for links in downloads(dataset).values() for link in links)
+    assert all(re.search(rf"^{re.escape(name)} .* below ", output, re.MULTILINE) for name in DATASETS)
+
+
+@pytest.mark.parametrize(
+    ("removed", "absent", "lacking"),
+    [
+        ([], ["unc+", "Gref_umd"], []),
+        (["external/refer/data/refcoco"], ["unc", "unc+", "Gref_umd"], []),  # its images are those of Gref, too
+        (["external/refer/data/refcoco/refs(unc).p"], ["unc+", "Gref_umd"], ["annotations"]),
+        (["external/refer/data/refcoco/instances.json"], ["unc+", "Gref_umd"], ["annotations"]),
+        (["data/referit"], ["unc+", "Gref_umd", "referit"], []),
+        (["data/referit/images", "data/referit/mask"], ["unc+", "Gref_umd"], ["images and masks"]),
+        (["data/referit/mask/2_0.mat"], ["unc+", "Gref_umd"], ["images and masks"]),
+        ([IMAGES], ["unc+", "Gref_umd"], ["images (13 GB)"]),
+        (["external", "data/referit"], list(DATASETS), ["annotations", "annotations", "annotations"]),
+    ],
+)
+def test_a_data_set_of_which_nothing_is_there_is_no_fault(check, root, removed, absent, lacking):
+    """Half of one is, and the links are those of what it lacks; where there is none at all, of all that is missing."""
+    for path in removed:
+        (shutil.rmtree if (root / path).is_dir() else Path.unlink)(root / path)
+    prepared = root / "data/referit/referit_480_batch"
+    prepared.mkdir(parents=True)
+    code, output = check()
+    assert re.findall(r"^(\S+) .* -$", output, re.MULTILINE) == absent
+    assert code == bool(faults(output)) == (lacking != [] and absent != list(DATASETS))
+    assert linked(output)[: len(lacking)] == lacking and bool(linked(output)) == bool(lacking)
+    assert ("-d unc+ says" in output or "-d unc says" in output) == (absent != list(DATASETS))
 
 
 def test_literature_s_numbers_may_be_slightly_off(capsys):
@@ -198,7 +235,7 @@ def test_numbers_and_links_are_those_of_the_pages():
     """The words of the vocabularies, and the links, are those of the two READMEs."""
     pages = "".join((ROOT / folder / "README.md").read_text() for folder in ("data", "external"))
     for dataset in DATASETS.values():
-        links = {link.split()[0] for group in downloads(dataset).values() for link in group if link.startswith("http")}
+        links = {link.split()[0].strip(",") for link, _ in downloads(dataset).values()}
         assert len(links) >= 3 and all(link in pages for link in links)
     assert all(f"{words:,} words" in pages for words in WORDS.values())
 

@@ -78,6 +78,36 @@ def test_examples_are_accepted(parser):
         parser.parse_args(arguments)
 
 
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [
+        ("train_restr.py --data_dir x --adamw", "--adamW"),
+        ("train_restr.py --data-dirr=x", "--data_dir"),  # and not that --data_dir is missing
+        ("train_restr.py --data_dir x --fusion indirct", "indirect"),
+        ("eval/evaluate.py --data_dir x --checkpoint x --input-sise 64", "--input_size"),
+        ("build_vocab.py -d uncc", "unc"),
+        ("build_batches.py -d RefCOCO+ -t train", "refcoco+"),
+        ("tools/check_data.py --depe", "--deep"),
+    ],
+)
+def test_what_is_nearly_right_is_told(command, meant):
+    script, *arguments = command.split()
+    done = subprocess.run([sys.executable, ROOT / script, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"did you mean {meant}?" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--zzzz", "4"], ["extra"], ["--bat", "4", "--log", "x"], ["--lr", "--1"]])
+def test_what_is_far_off_suggests_nothing(arguments, capsys):
+    """Nor does what begins as a flag does, which argparse takes for it."""
+    parser = ArgumentParser()
+    for flag in ("--batch_size", "--log_every", "--lr"):
+        parser.add_argument(flag, type=int)
+    with pytest.raises(SystemExit):
+        parser.parse_args(arguments)
+    assert "error: " in (said := capsys.readouterr().err) and "did you mean" not in said
+
+
 @pytest.mark.parametrize("script", WITHOUT_TORCH)
 def test_help_of_the_preparation_needs_no_torch(script, tmp_path):
     """It is answered from any folder, at once, by the scripts that have no use for PyTorch."""

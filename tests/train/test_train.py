@@ -112,7 +112,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(whole, batches, tmp_path):
     [
         ("--set nothing", "nothing"),
         ("--valset testA", "testA"),
-        ("--input_size 64,64", "48,48"),
+        ("--input_size 64,64", "was built at 48,48; leave it out"),
         ("--input_size 50,50", "48,48"),
         ("--batch_size 5 --accum 2", "--accum"),
         ("--v_backbone resnet50", "resnet50"),
@@ -150,9 +150,19 @@ def test_a_run_is_not_overwritten(whole, batches, tmp_path):
     assert "another run" in message
 
 
-def test_keep_bounds_the_numbered_checkpoints(batches, tmp_path):
-    assert train(batches, tmp_path / "run", "--keep", "2")[0] == 0
-    assert {path.name for path in (tmp_path / "run").glob("Gref_*.pth")} == {"Gref_8.pth", "Gref_12.pth"}
+def test_the_newest_numbered_checkpoints_stay(batches, tmp_path):
+    """Three, unless --keep says how many; a run of another --keep that goes on without the flag loses none."""
+    more = ("--save_every", "2", "--resume", "--allow_changes")
+    for run, steps, flags, kept in (
+        ("few", 12, (), [8, 10, 12]),
+        ("many", 10, ("--keep", "0"), [2, 4, 6, 8, 10]),
+        ("many", 14, (), [2, 4, 10, 12, 14]),
+        ("many", 18, (), [2, 4, 14, 16, 18]),
+        ("many", 20, ("--keep", "1"), [20]),
+    ):
+        assert train(batches, tmp_path / run, "--num_steps", str(steps), *more, *flags)[0] == 0
+        assert {path.name for path in (tmp_path / run).glob("Gref_*.pth")} == {f"Gref_{step}.pth" for step in kept}
+        assert {"best.pth", "last.pth"} <= {path.name for path in (tmp_path / run).iterdir()}
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_last_good_state(batches, tmp_path):

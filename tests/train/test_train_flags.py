@@ -11,6 +11,7 @@ import train_restr
 from models import build_restr
 from models.inference import THRESHOLD
 from models.loss import LossConfig, restr_loss
+from tests.conftest import DATA
 from tests.support.small_model import CONFIG
 from train.options import FLAGS, Validation, parse_options
 from train.run import OtherRun, Run
@@ -29,7 +30,7 @@ def trainer_of(options, config=CONFIG):
 
 
 def config_of(options, words=50):
-    return options.model.config(options.data.input_size, words)
+    return options.model.config(options.data.input_size or (480, 480), words)
 
 
 def test_the_defaults_are_the_paper_s():
@@ -92,6 +93,42 @@ def test_flags_of_the_model(flags, expected):
     fusion, vision = config.fusion, config.vision
     found = fusion.variant, fusion.layers, fusion.shared, config.decoder.enabled, fusion.drop_path, vision.drop_path
     assert (*found, vision.image_size, config.language.vocabulary_size) == expected
+
+
+def folder_of_the_reference(root: Path, split: str) -> Path:
+    """One expression in a folder without meta.json, with an image of 32 x 48."""
+    (root / f"unc_batch/{split}_batch").mkdir(parents=True)
+    arrays = {"im_batch": np.zeros((32, 48, 3), np.uint8), "mask_batch": np.ones((32, 48), bool)}
+    texts = {"text_batch": np.zeros(20, int), "sent_batch": ["red"], "im_name_batch": "1"}
+    np.savez(root / f"unc_batch/{split}_batch/unc_{split}_0.npz", **arrays, **texts)
+    return root / "unc_batch"
+
+
+@pytest.mark.parametrize(
+    ("folder", "split", "expected"),
+    [
+        (lambda root: DATA / "v1/Gref_48_batch", "train", (48, 48)),
+        (lambda root: folder_of_the_reference(root, "train"), "train", (32, 48)),
+        (lambda root: folder_of_the_reference(root, "fold"), "fold", (480, 480)),  # images of their own sizes
+    ],
+)
+@pytest.mark.parametrize("given", [(), ("--input_size", "64,96")])
+def test_the_folder_says_the_input_size(folder, split, expected, given, tmp_path, monkeypatch):
+    """A value that is given is taken, and compared with the folder's in `check`."""
+    words = tmp_path / "words.txt"
+    words.write_text("<pad>\n<go>\n<eos>\n<unk>\nred\n")
+    own = () if "v1" in (path := str(folder(tmp_path))) else ("--vocabulary", str(words))
+    seen = []
+
+    def stop(options, *_):
+        seen.append(options.data.input_size)
+        raise InterruptedError
+
+    monkeypatch.setattr(train_restr, "check", stop)
+    options = parse_options("", ["--data_dir", path, "--set", split, "--valset", split, *own, *given])
+    with pytest.raises(InterruptedError):
+        train_restr.train(options, ALONE)
+    assert seen == [(64, 96) if given else expected]
 
 
 def test_words_start_from_the_table_and_padding_from_zero(tmp_path):
