@@ -157,9 +157,10 @@ def _evaluate(
 ) -> dict:
     """Metrics of one checkpoint; the first process writes them into `folder`, with a report beside `other`'s.
 
-    samples.jsonl has one expression a line; metrics.json comes last and says that all is there.
+    samples.jsonl has one expression a line, with a report also its predicted mask, small, for a later --against to show.
+    metrics.json comes last and says that all is there.
     """
-    thumbnails = Thumbnails(settings.threshold) if args.report else None
+    thumbnails = Thumbnails(settings.threshold, other.masks if other else None) if args.report else None
     watchers = [thumbnails] if thumbnails else []
     if args.is_vis:
         watchers.append(partial(write_prediction, folder / "vis", threshold=settings.threshold))
@@ -178,7 +179,9 @@ def _evaluate(
         if thumbnails:
             write_report(folder / "report.html", record, scores, thumbnails, other)
         with atomic_write(folder / "samples.jsonl") as file:
-            file.writelines((json.dumps(asdict(score)) + "\n").encode() for score in scores)
+            for score in scores:
+                mask = {"mask": thumbnails.shots[score.index].found} if thumbnails else {}
+                file.write((json.dumps(asdict(score) | mask) + "\n").encode())
         write_json(folder / "metrics.json", record)
         print(f"results: {folder}")
     return metrics
