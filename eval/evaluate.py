@@ -157,7 +157,7 @@ def _evaluate(
 ) -> dict:
     """Metrics of one checkpoint; the first process writes them into `folder`, with a report beside `other`'s.
 
-    samples.jsonl has one expression a line, with a report also its predicted mask, small, for a later --against to show.
+    samples.jsonl has one expression a line, with a report also its predicted mask, which a later --against shows;
     metrics.json comes last and says that all is there.
     """
     thumbnails = Thumbnails(settings.threshold, other.masks if other else None) if args.report else None

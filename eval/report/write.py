@@ -48,9 +48,9 @@ FOUND = 0.5  # IoU from which an object counts as found
 CHANGED = 0.05  # difference in IoU beyond which an expression counts as better or worse
 MAX_WORDS = 500  # of the table by word; the rarest go first
 OVERLAY, BEFORE = 7, 11  # places of the two overlays in a row of the gallery
-INERT = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}  # characters that could end the block of JSON
+ESCAPED = "<>&\u2028\u2029"  # characters that could end the block of JSON
 IMAGE_SIDE, MASK_SIDE = 640, 320  # longer sides in the file, pixels
-QUALITY = 35  # of WebP: a photograph of 640 x 480 takes about 29 kB, 39 kB in base64
+QUALITY, SMALL_QUALITY = 35, 90  # of WebP: a photograph of 640 x 480 takes about 29 kB, 39 kB in base64
 MISSED, WRONG, RIGHT = (66, 133, 255), (255, 92, 53), (52, 211, 115)  # the page's legend has the same
 COLOURS = np.array([(0, 0, 0, 0), (*MISSED, 255), (*WRONG, 255), (*RIGHT, 255)], np.uint8)
 _REMEDY = "write it again with eval/evaluate.py"
@@ -84,7 +84,8 @@ class Thumbnails:
         if score.image_name not in self.images:
             size = fitted_size(*mask.shape, IMAGE_SIDE)
             image = Image.fromarray(prediction.image).resize(size, Image.Resampling.LANCZOS)
-            self.images[score.image_name] = _webp(image, quality=QUALITY, method=4)
+            quality = QUALITY if max(size) > MASK_SIDE else SMALL_QUALITY  # small ones are shown pixel by pixel
+            self.images[score.image_name] = _webp(image, quality=quality, method=4)
         size = fitted_size(*mask.shape, MASK_SIDE)
         truth, found = _resized(mask, size), _resized(prediction.logits >= self.threshold, size)
         shot = Shot(
@@ -216,7 +217,10 @@ def render(facts: dict, gallery: dict) -> bytes:
 
 def encode(value: Any) -> str:
     """`value` as JSON that can stand inside a script element: without <, > and &."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(INERT)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for char in ESCAPED:  # 80 MB: str.translate would take ten seconds
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
 
 
 def _hash(source: str) -> str:
