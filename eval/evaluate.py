@@ -88,7 +88,9 @@ class Output:
     )
     report: bool = option(False, "write report.html, which shows where the model fails: tables, charts, images")
     against: Path | None = option(
-        None, "metrics.json of another checkpoint on this split, with samples.jsonl, for the report to compare with"
+        None,
+        "metrics.json of another checkpoint on this split, with samples.jsonl, for the report to compare with; "
+        "shows its masks too if it was evaluated with --report",
     )
     num_workers: int = option(2, "processes that decode images; 0: none", limits=(0, 1024))
     seed: int = option(1, "seed of torch; evaluation itself draws no random numbers", limits=(0, 2**63 - 1))
