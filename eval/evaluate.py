@@ -96,7 +96,9 @@ class Output:
     )
     report: bool = option(False, "write report.html, which shows where the model fails: tables, charts, images")
     against: Path | None = option(
-        None, "metrics.json of another checkpoint on this split, with samples.jsonl, for the report to compare with"
+        None,
+        "metrics.json of another checkpoint on this split, with samples.jsonl, for the report to compare with; "
+        "shows its masks too if it was evaluated with --report",
     )
     num_workers: int = option(2, "processes that decode images; 0: none", limits=(0, 1024))
     seed: int = option(1, "seed of torch; evaluation itself draws no random numbers", limits=(0, 2**63 - 1))
@@ -179,9 +181,10 @@ def _evaluate(
 ) -> dict:
     """Metrics of one checkpoint; the first process writes them into `folder`, with a report beside `other`'s.
 
-    samples.jsonl has one expression a line; metrics.json comes last and says that all is there.
+    samples.jsonl has one expression a line, with a report also its predicted mask, which a later --against shows;
+    metrics.json comes last and says that all is there.
     """
-    thumbnails = Thumbnails(settings.threshold) if args.report else None
+    thumbnails = Thumbnails(settings.threshold, other.masks if other else None) if args.report else None
     drawn = set() if args.is_vis is None else spread(len(split), args.is_vis or len(split))
 
     def show(prediction: Prediction) -> None:
@@ -205,7 +208,9 @@ def _evaluate(
         if thumbnails:
             write_report(folder / "report.html", record, scores, thumbnails, other)
         with atomic_write(folder / "samples.jsonl") as file:
-            file.writelines((json.dumps(asdict(score)) + "\n").encode() for score in scores)
+            for score in scores:
+                mask = {"mask": thumbnails.shots[score.index].found} if thumbnails else {}
+                file.write((json.dumps(asdict(score) | mask) + "\n").encode())
         write_json(folder / "metrics.json", record)
     return metrics
 

@@ -5,6 +5,7 @@ const chosen = { iou: null, length: null, size: null, change: null }; // what wa
 let samples = [];
 let images = [];
 let listed = []; // the samples that fit, in order
+let starts = []; // places in `listed` at which a page begins
 let page = 0;
 let large = 0; // place in `listed` of the one that is shown large
 
@@ -12,12 +13,14 @@ function readSamples() {
   const data = JSON.parse(document.getElementById("rows").textContent);
   images = data.images;
   samples = data.rows.map((row, index) => {
-    const [sentence, name, image, hit, union, tokens, size, overlay, hitBefore, unionBefore] = row;
+    const [sentence, name, image, hit, union, tokens, size, overlay, object, ...compared] = row;
+    const [hitBefore, unionBefore, overlayBefore] = compared;
     const iou = share(hit, union);
     const before = unionBefore === undefined ? iou : share(hitBefore, unionBefore);
-    const sample = { index, sentence, name, image, imageName: data.names[image], tokens, size, overlay, iou, before };
+    const sample = { index, sentence, name, image, imageName: data.names[image], tokens, size, object, iou, before };
     const pixels = { hit, union, hitBefore, unionBefore };
-    return Object.assign(sample, { pixels, change: iou - before, words: new Set(wordsOf(sentence)) });
+    const change = iou - before;
+    return Object.assign(sample, { overlay, overlayBefore, pixels, change, words: new Set(wordsOf(sentence)) });
   });
 }
 
@@ -80,10 +83,17 @@ function fillOrders() {
   sort.addEventListener("change", () => list());
 }
 
-/* Pick something in a chart, or let it go if it was picked. */
+/* Pick something above the gallery and go to what it chose, or let it go if it was picked. */
 function choose(facet, value) {
   chosen[facet] = chosen[facet] === value ? null : value;
   list();
+  if (chosen[facet] !== null) goToGallery();
+}
+
+/* The style sheet makes it smooth, unless the reader prefers less motion. */
+function goToGallery() {
+  document.getElementById("gallery").scrollIntoView();
+  document.getElementById("count").focus({ preventScroll: true });
 }
 
 function queried() {
@@ -93,6 +103,7 @@ function queried() {
 function setQuery(text) {
   document.getElementById("query").value = text;
   list();
+  if (text) goToGallery();
 }
 
 /* Find and order what fits, and show its first page. */
@@ -105,12 +116,17 @@ function list() {
   listed = samples.filter((sample) => tests.every((test) => test(sample)));
   inOrder(document.getElementById("sort").value);
   page = 0;
+  starts = [0];
+  listed.forEach((sample, i) => {
+    if (i - starts.at(-1) >= PAGE && !followsOther(i)) starts.push(i);
+  });
   showCount(tests.length > 0);
   showChips();
   markChosen();
   showPage();
 }
 
+/* Sort what is listed. Expressions of one object stand together, where the first of them would stand alone. */
 function inOrder(name) {
   let compare = ORDERS[name][1];
   if (name === "median") {
@@ -119,6 +135,14 @@ function inOrder(name) {
     compare = (a, b) => Math.abs(a.iou - middle) - Math.abs(b.iou - middle);
   }
   listed.sort((a, b) => compare(a, b) || a.index - b.index);
+  const objects = new Map(listed.map((sample) => [sample.object, []]));
+  for (const sample of listed) objects.get(sample.object).push(sample);
+  listed = [...objects.values()].flat();
+}
+
+/* Whether the expression at `place` is of the same object as the one before it. */
+function followsOther(place) {
+  return place > 0 && listed[place].object === listed[place - 1].object;
 }
 
 function showCount(filtered) {
@@ -154,15 +178,15 @@ function showChips() {
 }
 
 function showPage() {
-  const first = page * PAGE;
-  const shown = listed.slice(first, first + PAGE);
+  const first = starts[page];
+  const shown = listed.slice(first, starts[page + 1]);
   const none = make("p", { className: "empty" }, "No expression fits. Words are whole words: try a star, as in wom*.");
   const cards = shown.map((sample, i) => card(sample, first + i));
   document.getElementById("cards").replaceChildren(...(cards.length ? cards : [none]));
   const range = `${whole(first + 1)}–${whole(first + shown.length)} of ${whole(listed.length)}`;
   document.getElementById("place").textContent = shown.length ? range : "none";
   document.getElementById("previous").disabled = page === 0;
-  const last = first + PAGE >= listed.length;
+  const last = page + 1 === starts.length;
   document.getElementById("next").disabled = last;
   document.getElementById("more").hidden = last;
 }
@@ -176,15 +200,16 @@ function turn(by, scroll) {
 function card(sample, place) {
   const shot = make("span", { className: "shot" });
   if (sample.overlay) {
-    shot.append(make("img", { src: photo(sample), alt: "" }));
-    shot.append(make("img", { src: mask(sample), alt: "", className: "over-it" }));
+    shot.append(make("img", { src: webp(images[sample.image]), alt: "" }));
+    shot.append(make("img", { src: webp(sample.overlay), alt: "", className: "over-it" }));
   } else {
     shot.append(make("span", { className: "gone" }, "no image"));
   }
   const score = make("span", { className: "score" }, make("b", {}, sample.iou.toFixed(2)), track(sample.iou));
   if (facts.changes) score.append(gain(sample.change));
   const said = make("span", { className: "said", dir: "auto", title: sample.sentence }, sample.sentence);
-  const element = make("button", { className: "card", type: "button" }, shot, said, score);
+  const kind = followsOther(place) ? "card follows" : "card";
+  const element = make("button", { className: kind, type: "button" }, shot, said, score);
   element.addEventListener("click", () => showLarge(place));
   return element;
 }
@@ -194,10 +219,6 @@ function gain(change) {
   return make("span", { className: kind }, signed(change, 2));
 }
 
-function photo(sample) {
-  return `data:image/webp;base64,${images[sample.image]}`;
-}
-
-function mask(sample) {
-  return `data:image/webp;base64,${sample.overlay}`;
+function webp(base64) {
+  return `data:image/webp;base64,${base64}`;
 }

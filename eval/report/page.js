@@ -11,13 +11,13 @@ const CHANGES = {
   now_lost: ["Now lost", "bad", `IoU fell below ${facts.found}`, (sample) => isFound(sample.before, sample.iou)],
 };
 
-/* The panes of an expression shown large: title and which of the overlay's colours are seen in it. */
-const PANES = {
-  "Image": "",
-  "Ground truth": "right missed",
-  "Prediction": "right wrong",
-  "Both": "right wrong missed",
-};
+/* The panes of an expression shown large: title, overlay, and which of its colours are seen. */
+const ALL = "right wrong missed";
+const TRUTH = [["Image", "overlay", ""], ["Ground truth", "overlay", "right missed"]];
+const PANES = [...TRUTH, ["Prediction", "overlay", "right wrong"], ["Both", "overlay", ALL]];
+const COMPARED = [...TRUTH, ["Before", "overlayBefore", ALL], ["Now", "overlay", ALL]];
+const SMALL = 320; // an image with no longer side is enlarged, pixel by pixel
+let enlarged = ""; // title of the pane that was enlarged last
 
 function isFound(iou, elsewhere) {
   return iou >= facts.found && elsewhere < facts.found;
@@ -105,6 +105,7 @@ function showChanges() {
     document.getElementById("balance").append(part);
   }
   document.getElementById("changes").hidden = false;
+  document.getElementById("no-masks").hidden = facts.both_masks;
 }
 
 /* Pick a row of the table of changes, and turn the gallery the way that shows it. */
@@ -196,30 +197,54 @@ async function showLarge(place) {
   const dialog = document.getElementById("detail");
   if (!dialog.open) dialog.showModal();
   const panes = sample.overlay ? await paint(sample) : [make("div", {}, "Its image is not in this file.")];
-  if (large === place) document.getElementById("panes").replaceChildren(...panes);
+  if (large !== place) return;
+  document.getElementById("panes").replaceChildren(...panes);
+  document.getElementById("stage").hidden = !sample.overlay;
+  if (sample.overlay) enlarge(panes.find((pane) => pane.textContent === enlarged) ?? panes.at(-1));
 }
 
 async function paint(sample) {
-  const [image, overlay] = await Promise.all([photo(sample), mask(sample)].map(async (src) => {
-    const picture = make("img", { src });
-    await picture.decode();
-    return picture;
+  const image = await decoded(images[sample.image]);
+  return Promise.all((sample.overlayBefore ? COMPARED : PANES).map(async ([title, overlay, kinds]) => {
+    const canvas = tinted(image, await decoded(sample[overlay]), kinds);
+    const pane = make("button", { type: "button" }, canvas, title);
+    pane.addEventListener("click", () => enlarge(pane));
+    return pane;
   }));
-  return Object.entries(PANES).map(([title, kinds]) => {
-    const canvas = make("canvas", { width: image.naturalWidth, height: image.naturalHeight });
-    const context = canvas.getContext("2d");
-    context.drawImage(overlay, 0, 0);
-    const codes = context.getImageData(0, 0, canvas.width, canvas.height);
-    for (let i = 0; i < codes.data.length; i += 4) {
-      const [red, green, blue] = codes.data.subarray(i, i + 3); // each of the overlay's colours has one that leads
-      const kind = red > green && red > blue ? "wrong" : green > blue ? "right" : "missed";
-      codes.data[i + 3] = codes.data[i + 3] && kinds.includes(kind) ? 158 : 0;
-    }
-    context.putImageData(codes, 0, 0);
-    context.globalCompositeOperation = "destination-over";
-    context.drawImage(image, 0, 0);
-    return make("div", {}, canvas, title);
-  });
+}
+
+async function decoded(base64) {
+  const picture = make("img", { src: webp(base64) });
+  await picture.decode();
+  return picture;
+}
+
+/* A canvas with the image, and over it the colours of the overlay that `kinds` names. */
+function tinted(image, overlay, kinds) {
+  const canvas = make("canvas", { width: image.naturalWidth, height: image.naturalHeight });
+  const context = canvas.getContext("2d");
+  context.drawImage(overlay, 0, 0, canvas.width, canvas.height);
+  const codes = context.getImageData(0, 0, canvas.width, canvas.height);
+  for (let i = 0; i < codes.data.length; i += 4) {
+    const [red, green, blue, alpha] = codes.data.subarray(i, i + 4); // each colour has one part that leads
+    const kind = red > green && red > blue ? "wrong" : green > blue ? "right" : "missed";
+    codes.data[i + 3] = alpha >= 128 && kinds.includes(kind) ? 158 : 0;
+  }
+  context.putImageData(codes, 0, 0);
+  context.globalCompositeOperation = "destination-over";
+  context.drawImage(image, 0, 0);
+  return canvas;
+}
+
+function enlarge(pane) {
+  enlarged = pane.textContent;
+  for (const other of document.getElementById("panes").children) other.ariaPressed = other === pane;
+  const source = pane.firstChild;
+  const stage = document.getElementById("stage");
+  Object.assign(stage, { width: source.width, height: source.height });
+  stage.getContext("2d").drawImage(source, 0, 0);
+  const small = Math.max(source.width, source.height) <= SMALL;
+  document.getElementById("detail").classList.toggle("small", small);
 }
 
 function step(by) {

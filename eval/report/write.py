@@ -1,7 +1,7 @@
 """Where does a checkpoint fail? `evaluate.py --report`: one HTML file with tables, charts and a gallery of a split.
 
-The file needs no other file and no network. It has room for the thumbnails of a whole split of RefCOCO (10,834
-expressions of 1,500 images); of larger splits the worst, the median and the best expressions get them, until the file
+The file needs no other file and no network. It has room for the images of a whole split of RefCOCO (10,834 expressions
+of 1,500 images, about 67 MB); of larger splits the worst, the median and the best expressions get them, until the file
 has MAX_BYTES.
 
 What comes from data (expressions, names, paths) is never put into the markup: it travels as JSON in a block that no
@@ -13,9 +13,10 @@ import hashlib
 import io
 import json
 import re
+import zlib
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from html import escape
 from pathlib import Path
@@ -37,7 +38,7 @@ from utils.text import tokenize
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("charts.js", "gallery.js", "page.js")  # one script in this order
-MAX_BYTES = 19_500_000  # of the file
+MAX_BYTES = 80_000_000  # of the file
 MAX_LENGTH = 200  # characters of an expression that are shown
 MAX_SAMPLES_BYTES = 256 * MEBIBYTE
 SIZE_EDGES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # shares of the image, between the rows by mask size
@@ -46,47 +47,55 @@ BINS = 20  # of the histogram
 FOUND = 0.5  # IoU from which an object counts as found
 CHANGED = 0.05  # difference in IoU beyond which an expression counts as better or worse
 MAX_WORDS = 500  # of the table by word; the rarest go first
-OVERLAY = 7  # its place in a row of the gallery
-INERT = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}  # characters that could end the block of JSON
-SIDE = 192  # longer side of a thumbnail, pixels
-QUALITY = 52  # of WebP: about 4 kB a photograph
+OVERLAY, BEFORE = 7, 11  # places of the two overlays in a row of the gallery
+ESCAPED = "<>&\u2028\u2029"  # characters that could end the block of JSON
+IMAGE_SIDE, MASK_SIDE = 640, 320  # longer sides in the file, pixels
+QUALITY, SMALL_QUALITY = 35, 90  # of WebP: a photograph of 640 x 480 takes about 29 kB, 39 kB in base64
 MISSED, WRONG, RIGHT = (66, 133, 255), (255, 92, 53), (52, 211, 115)  # the page's legend has the same
 COLOURS = np.array([(0, 0, 0, 0), (*MISSED, 255), (*WRONG, 255), (*RIGHT, 255)], np.uint8)
 _REMEDY = "write it again with eval/evaluate.py"
 
 
 class Shot(NamedTuple):
-    """Of one expression: its image's name, the share of the image that the true mask covers, the overlay as WebP."""
+    """Of one expression, at MASK_SIDE: overlays as WebP, `before` of the other result (empty if it has no masks)."""
 
-    image: str
-    share: float
+    image: str  # its name
+    share: float  # of the image that the true mask covers
+    object: int  # the same for expressions of one true mask, within their image
+    found: dict  # the predicted mask as `run_lengths` gives it
     overlay: bytes
+    before: bytes = b""
 
 
 class Thumbnails:
     """`evaluate`'s on_sample: keeps the Shot of each expression, by index, and each image once, by name.
 
     Images are WebP; over them lie lossless WebPs of four colours: nothing, missed, wrong, right. PNG would take half as
-    much again.
+    much again. `others`: predicted masks of the other result, by index, as run lengths.
     """
 
-    def __init__(self, threshold: float):
-        self.threshold = threshold
+    def __init__(self, threshold: float, others: Mapping[int, dict] | None = None):
+        self.threshold, self.others = threshold, others or {}
         self.shots: dict[int, Shot] = {}
         self.images: dict[str, bytes] = {}
 
     def __call__(self, prediction: Prediction) -> None:
         score, mask = prediction.score, prediction.mask
-        size = thumbnail_size(*mask.shape)
         if score.image_name not in self.images:
+            size = fitted_size(*mask.shape, IMAGE_SIDE)
             image = Image.fromarray(prediction.image).resize(size, Image.Resampling.LANCZOS)
-            self.images[score.image_name] = _webp(image, quality=QUALITY, method=4)
-        truth, found = (  # at least half of a pixel's area is in the mask
-            np.asarray(Image.fromarray(part.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)) >= 128
-            for part in (mask, prediction.logits >= self.threshold)
+            quality = QUALITY if max(size) > MASK_SIDE else SMALL_QUALITY  # small ones are shown pixel by pixel
+            self.images[score.image_name] = _webp(image, quality=quality, method=4)
+        size = fitted_size(*mask.shape, MASK_SIDE)
+        truth, found = _resized(mask, size), _resized(prediction.logits >= self.threshold, size)
+        shot = Shot(
+            *(score.image_name, float(mask.mean()), zlib.crc32(np.packbits(mask))),
+            *(run_lengths(found), _overlay(truth, found)),
         )
-        overlay = _webp(Image.fromarray(COLOURS[truth + 2 * found]), lossless=True, method=2)
-        self.shots[score.index] = Shot(score.image_name, float(mask.mean()), overlay)
+        if score.index in self.others:
+            before = _resized(from_run_lengths(self.others[score.index]), size)
+            shot = shot._replace(before=_overlay(truth, before))
+        self.shots[score.index] = shot
 
     def gather(self) -> None:
         """Take in those of all processes: a collective call."""
@@ -94,10 +103,32 @@ class Thumbnails:
         self.images = dict(distributed.gather(list(self.images.items())))
 
 
-def thumbnail_size(height: int, width: int) -> tuple[int, int]:
-    """(width, height) of the thumbnail of an image, which is never enlarged."""
-    scale = min(1.0, SIDE / max(height, width))
+def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """(width, height) of an image shrunk until no side is longer than `side`; it is never enlarged."""
+    scale = min(1.0, side / max(height, width))
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def run_lengths(mask: np.ndarray) -> dict:
+    """`mask` (H x W bool) as COCO's uncompressed RLE: column by column, the first run outside of the object."""
+    flat = mask.ravel(order="F")
+    edges = np.flatnonzero(np.diff(flat, prepend=False))
+    return {"size": list(mask.shape), "counts": np.diff([0, *edges, flat.size]).tolist()}
+
+
+def from_run_lengths(rle: dict) -> np.ndarray:
+    """The mask, H x W bool, of what `run_lengths` returns."""
+    height, width = rle["size"]
+    return np.repeat(np.arange(len(rle["counts"])) % 2 == 1, rle["counts"]).reshape(width, height).T
+
+
+def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The pixels, of `size` (width, height), whose area is at least half in the mask (H x W bool)."""
+    return np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)) >= 128
+
+
+def _overlay(truth: np.ndarray, found: np.ndarray) -> bytes:
+    return _webp(Image.fromarray(COLOURS[truth + 2 * found]), lossless=True, method=2)
 
 
 def _webp(image: Image.Image, **options) -> bytes:
@@ -107,10 +138,11 @@ def _webp(image: Image.Image, **options) -> bytes:
 
 
 class Other(NamedTuple):
-    """The result that --against names: its metrics.json and its scores, by index."""
+    """The result that --against names: its metrics.json, its scores by index, and the masks that it has, by index."""
 
     metrics: dict
     scores: list[SampleScore]
+    masks: Mapping[int, dict]
 
 
 def read_other(path: Path, split: PreparedSplit) -> Other:
@@ -127,7 +159,10 @@ def read_other(path: Path, split: PreparedSplit) -> Other:
         raise InputError(f"--against {path}: is of {theirs}, not of {split.dataset} {split.split} with {len(split)}")
     lines = read_bytes(beside, MAX_SAMPLES_BYTES, "samples.jsonl", _REMEDY).splitlines()
     with refusing(beside, "samples.jsonl", _REMEDY):
-        scores = [SampleScore(**json_value(line)) for line in lines]
+        values = [json_value(line) for line in lines]
+        found = enumerate(value.pop("mask", None) for value in values)  # written with --report
+        masks = {index: _checked(mask) for index, mask in found if mask is not None}
+        scores = [SampleScore(**value) for value in values]
         for index, score in enumerate(scores):
             typed = all(type(getattr(score, field.name)) is field.type for field in fields(score))
             if not typed or score.index != index or not 0 <= score.intersection <= score.union < 2**53:
@@ -136,7 +171,16 @@ def read_other(path: Path, split: PreparedSplit) -> Other:
         raise InputError(f"--against {beside}: is of other expressions than {split.folder}; {_REMEDY}")
     if abs(overall_iou(scores) - result.metrics["oIoU"]) > 1e-6:
         raise InputError(f"--against {path}: its oIoU is not that of the samples.jsonl beside it; {_REMEDY}")
-    return Other(result.metrics, scores)
+    return Other(result.metrics, scores, masks)
+
+
+def _checked(rle: dict) -> dict:
+    """`rle` if `from_run_lengths` can take it, else ValueError, KeyError or TypeError."""
+    (height, width), counts = rle["size"], rle["counts"]
+    whole = all(type(n) is int and n >= 0 for n in (height, width, *counts))
+    if not whole or not 0 < max(height, width) <= MASK_SIDE or sum(counts) != height * width:
+        raise ValueError("not the run lengths of a mask")
+    return rle
 
 
 def write_report(
@@ -173,7 +217,10 @@ def render(facts: dict, gallery: dict) -> bytes:
 
 def encode(value: Any) -> str:
     """`value` as JSON that can stand inside a script element: without <, > and &."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(INERT)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for char in ESCAPED:  # 80 MB: str.translate would take ten seconds
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
 
 
 def _hash(source: str) -> str:
@@ -185,16 +232,18 @@ def facts(metrics: dict, scores: Sequence[SampleScore], thumbnails: Thumbnails, 
     """All numbers of the page but the gallery's.
 
     `title`; `control`, None for a result; `sides`, one for this result and one for the other (checkpoint, metrics,
-    histogram, tables by length and size, record); `words`; `changes`, None without the other.
+    histogram, tables by length and size, record); `words`; `changes`, None without the other; `both_masks`, whether
+    the other's are there.
     """
     shares = [thumbnails.shots[score.index].share for score in scores]
-    sides = [(metrics, scores), *([other] if other else [])]
+    sides = [(metrics, scores), *([other[:2]] if other else [])]
     return {
         "title": f"{title(metrics['dataset'])} {metrics['split']}",
         "control": metrics.get("control"),
         "sides": [_side(*side, shares, metrics["dataset"]) for side in sides],
         "words": by_word(scores, other.scores if other else None),
         "changes": changes(scores, other.scores) if other else None,
+        "both_masks": bool(other and other.masks),
         "found": FOUND,
         "changed": CHANGED,
     }
@@ -269,14 +318,17 @@ def changes(ours: Sequence[SampleScore], theirs: Sequence[SampleScore]) -> dict[
 def gallery(scores: Sequence[SampleScore], thumbnails: Thumbnails, other: Other | None) -> dict:
     """The gallery's data, without thumbnails yet: `names` and `images` by number, and a row for each expression.
 
-    A row: [expression, name, number of the image, I, U, tokens, row by mask size, overlay], with `other` also its I, U.
+    A row: [expression, name, number of the image, I, U, tokens, row by mask size, overlay, number of the object], with
+    `other` also its I, U and overlay.
     """
     numbers = {name: i for i, name in enumerate(dict.fromkeys(score.image_name for score in scores))}
-    rows = []
+    rows, objects = [], {}
     for i, score in enumerate(scores):
+        shot = thumbnails.shots[score.index]
         row = [one_line(score.sentence, MAX_LENGTH), score.name, numbers[score.image_name], score.intersection]
-        row += [score.union, score.length, size_label(thumbnails.shots[score.index].share), ""]
-        rows.append(row + [other.scores[i].intersection, other.scores[i].union] if other else row)
+        row += [score.union, score.length, size_label(shot.share), ""]
+        row.append(objects.setdefault((shot.image, shot.object), len(objects)))
+        rows.append(row + [other.scores[i].intersection, other.scores[i].union, ""] if other else row)
     return {"names": list(numbers), "images": [""] * len(numbers), "rows": rows}
 
 
@@ -284,12 +336,14 @@ def add_thumbnails(shown: dict, thumbnails: Thumbnails, room: int, order: Iterab
     """Put overlays and images into `shown`, what `gallery` returns, as base64: in `order`, until `room` is full."""
     for i in order:
         row, shot = shown["rows"][i], thumbnails.shots[i]
-        overlay = base64.b64encode(shot.overlay).decode()
+        overlay, before = (base64.b64encode(webp).decode() for webp in (shot.overlay, shot.before))
         image = shown["images"][row[2]] or base64.b64encode(thumbnails.images[shot.image]).decode()
-        room -= len(overlay) + (0 if shown["images"][row[2]] else len(image))
+        room -= len(overlay) + len(before) + (0 if shown["images"][row[2]] else len(image))
         if room < 0:
             return
         row[OVERLAY], shown["images"][row[2]] = overlay, image
+        if before:
+            row[BEFORE] = before
 
 
 def by_interest(scores: Sequence[SampleScore], others: Sequence[SampleScore] | None) -> list[int]:

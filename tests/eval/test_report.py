@@ -13,10 +13,12 @@ from functools import partial
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 
+from eval.evaluator import Prediction
 from eval.metrics import SampleScore
 from eval.report import write as report
-from eval.report.write import MISSED, RIGHT, SIDE, WRONG, Shot, Thumbnails, thumbnail_size
+from eval.report.write import MISSED, RIGHT, WRONG, Shot, Thumbnails
 from tests.conftest import ROOT
 from tests.eval.test_evaluate import complaint, metrics_in, run
 from tests.support.memory_split import COUNT
@@ -48,18 +50,26 @@ def test_pictures_and_counts_agree(place, tmp_path):
     facts, shown = data_of(tmp_path / "report.html")
     metrics, split = metrics_in(tmp_path), PreparedSplit(place / "unc_32x48_batch", "val")
     run(*[flag for flag in flags(place, "--output_dir", tmp_path / "without") if flag != "--report"])
-    assert (tmp_path / "without/samples.jsonl").read_text() == (tmp_path / "samples.jsonl").read_text()
+    with_masks, without = (
+        [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+        for folder in (tmp_path, tmp_path / "without")
+    )
+    found = [line.pop("mask") for line in with_masks]
+    assert with_masks == without
     assert not (tmp_path / "without/report.html").exists()
     side = facts["sides"][0]
     assert {key: metrics[key] for key in ("oIoU", "mIoU", "prec", "n_samples")}.items() <= side.items()
     assert table(side["by_length"]) == metrics["by_length"]
     assert facts["control"] is None and facts["changes"] is None and len(facts["sides"]) == 1
     assert len(shown["rows"]) == COUNT and len(list((tmp_path / "vis").glob("*_pred.png"))) == COUNT
+    refs = {(split.ref(index), row[8]) for index, row in enumerate(shown["rows"])}
+    assert len(refs) == len({ref for ref, _ in refs}) == len({number for _, number in refs}) < COUNT
     for index, row in enumerate(shown["rows"]):
-        sentence, name, image, hit, union, _, size, overlay = row
+        sentence, name, image, hit, union, _, size, overlay, _ = row
         code, mask = codes(overlay), split.mask(index)
         assert np.array_equal(code % 2 == 1, mask) and ((code == 3).sum(), (code > 0).sum()) == (hit, union)
         assert np.array_equal(code >= 2, np.asarray(Image.open(tmp_path / "vis" / f"{name}_pred.png")) > 0)
+        assert np.array_equal(code >= 2, coco.decode(coco.frPyObjects(found[index], *mask.shape)) > 0)
         assert (sentence, shown["names"][image]) == split.text(index)[1:]
         first, last = map(float, size.rstrip("%").split("–"))
         assert first <= 100 * mask.mean() < last
@@ -132,12 +142,50 @@ def test_what_expressions_may_hold(tmp_path):
     assert "&lt;/title&gt;&lt;b&gt;: where" in page and "</title><b>" not in page
 
 
-def test_a_large_picture_is_made_small():
-    assert thumbnail_size(480, 640) == (SIDE, round(SIDE * 0.75)) and thumbnail_size(9000, 1) == (1, SIDE)
-    assert thumbnail_size(20, 30) == (30, 20)
+@pytest.mark.parametrize(
+    ("shape", "size", "mask_size"),
+    [
+        ((720, 960), (640, 480), (320, 240)),
+        ((640, 480), (480, 640), (240, 320)),
+        ((300, 400), (400, 300), (320, 240)),
+        ((20, 30), (30, 20), (30, 20)),
+        ((2000, 1), (1, 640), (1, 320)),
+    ],
+)
+def test_images_have_640_pixels_and_are_never_enlarged(shape, size, mask_size):
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    image = np.stack([255 * y // shape[0], 255 * x // shape[1], 0 * x + 90], -1).astype(np.uint8)
+    truth, found = x < shape[1] // 2, y < shape[0] // 2
+    score = SampleScore(0, "unc_val_0", 1, 2, 1, "man", "a")
+    thumbnails = thumbnails_of([Prediction(score, image, truth, np.where(found, 1, -1).astype(np.float32))])
+    stored = Image.open(io.BytesIO(thumbnails.images["a"]))
+    assert stored.size == size
+    assert np.abs(np.asarray(stored.resize(shape[::-1])).astype(int) - image).mean() < 4
+    code = codes(base64.b64encode(thumbnails.shots[0].overlay).decode())
+    assert code.shape == mask_size[::-1] == tuple(thumbnails.shots[0].found["size"])
+    if min(shape) > 1:
+        assert code[0, 0] == 3 and code[-1, 0] == 1 and code[0, -1] == 2 and code[-1, -1] == 0
+        assert abs((code >= 2).mean() - found.mean()) < 0.01 and abs((code % 2).mean() - truth.mean()) < 0.01
 
 
-@pytest.mark.parametrize(("image_bytes", "overlay_bytes", "all_fit"), [(4500, 500, True), (9000, 900, False)])
+def test_masks_of_both_results():
+    ours, theirs = predictions(30, 1), predictions(30, 2)
+    for index, shot in thumbnails_of(ours, other_of(theirs)).shots.items():
+        for overlay, one in ((shot.overlay, ours[index]), (shot.before, theirs[index])):
+            code = codes(base64.b64encode(overlay).decode())
+            assert np.array_equal(code % 2 == 1, one.mask) and np.array_equal(code >= 2, one.logits >= 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_run_lengths_are_those_of_coco(seed):
+    rng = np.random.default_rng(seed)
+    mask = rng.random((rng.integers(1, 9), rng.integers(1, 9))) < (0, 1, 0.3, 0.7)[seed]
+    rle = report.run_lengths(mask)
+    assert np.array_equal(coco.decode(coco.frPyObjects(rle, *mask.shape)), mask)
+    assert np.array_equal(report.from_run_lengths(rle), mask)
+
+
+@pytest.mark.parametrize(("image_bytes", "overlay_bytes", "all_fit"), [(29_100, 510, True), (58_000, 1000, False)])
 def test_size_of_a_full_split(tmp_path, image_bytes, overlay_bytes, all_fit):
     rng = np.random.default_rng(0)
     thumbnails = Thumbnails(0.0)
@@ -148,10 +196,10 @@ def test_size_of_a_full_split(tmp_path, image_bytes, overlay_bytes, all_fit):
         name, union = names[index % 1500], int(rng.integers(1, 50000))
         sentence = " ".join(rng.choice(["man", "woman", "left", "<b>", "&", "shirt"], 1 + index % 9))
         scores.append(SampleScore(index, f"unc_val_{index}", int(rng.integers(0, union + 1)), union, 3, sentence, name))
-        thumbnails.shots[index] = Shot(name, 0.1, rng.bytes(overlay_bytes))
+        thumbnails.shots[index] = Shot(name, 0.1, index // 3, {}, rng.bytes(overlay_bytes))
     report.write_report(tmp_path / "report.html", metrics_of(scores), scores, thumbnails)
     size = (tmp_path / "report.html").stat().st_size
-    assert size < 20_000_000 and (all_fit or size > 19_000_000)
+    assert size < 80_000_000 and (all_fit or size > 79_000_000)
     _, shown = data_of(tmp_path / "report.html")
     pictured = [bool(row[7]) for row in shown["rows"]]
     assert len(pictured) == 10834 and all(pictured) == all_fit
@@ -173,7 +221,7 @@ def test_the_control_and_several_steps(place, tmp_path):
         for row in shown["rows"]:  # the masks that are drawn are those that were judged against
             assert ((codes(row[7]) == 3).sum(), (codes(row[7]) > 0).sum()) == (row[3], row[4])
     plain = data_of(tmp_path / "plain" / "report.html")[1]["rows"]
-    assert [row[3:5] for row in plain] == [row[8:10] for row in shown["rows"]]
+    assert [row[3:5] for row in plain] == [row[9:11] for row in shown["rows"]]
 
 
 def test_two_processes_give_the_same_files(place, tmp_path):
@@ -193,8 +241,21 @@ def test_two_processes_give_the_same_files(place, tmp_path):
     assert one == two and len(one.splitlines()) == COUNT
     assert len(list((tmp_path / "two" / "vis").glob("*_pred.png"))) == COUNT
     (_, one), (facts, two) = (data_of(tmp_path / name / "report.html") for name in ("one", "two"))
-    assert [row[:8] for row in two["rows"]] == one["rows"] and two["images"] == one["images"]
+    assert [row[:9] for row in two["rows"]] == one["rows"] and two["images"] == one["images"]
+    assert facts["both_masks"] and [row[7] for row in two["rows"]] == [row[11] for row in two["rows"]]
     assert facts["changes"] == {"better": 0, "same": COUNT, "worse": 0, "now_found": 0, "now_lost": 0}
+
+
+def test_another_result_without_masks(place, tmp_path):
+    write_result(tmp_path / "old", scores_of(place))
+    run(*flags(place, "--against", tmp_path / "old", "--output_dir", tmp_path / "new"))
+    facts, shown = data_of(tmp_path / "new/report.html")
+    assert not facts["both_masks"] and all(row[7] and row[11] == "" for row in shown["rows"])
+
+
+def with_mask(mask: str):
+    """Change of the lines of samples.jsonl: the first has this mask."""
+    return lambda lines: [lines[0][:-1] + f', "mask": {mask}}}'.encode(), *lines[1:]]
 
 
 def scores_of(place) -> list[SampleScore]:
@@ -217,10 +278,27 @@ def scores_of(place) -> list[SampleScore]:
         ("samples.jsonl", b"", "other expressions"),
         ("samples.jsonl", b"[" * 100_000, "samples.jsonl: is not a readable"),
         ("samples.jsonl", lambda lines: [*lines[:-1], lines[-1][:40]], "samples.jsonl: is not a readable"),
+        ("samples.jsonl", lambda lines: [b"7", *lines[1:]], "samples.jsonl: is not a readable"),
+        ("samples.jsonl", lambda lines: [b"[1]", *lines[1:]], "samples.jsonl: is not a readable"),
         ("samples.jsonl", lambda lines: lines[::-1], "line 1 is not a score"),
         ("samples.jsonl", lambda lines: [lines[0].replace(b'"union": 20', b'"union": -1'), *lines[1:]], "line 1 is"),
         ("samples.jsonl", lambda lines: [lines[0].replace(b"unc_val_0", b"x") + b"}", *lines[1:]], "is not a readable"),
         ("samples.jsonl", lambda lines: [lines[0].replace(b'e": "w', b'e": "no w'), *lines[1:]], "other ex"),
+        *(
+            ("samples.jsonl", with_mask(mask), "samples.jsonl: is not a readable")
+            for mask in (
+                '{"size": [2, 3], "counts": [5]}',
+                '{"size": [2, 3], "counts": [7, -1]}',
+                '{"size": [2, 3], "counts": [5, true]}',
+                '{"size": [2, 3], "counts": [5, 1.0]}',
+                '{"size": [-2, -3], "counts": [6]}',
+                '{"size": [100000, 100000], "counts": [10000000000]}',
+                '{"size": [0, 0], "counts": []}',
+                '{"size": [2, 3]}',
+                '"iVBORw0K"',
+                "[6]",
+            )
+        ),
     ],
 )
 def test_another_result_that_is_damaged_or_does_not_fit(place, tmp_path, capsys, file, content, says):

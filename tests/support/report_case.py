@@ -26,7 +26,10 @@ WORDS = ("man", "woman", "left", "right", "red", "shirt")
 
 
 def predictions(count: int, seed: int = 0) -> list[Prediction]:
-    """`count` expressions of a third as many noise images with masks of all sizes; HOSTILE first. Logits are +-1."""
+    """`count` expressions of a third as many noise images with masks of all sizes; HOSTILE first. Logits are +-1.
+
+    The first and the last of an image's three expressions are of one object.
+    """
     rng = np.random.default_rng(seed)
     made = []
     for index in range(count):
@@ -35,8 +38,9 @@ def predictions(count: int, seed: int = 0) -> list[Prediction]:
         image = drawn.integers(0, 256, (height, width, 3), dtype=np.uint8)
         words = np.random.default_rng(index).choice(WORDS, 1 + index % 5, replace=False)
         sentence = HOSTILE[index] if index < len(HOSTILE) else " ".join(words)
-        mask = np.random.default_rng(index).random((height, width)) < (0.003, 0.03, 0.15, 0.4, 0.8)[index % 5]
-        if index == 17:
+        ref = index - 2 if index % 3 == 2 else index
+        mask = np.random.default_rng(ref).random((height, width)) < (0.003, 0.03, 0.15, 0.4, 0.8)[ref % 5]
+        if index == 16:
             mask[:] = False
         found = np.where(rng.random((height, width)) < rng.random() ** 2, rng.random((height, width)) < 0.5, mask)
         score = SampleScore(
@@ -47,8 +51,8 @@ def predictions(count: int, seed: int = 0) -> list[Prediction]:
     return made
 
 
-def thumbnails_of(made: list[Prediction]) -> Thumbnails:
-    thumbnails = Thumbnails(0.0)
+def thumbnails_of(made: list[Prediction], other: Other | None = None) -> Thumbnails:
+    thumbnails = Thumbnails(0.0, other.masks if other else None)
     for prediction in made:
         thumbnails(prediction)
     return thumbnails
@@ -61,9 +65,10 @@ def metrics_of(scores: list[SampleScore], file: str = "weights/new/best.pth") ->
     return summarise(scores, "unc") | record | {"checkpoint": {"file": file, "sha256": "0" * 64, "step": 5000}}
 
 
-def other_of(made: list[Prediction]) -> Other:
-    scores = [prediction.score for prediction in made]
-    return Other(metrics_of(scores, "weights/<i>old/best.pth"), scores)
+def other_of(made: list[Prediction], masks: bool = True) -> Other:
+    scores, shots = [prediction.score for prediction in made], thumbnails_of(made).shots
+    found = {index: shot.found for index, shot in shots.items()} if masks else {}
+    return Other(metrics_of(scores, "weights/<i>old/best.pth"), scores, found)
 
 
 def data_of(path: Path) -> tuple[dict, dict]:
