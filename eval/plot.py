@@ -1,4 +1,4 @@
-"""Draw the curves of runs, from log.jsonl to a PNG: loss and its terms, learning rate, validation oIoU, mIoU, Prec@X.
+"""Draw the curves of runs, from log.jsonl to a PNG: loss, each of its terms, learning rate, validation scores.
 
     python eval/plot.py weights/unc                              # weights/unc/curves.png
     python eval/plot.py weights/a weights/b --out both.png       # one colour a run
@@ -8,9 +8,9 @@ A run may still be training: the line that it is writing is left out.
 
 import json
 import logging
+import math
 import sys
 import warnings
-from collections.abc import Iterable
 from itertools import cycle
 from operator import itemgetter
 from pathlib import Path
@@ -28,8 +28,10 @@ from utils.files.writing import atomic_write
 
 COLOURS = ("#1f5fbf", "#d9541e", "#2e8b57", "#8e44ad", "#b8860b", "#c2185b", "#00838f", "#5d4037")
 GREY = "#8a8f98"
-DASHES = ("-", "--", ":", "-.", (0, (1, 3)))  # of the curves of one panel
+LOOKS = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ((0, (1, 3)), "v"))  # of the curves of one panel
 NOT_LOSSES = ("lr", "grad_norm")  # of what training logs
+COLUMNS = 3  # of panels
+MAX_LOSSES = 20
 MAX_LOG_BYTES = 256 * MEBIBYTE
 MAX_VALUE = 1e30  # drawn: finite, and far from where matplotlib's sums overflow
 SMOOTHED = 150  # points of a training curve from which its running mean is drawn
@@ -99,22 +101,33 @@ def read_log(path: Path) -> Run:
 
 
 def draw(runs: list[Run]):
-    """A matplotlib Figure of four panels, one colour a run."""
+    """A matplotlib Figure, one colour a run: panels of the loss, its terms, the learning rate and the validations.
+
+    Raises InputError for more than MAX_LOSSES terms.
+    """
     import matplotlib  # only this script needs it
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its warning that a cache folder is not writable
-    losses = dict.fromkeys(name for run in runs for name in run.curves["train"] if name not in NOT_LOSSES)
+    logged = dict.fromkeys(["loss", *(name for run in runs for name in run.curves["train"])])
+    losses = [name for name in logged if name not in NOT_LOSSES]
+    if len(losses) > MAX_LOSSES:
+        raise InputError(f"{len(losses)} terms of the loss: one plot shows at most {MAX_LOSSES}")
     coloured = list(zip(runs, COLOURS, strict=False))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11, 7.2), facecolor="white", layout="constrained")
-        panels = figure.subplots(2, 2)
-        _panel(panels[0, 0], "Training loss", coloured, "train", losses)
-        _panel(panels[0, 1], "Learning rate", coloured, "train", ["lr"])
-        _panel(panels[1, 0], "Validation IoU (%)", coloured, "val", ["oIoU", "mIoU"])
-        _best(panels[1, 0], coloured, "oIoU")
-        _panel(panels[1, 1], "Validation Prec@X (%)", coloured, "val", [f"Prec@{x}" for x in PRECISIONS])
+        rows = math.ceil((len(losses) + 3) / COLUMNS)
+        figure = Figure(figsize=(13, 3.6 * rows), facecolor="white", layout="constrained")
+        panels = iter(figure.subplots(rows, COLUMNS).flat)
+        for name in losses:
+            title = "Training loss" if name == "loss" else f"Loss: {one_line(name, 30)}"
+            _panel(next(panels), title, coloured, "train", [name])
+        _panel(next(panels), "Learning rate", coloured, "train", ["lr"])
+        _panel(iou := next(panels), "Validation IoU (%)", coloured, "val", ["oIoU", "mIoU"])
+        _best(iou, coloured, "oIoU")
+        _panel(next(panels), "Validation Prec@X (%)", coloured, "val", [f"Prec@{x}" for x in PRECISIONS])
+        for panel in panels:
+            panel.remove()
         lines = [Line2D([], [], color=colour, linewidth=3) for _, colour in coloured]
         place = {"loc": "outside upper left", "ncols": len(runs), "labelcolor": "linecolor"}
         legend = figure.legend(lines, ["run"] * len(runs), **place, prop={"size": 12, "weight": "bold"})
@@ -124,12 +137,12 @@ def draw(runs: list[Run]):
     return figure
 
 
-def _panel(panel, title: str, runs: list[tuple[Run, str]], kind: str, names: Iterable[str]) -> None:
-    """The curves `names` of all runs, told apart by dashes; a word where there is nothing to see."""
-    panel.set_title(title)
+def _panel(panel, title: str, runs: list[tuple[Run, str]], kind: str, names: list[str]) -> None:
+    """The curves `names` of all runs, told apart by dashes, each with a mark at its last point; a word if empty."""
+    panel.set_title(title, parse_math=False)
     named = set()
     for run, colour in runs:
-        for name, dashes in zip(names, cycle(DASHES), strict=False):
+        for name, (dashes, mark) in zip(names, cycle(LOOKS), strict=False):
             if name not in run.curves[kind]:
                 continue
             steps, values = run.curves[kind][name]
@@ -138,7 +151,8 @@ def _panel(panel, title: str, runs: list[tuple[Run, str]], kind: str, names: Ite
                 window = np.ones(2 * (len(values) // 50) + 1)  # fewer neighbours at both ends
                 values = np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
             label = None if name in named else name
-            panel.plot(steps, values, color=colour, linestyle=dashes, linewidth=1.5, label=label)
+            look = {"linestyle": dashes, "marker": mark, "markevery": [-1], "markersize": 5}
+            panel.plot(steps, values, color=colour, linewidth=1.5, label=label, **look)
             named.add(name)
     panel.set_xlabel("step")
     panel.xaxis.set_major_formatter(lambda step, _: _step(step))

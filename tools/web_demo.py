@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image
 
-from eval.visualise import ORANGE, heat, overlay, patch_picture, probability
+from eval.visualise import heat, highlight, patch_picture, probability
 from models import ReSTR, load_restr
 from models.inference import EncodedImage, Segmentation, encode, logit, segment
 from utils.cli import ArgumentParser, run_main
@@ -140,11 +140,6 @@ def cut(found: Found | None, share: float) -> tuple:
     mask = found.result.logits >= logit(share)
     said = f"The mask covers <b>{mask.mean():.1%}</b> of the image." if mask.any() else "Nothing reaches the threshold."
     return highlight(found.image, mask), f'<p class="remark">{said}</p>'
-
-
-def highlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """uint8 H x W x 3 with what `mask` leaves out darkened, so that a mask on an orange thing shows too."""
-    return overlay(np.where(mask[..., None], image, image // 2), mask, ORANGE, strength=0.3)
 
 
 def words(result: Segmentation, seconds: float) -> str:

@@ -14,13 +14,13 @@ import torch
 
 from eval.evaluator import evaluate
 from eval.metrics import summarise
-from eval.visualise import strip, write_prediction
+from eval.visualise import sheet, write_prediction
 from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from models.restr import check_weights
 from train.logs import NoLog, RunLog
 from train.loop import Trainer
 from train.options import FLAGS, DataOptions, Options
-from utils.device import Ranks
+from utils.device import Ranks, gather
 from utils.errors import InputError, one_line
 from utils.files.writing import TEMPORARY_PREFIX, lock_file, made_folder
 from utils.prepared import PreparedSplit
@@ -158,9 +158,10 @@ class Run:
         step, settings, number = self.trainer.step, self.options.validation, len(self.valset)
         folder = self.path / "vis" / str(step)
 
+        sheets = []
+
         def show(prediction) -> None:
-            picture = np.asarray(strip(prediction, settings.threshold))
-            self.log.picture(f"val/{prediction.score.name}", step, picture)
+            sheets.append((prediction.score.name, np.asarray(sheet(prediction, settings.threshold))))
             if self.options.run.is_vis:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_prediction(folder, prediction, settings.threshold)
@@ -171,6 +172,8 @@ class Run:
             "shown": set(np.linspace(0, number - 1, min(PICTURES, number)).astype(int).tolist()),
         }
         metrics = summarise(evaluate(self.model, self.valset, settings, self.ranks, **how), self.valset.dataset)
+        for name, picture in gather(sheets):  # each rank has drawn its own
+            self.log.picture(f"val/{name}", step, picture)
         prec = {f"Prec@{x}": value for x, value in metrics["prec"].items()}
         self.log.record("val", step, {"oIoU": metrics["oIoU"], "mIoU": metrics["mIoU"], **prec})
         return metrics

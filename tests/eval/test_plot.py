@@ -42,14 +42,15 @@ def test_each_panel_has_its_curves(tmp_path):
     figure = plot.draw([plot.read_log(write(tmp_path / "a") / "log.jsonl")])
     lines = drawn(figure)
     steps = [100, 200, 300, 400, 500, 600]
-    assert lines["Training loss"] == [(steps, [total / step for step in steps]) for total in (300, 200, 100)]
+    for title, total in (("Training loss", 300), ("Loss: pixel", 200), ("Loss: patch", 100)):
+        assert lines[title] == [(steps, [total / step for step in steps])]
     assert lines["Learning rate"] == [(steps, [1e-5 / step for step in steps])]
     oiou, miou = ([200, 400, 600], [48.0, 50.0, 48.0]), ([200, 400, 600], [20.0, 40.0, 60.0])
     assert lines["Validation IoU (%)"] == [oiou, miou, ([400], [50.0])]  # the last one marks the best oIoU
     assert lines["Validation Prec@X (%)"] == [([200, 400, 600], [value] * 3) for value in PRECISIONS.values()]
     assert [text.get_text() for panel in figure.axes for text in panel.texts] == ["best oIoU 50.00 at 400"]
-    legends = [[text.get_text() for text in panel.get_legend().get_texts()] for panel in figure.axes[::2]]
-    assert legends == [["loss", "pixel", "patch"], ["oIoU", "mIoU"]]
+    legends = [[text.get_text() for text in panel.get_legend().get_texts()] for panel in figure.axes[4:]]
+    assert legends == [["oIoU", "mIoU"], list(PRECISIONS)]
     runs = [plot.read_log(write(tmp_path / name, steps) / "log.jsonl") for name, steps in (("b", 6), ("c", 4))]
     of_each = [(line.get_color(), len(line.get_xdata())) for line in plot.draw(runs).axes[1].lines]
     assert of_each == [(plot.COLOURS[0], 6), (plot.COLOURS[1], 4)]
@@ -57,7 +58,7 @@ def test_each_panel_has_its_curves(tmp_path):
 
 def test_a_long_curve_is_drawn_with_its_running_mean(tmp_path):
     run = plot.read_log(write(tmp_path / "a", steps=200) / "log.jsonl")
-    raw, mean = drawn(plot.draw([run]))["Training loss"][:2]
+    raw, mean = drawn(plot.draw([run]))["Training loss"]
     assert raw == run.curves["train"]["loss"]
     near = [raw[1][max(0, i - 4) : i + 5] for i in range(200)]  # 4 on each side, fewer at both ends
     assert mean[1] == pytest.approx([math.fsum(values) / len(values) for values in near])
@@ -85,9 +86,29 @@ def test_what_cannot_be_drawn_is_left_out(tmp_path):
     loss, boundary = ([1, 3], [1.0, 2.0]), ([3], [1.5])
     assert run.curves == {"train": {"loss": loss, "lr": ([1], [1e-5]), "boundary": boundary}, "val": {}}
     figure = plot.draw([run])
-    assert drawn(figure)["Training loss"] == [loss, boundary]
-    assert [panel.texts[0].get_text() for panel in figure.axes[2:]] == ["nothing logged yet"] * 2
+    assert (drawn(figure)["Training loss"], drawn(figure)["Loss: boundary"]) == ([loss], [boundary])
+    assert [panel.texts[0].get_text() for panel in figure.axes[3:]] == ["nothing logged yet"] * 2
     figure.savefig(io.BytesIO())
+
+
+def test_one_point_can_be_seen(tmp_path):
+    """Of a run that has logged once; a term of the loss may have any name."""
+    run = plot.read_log(write(tmp_path / "a", steps=1, every=200) / "log.jsonl")
+    run.curves["train"]["_$x^{2$"] = ([200], [3.0])
+    figure = plot.draw([run])
+    assert len(figure.axes) == 7 and figure.axes[3].get_title(loc="left") == "Loss: _$x^{2$"
+    figure.savefig(file := io.BytesIO())  # at the dpi of the figure, as positions are
+    picture = Image.open(file).convert("RGB")
+    for panel in figure.axes:
+        left, bottom, right, top = panel.get_window_extent().extents
+        inside = picture.crop((left, picture.height - top, right, picture.height - bottom))
+        assert tuple(bytes.fromhex(plot.COLOURS[0][1:])) in set(inside.get_flattened_data())
+
+
+def test_a_log_of_too_many_terms(tmp_path):
+    run = plot.Run("a", {"train": {f"term{i}": ([1], [1.0]) for i in range(plot.MAX_LOSSES)}, "val": {}})
+    with pytest.raises(InputError, match="21 terms of the loss: one plot shows at most 20"):
+        plot.draw([run])
 
 
 BROKEN = {
@@ -132,8 +153,8 @@ def test_the_script_from_anywhere(tmp_path):
     done = subprocess.run([*script, "_$x^{2$ a", "b/log.jsonl"], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "_$x^{2$ a/curves.png\n", "")
     with Image.open(tmp_path / "_$x^{2$ a/curves.png") as picture:
-        assert (picture.format, picture.size) == ("PNG", (1650, 1080))
-        header = set(picture.convert("RGB").crop((0, 0, 1650, 60)).get_flattened_data())
+        assert (picture.format, picture.size) == ("PNG", (1950, 1080))
+        header = set(picture.convert("RGB").crop((0, 0, 1950, 60)).get_flattened_data())
     for colour in plot.COLOURS[:2]:
         assert tuple(bytes.fromhex(colour[1:])) in header
     plot.main([str(tmp_path / "b"), "--out", str(tmp_path / "new/b.png")])

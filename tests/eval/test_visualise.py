@@ -6,7 +6,7 @@ from PIL import Image
 
 from eval.evaluator import EvalSettings, Prediction, evaluate
 from eval.metrics import SampleScore
-from eval.visualise import probability, write_prediction
+from eval.visualise import GREEN, ORANGE, grid, highlight, probability, sheet, write_prediction
 from tests.support.memory_split import MemorySplit
 from tests.support.small_model import tiny_model
 from utils.errors import InputError
@@ -34,12 +34,41 @@ def test_pictures_agree_with_the_scores(tmp_path):
         assert np.abs(soft - 255 / (1 + np.exp(-logits.astype(float)))).max() <= 0.5 + 1e-3
         saved = np.asarray(Image.open(tmp_path / f"{score.name}_image.jpg"))
         assert saved.shape == image.shape and abs(float(saved.mean()) - image.mean()) < 5
-        assert Image.open(tmp_path / f"{score.name}.jpg").width > 4 * 170
 
 
 def test_probability_of_extreme_logits():
     values = probability(np.array([-1e30, -2.0, 0.0, 2.0, 1e30], np.float32))
     assert values == pytest.approx([0, 0.1192029, 0.5, 0.8807971, 1])
+
+
+def test_the_rest_of_the_picture_is_darkened():
+    image, mask = np.full((9, 9, 3), ORANGE, np.uint8), np.zeros((9, 9), bool)
+    mask[2:7, 2:7] = True
+    shown = highlight(image, mask)
+    assert (shown[0, 0] == image[0, 0] // 2).all() and (shown[4, 4] == ORANGE).all()
+
+
+def test_a_sheet_is_two_by_two():
+    """A thing is white; the mask is its upper half, the prediction its lower half."""
+    image, mask = np.zeros((60, 80, 3), np.uint8), np.zeros((60, 80), bool)
+    image[:40, :40], mask[:20, :40] = 255, True
+    score = SampleScore(0, "unc_val_0", 0, 1600, 3, "the white one", "image")
+    page = np.asarray(sheet(Prediction(score, image, mask, np.where(image[..., 0] & ~mask, 9.0, -9.0)), 0.0))
+    quarters = [half for row in np.split(page, [len(page) // 2]) for half in np.split(row, 2, axis=1)]
+    for number, colour in ((0, (255, 255, 255)), (1, GREEN), (3, ORANGE)):  # untouched white, and edges of masks
+        assert [bool((quarter == colour).all(-1).any()) for quarter in quarters] == [i == number for i in range(4)]
+
+
+def test_captions_are_wrapped_and_have_the_letters_of_europe():
+    def page(caption):
+        return np.asarray(grid([(title, np.zeros((30, 300, 3), np.uint8)) for title in "ab"], 2, caption))
+
+    none, one, two, three, cut = (page(text) for text in ("", "red", "red one " * 10, "red " * 30, "w" * 9000))
+    line = len(one) - len(none)
+    assert [len(each) - len(none) for each in (two, three, cut)] == [2 * line, 3 * line, 3 * line]
+    assert {each.shape[1] for each in (none, one, two, three, cut)} == {630}
+    missing, *letters = (page(letter).tobytes() for letter in "\U000e0ffféłЖλ“")
+    assert len({missing, *letters}) == 6
 
 
 def test_a_sentence_never_decides_where_a_picture_goes(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.visualise import ORANGE, probability
+from eval.visualise import probability
 from models import load_restr
 from tests.conftest import ROOT
 from tests.support.browser import chromium, needs_gradio, requested
@@ -81,13 +81,6 @@ def test_an_image_is_encoded_once_until_its_file_changes(model, tmp_path, monkey
     os.utime(path, ns=(1, 1))
     found = web_demo.answer(model, str(path), "w4", 0.5)[0]
     assert len(encoded) == 2 and found.image[0, 0].tolist() == [255, 0, 0]
-
-
-def test_the_rest_of_the_picture_is_darkened():
-    image, mask = np.full((9, 9, 3), ORANGE, np.uint8), np.zeros((9, 9), bool)
-    mask[2:7, 2:7] = True
-    shown = web_demo.highlight(image, mask)
-    assert (shown[0, 0] == image[0, 0] // 2).all() and (shown[4, 4] == ORANGE).all()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import ROOT
 from tests.support.train_runs import FLAGS, arguments, filled, interrupted, records, state, train, wait_for
@@ -72,6 +74,9 @@ def test_the_old_launcher_and_warnings_once(batches, tmp_path):
     code, message = together(batches, tmp_path / "run", "--num_steps", "1", launcher="torch.distributed.launch")
     assert (code, message.count("random values")) == (0, 1), message
     assert (tmp_path / "run" / "last.pth").exists()
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    drawn = [f"val/Gref_val_{int(i)}" for i in np.linspace(0, 19, 8)]  # by either process
+    assert sorted(events.Tags()["images"]) == sorted(drawn)
 
 
 def test_a_lost_connection_saves(batches, tmp_path):
