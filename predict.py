@@ -11,7 +11,6 @@ it; COCO's annotations and evaluate.py know only pixels as stored.
 """
 
 import math
-import re
 import time
 import warnings
 from argparse import Namespace
@@ -29,11 +28,8 @@ from utils.cli import ArgumentParser, run_main
 from utils.device import choose_device
 from utils.errors import InputError, one_line
 from utils.files.images import IMAGE_FORMATS, read_image
-from utils.files.reading import MAX_NAME_BYTES
-from utils.files.writing import atomic_write
+from utils.files.writing import atomic_write, plain_name, plain_words
 
-MAX_WORDS_BYTES = 60
-SUFFIX_BYTES = 100  # of "-WORDS_K_overlay.png" and what a file system needs beside it
 TOO_LOW = 0.01  # probability below which no threshold is worth trying
 
 
@@ -97,18 +93,6 @@ def unique(names: Iterable[str]) -> list[str]:
         others = (f"{name}_{number}" for number in count(2))
         taken[next(new for new in chain([name], others) if new not in taken)] = None
     return list(taken)
-
-
-def plain_words(text: str) -> str:
-    """The letters and digits of an expression, in lower case, joined by "_", for the names of its results."""
-    kept = "_".join(re.findall(r"[^\W_]+", text.lower()))
-    return kept.encode()[:MAX_WORDS_BYTES].decode(errors="ignore").strip("_") or "expression"
-
-
-def plain_name(path: Path) -> str:
-    """The image's name without its suffix, as results can carry it: what files or terminals do not take becomes "_"."""
-    kept = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in path.stem)
-    return kept.encode()[: MAX_NAME_BYTES - SUFFIX_BYTES].decode(errors="ignore").lstrip(".~-").strip() or "image"
 
 
 def found(result: Segmentation, threshold: float) -> str:

@@ -43,8 +43,9 @@ def overlay(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], s
     """`image` (H x W x 3 uint8) with the region of `mask` (H x W bool) tinted and edged in `colour`."""
     shown = image.astype(np.float32)
     shown[mask] += strength * (np.array(colour, np.float32) - shown[mask])
-    grey = Image.fromarray(mask.astype(np.uint8) * 255)
-    edge = np.asarray(grey.filter(ImageFilter.MaxFilter(3))) != np.asarray(grey.filter(ImageFilter.MinFilter(3)))
+    broad = 1 + (max(mask.shape) - 1) // 480  # to each side, so that the edge of a large image is seen on a screen
+    blurred = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(broad)))
+    edge = (blurred > 0) & (blurred < 255)
     shown[edge] = colour
     return shown.astype(np.uint8)
 

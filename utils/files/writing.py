@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from utils.files.reading import MAX_NAME_BYTES
+
 TEMPORARY_PREFIX = ".writing-"  # a killed process leaves such files behind; they can be removed
+MAX_WORDS_BYTES = 60
+SUFFIX_BYTES = 100  # of "-WORDS_K_overlay.png" and what a file system needs beside it
 
 
 @contextmanager
@@ -88,3 +93,15 @@ def made_folder(path: Path) -> Iterator[None]:
             for folder in made:
                 folder.rmdir()
         raise
+
+
+def plain_words(text: str) -> str:
+    """The letters and digits of an expression, in lower case, joined by "_", for the names of its results."""
+    kept = "_".join(re.findall(r"[^\W_]+", text.lower()))
+    return kept.encode()[:MAX_WORDS_BYTES].decode(errors="ignore").strip("_") or "expression"
+
+
+def plain_name(path: Path) -> str:
+    """The image's name without its suffix, as results can carry it: what files or terminals do not take becomes "_"."""
+    kept = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in path.stem)
+    return kept.encode()[: MAX_NAME_BYTES - SUFFIX_BYTES].decode(errors="ignore").lstrip(".~-").strip() or "image"
