@@ -51,8 +51,8 @@ def overlay(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], s
 
 
 def highlight(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = ORANGE) -> np.ndarray:
-    """`overlay`, lightly, of `image` with what `mask` leaves out darkened: a mask on an orange thing shows too."""
-    return overlay(np.where(mask[..., None], image, image // 2), mask, colour, strength=0.3)
+    """`image` with what `mask` leaves out darkened, and an edge in `colour`; what it finds keeps its own."""
+    return overlay(np.where(mask[..., None], image, image // 2), mask, colour, strength=0)
 
 
 def heat(image: np.ndarray, soft: np.ndarray) -> np.ndarray:

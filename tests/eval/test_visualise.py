@@ -42,10 +42,11 @@ def test_probability_of_extreme_logits():
 
 
 def test_the_rest_of_the_picture_is_darkened():
-    image, mask = np.full((9, 9, 3), ORANGE, np.uint8), np.zeros((9, 9), bool)
+    image, mask = np.full((9, 9, 3), (40, 80, 240), np.uint8), np.zeros((9, 9), bool)
     mask[2:7, 2:7] = True
     shown = highlight(image, mask)
-    assert (shown[0, 0] == image[0, 0] // 2).all() and (shown[4, 4] == ORANGE).all()
+    assert (shown[0, 0] == image[0, 0] // 2).all() and (shown[2, 2] == ORANGE).all()
+    assert (shown[4, 4] == image[4, 4]).all()  # "the blue one" stays blue
 
 
 def test_a_sheet_is_two_by_two():
@@ -55,8 +56,8 @@ def test_a_sheet_is_two_by_two():
     score = SampleScore(0, "unc_val_0", 0, 1600, 3, "the white one", "image")
     page = np.asarray(sheet(Prediction(score, image, mask, np.where(image[..., 0] & ~mask, 9.0, -9.0)), 0.0))
     quarters = [half for row in np.split(page, [len(page) // 2]) for half in np.split(row, 2, axis=1)]
-    for number, colour in ((0, (255, 255, 255)), (1, GREEN), (3, ORANGE)):  # untouched white, and edges of masks
-        assert [bool((quarter == colour).all(-1).any()) for quarter in quarters] == [i == number for i in range(4)]
+    for colour, places in (((255, 255, 255), [0, 1, 3]), (GREEN, [1]), (ORANGE, [3])):  # the thing, and edges of masks
+        assert [i for i in range(4) if (quarters[i] == colour).all(-1).any()] == places
 
 
 def test_captions_are_wrapped_and_have_the_letters_of_europe():
