@@ -152,23 +152,23 @@ class _Lines(tqdm):
         super().__init__(**{**options, "leave": False, "mininterval": LINE_SECONDS, "miniters": 1, "smoothing": 0})
         self.last_print_t = 0  # long ago: the first update is due
 
-    def display(self, *_) -> None:
-        """Print a line, which tqdm asks for. None tells it that there is nothing to erase."""
+    def display(self, msg=None, pos=None) -> None:
+        """Print a line when tqdm would draw its bar. None tells it that there is nothing to erase."""
         if self.n in (self.initial, self.shown):
             return
-        self.shown, elapsed = self.n, self.format_dict["elapsed"]
-        speed = (self.n - self.initial) / max(elapsed, 1e-9)
+        self.shown, seconds = self.n, self.format_dict["elapsed"]
+        speed = (self.n - self.initial) / max(seconds, 1e-9)
         if self.unit_scale:
-            count, total, rate = (self.format_sizeof(number, self.unit) for number in (self.n, self.total, speed))
+            n, total, rate = (self.format_sizeof(number, self.unit) for number in (self.n, self.total, speed))
         else:
-            count, total, rate = f"{self.n:,}", f"{self.total:,}", f"{brief(speed)} {self.unit}"
-        of = [self.desc, f"{count}/{total}"]
-        if self.unit != "it":  # else the postfix has a speed of its own
-            of += [self.unit] * (not self.unit_scale) + [f"{rate}/s"]
-        seconds = elapsed if self.n >= self.total else (self.total - self.n) / speed
-        end = "in" if self.n >= self.total else "eta"
-        words = " ".join(filter(None, [*of, self.postfix, end, str(timedelta(seconds=round(seconds)))]))
-        print(f"{time.strftime('%H:%M:%S')} {words}", file=self.fp, flush=True)
+            n, total, rate = f"{self.n:,}", f"{self.total:,} {self.unit}", f"{brief(speed)} {self.unit}"
+        said = [f"{n}/{total}", self.postfix, f"{rate}/s"]
+        if self.unit == "it":  # tqdm's default: the postfix has a unit and a speed
+            said = [f"{n}/{self.total:,}", self.postfix]
+        finished = self.n >= self.total
+        time_left = timedelta(seconds=round(seconds if finished else (self.total - self.n) / speed))
+        words = [time.strftime("%H:%M:%S"), self.desc, *said, "in" if finished else "eta", str(time_left)]
+        print(" ".join(filter(None, words)), file=self.fp, flush=True)
 
 
 def progress_bar(**options) -> tqdm:
