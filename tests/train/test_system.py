@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 from datetime import timedelta
 
 import pytest
@@ -70,6 +71,7 @@ def test_a_terminal_that_is_closed(tmp_path):
 
 def test_progress_on_a_terminal_is_a_bar():
     main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
     program = (
         "from utils.cli import log, progress_bar\n"
         "with progress_bar(total=3, unit='refs') as bar:\n    bar.update(2)\n    log('a word')\n    bar.update()"
