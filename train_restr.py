@@ -31,6 +31,7 @@ from train.loop import Stopped, Trainer, fit
 from train.options import Options, parse_options
 from train.process import EXIT_RESUME, StopSignal, settle_memory
 from train.run import Run, data_of, locked, resumable
+from train.start import announce, conclude
 from utils.cli import run_main
 from utils.device import Ranks, group
 from utils.errors import InputError, one_line
@@ -74,12 +75,13 @@ def train(options: Options, ranks: Ranks) -> int:
     with locked(path) if ranks.is_main else nullcontext():
         resuming = resumable(path, options.run.resume)
         torch.manual_seed(options.recipe.seed)
-        model = build_model(options, config, split, resuming, ranks).to(ranks.device)
-        trainer = build_trainer(options, model, ranks)
+        model, weights = build_model(options, config, split, resuming)
+        trainer = build_trainer(options, model.to(ranks.device), ranks)
         facts = data_of(data, {data.set: split, data.valset: valset}, vocabulary)
         run = Run(options, ranks, model, trainer, path, vocabulary, facts, valset)
         run.start(resuming)
         try:
+            announce(run, split, weights)
             with explained(options.machine.compile), explained_loaders():
                 fit(trainer, micro_batches(options, split, trainer.step, ranks), run, stop)
         except Stopped:
@@ -88,8 +90,7 @@ def train(options: Options, ranks: Ranks) -> int:
             return EXIT_RESUME
         finally:
             run.log.close()
-        if ranks.is_main:
-            print(f"{path}: {trainer.step} steps, best {data.valset} oIoU {trainer.best:.2f}")
+        conclude(run)
         return 0
 
 
@@ -110,29 +111,29 @@ def check(options: Options, split: PreparedSplit, valset: PreparedSplit, ranks: 
 
 
 def build_model(
-    options: Options, config: ReSTRConfig, split: PreparedSplit, resuming: bool, ranks: Ranks
-) -> torch.nn.Module:
-    """The model with its first weights: a pre-trained ViT and GloVe, unless saved ones are to come."""
+    options: Options, config: ReSTRConfig, split: PreparedSplit, resuming: bool
+) -> tuple[torch.nn.Module, str]:
+    """The model with its first weights, a pre-trained ViT and GloVe unless saved ones are to come, and their source."""
     model, flags = build_restr(config), options.model
     model.set_grad_checkpointing(options.machine.grad_checkpoint)
     if resuming:
-        return model
+        return model, "saved by this run"
     file = options.data.embeddings or split.embeddings_file()
     missing = flags.no_pretrained and not options.data.embeddings and not file.exists()
     if flags.random_embeddings or missing:
-        why = f"{file} is not there" if missing else "--random_embeddings"
-        if ranks.is_main:
-            print(f"word embeddings start from random values: {why}", file=sys.stderr)
+        words = f"random: {file} is not there" if missing else "random: --random_embeddings"
     else:
         table = read_embeddings(file, config.language.vocabulary_size, config.language.width)
         table[PAD] = 0  # the padding row gets no gradient, so another table's value would stay
         model.language.embedding.weight.data.copy_(torch.from_numpy(table))
+        words = f"{file}"
     if not flags.no_pretrained:
         try:
             load_pretrained(model.vision, flags.v_weights)
         except InputError as error:
             raise InputError(f"{error} (--v_weights FILE, or --no_pretrained)") from None
-    return model
+    vision = flags.v_weights or f"{flags.v_backbone} of timm's hub"
+    return model, f"ViT {'random: --no_pretrained' if flags.no_pretrained else vision}; word embeddings {words}"
 
 
 def build_trainer(options: Options, model: torch.nn.Module, ranks: Ranks) -> Trainer:

@@ -9,18 +9,11 @@ From the repository or from inside eval/, on one process or under torchrun:
 """
 
 import json
-import platform
-import shlex
-import subprocess
 import sys
-import tomllib
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,9 +35,9 @@ from utils.device import Precision, Process, Ranks
 from utils.files.writing import atomic_write, made_folder, write_json
 from utils.options import COUNT_OR_0, add_options, option, read_options, size
 from utils.prepared import META, PreparedSplit
+from utils.provenance import facts
 
 PICTURES = 100  # expressions of --is_vis without a number
-LIBRARIES = ("torchvision", "timm", "numpy", "pillow")  # whose versions are recorded, beside PyTorch's
 
 
 @dataclass
@@ -216,33 +209,16 @@ def _evaluate(
 
 
 def _record(model: ReSTR, split: PreparedSplit, settings: EvalSettings, device: torch.device) -> dict:
-    """What a number has to be traced by: checkpoint, data, settings, device, command, date (UTC), code, libraries."""
+    """What a number has to be traced by: checkpoint, data, settings and `facts`."""
     meta = split.folder / META  # the authors' code makes none
-    libraries = {"torch": torch.__version__}
-    for name in LIBRARIES:
-        libraries[name] = next((found.version for found in distributions(name=name)), None)
     return {
         "dataset": split.dataset,
         "split": split.split,
         "checkpoint": {key: model.provenance[key] for key in ("file", "sha256", "step")},
         "data": {"folder": str(split.folder.resolve()), "meta_sha256": file_sha256(meta) if meta.is_file() else None},
         "settings": asdict(settings) | {"image_size": list(model.config.vision.image_size)},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "command": shlex.join(sys.argv),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code": _code_version(),
-        "python": platform.python_version(),
-        "libraries": libraries,
+        **facts(device),
     }
-
-
-def _code_version() -> str:
-    """The git commit of the code, with "-dirty" if tracked files were changed; the release where there is no git."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    with suppress(OSError, subprocess.SubprocessError):  # no git, or no commit
-        if (ROOT / ".git").exists():  # not a copy inside somebody else's repository
-            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 def _print(rows: dict[str, dict]) -> None:

@@ -156,7 +156,8 @@ def evaluate(
     images = ImageGroups(split, groups, rotate_expressions)
     scores, running, training = [], RunningIoU(), model.training
     hidden = not (progress and ranks.is_main)
-    bar = progress_bar(total=sum(map(len, groups)), unit="expr", leave=False, disable=hidden)
+    how = {"desc": f"{split.dataset} {split.split}", "unit": "expr", "leave": False, "disable": hidden}
+    bar = progress_bar(total=sum(map(len, groups)), **how)
     model.eval()
     try:
         with torch.inference_mode(), bar:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from utils.cli import progress_bar
 from utils.errors import InputError
 from utils.files.reading import refusing, regular_file_size
 
@@ -67,7 +67,7 @@ def _rows(path: Path) -> Iterator[tuple[bytes, np.ndarray]]:
     """
     width = None
     size = regular_file_size(path, _REMEDY)
-    bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, leave=False, disable=None)
+    bar = progress_bar(total=size, unit="B", unit_scale=True, desc=path.name, leave=False)
     with path.open("rb") as file, bar:
         for number in itertools.count(1):
             line = file.readline(MAX_LINE)

@@ -11,8 +11,7 @@ from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
-from tqdm import tqdm
-
+from utils.cli import progress_bar
 from utils.errors import InputError
 
 J = TypeVar("J")
@@ -40,21 +39,20 @@ def stop_in_order() -> None:
 
 
 def run_all(
-    work: Callable[[J], R], jobs: list[J], workers: int, weigh: Callable[[J], int], done: int = 0, title: str = ""
+    work: Callable[[J], R], jobs: list[J], workers: int, weigh: Callable[[J], int], done: int = 0, **bar
 ) -> list[R]:
     """What `work` returns of every job, in any order, from `workers` processes (1: from this one).
 
-    `work` is pickled once a process. The bar counts what `weigh` gives, from `done` on; it shows on terminals only.
+    `work` is pickled once a process. A `progress_bar(**bar)` counts what `weigh` gives, from `done` on.
     Raises the first exception of any job, when all processes have stopped.
     """
     alone = workers == 1 or len(jobs) <= 1
     finished = ((job, work(job)) for job in jobs) if alone else _in_processes(work, jobs, workers)
     total, results = done + sum(map(weigh, jobs)), []
-    bar = tqdm(total=total, initial=done, desc=title, unit=" expr", disable=None, smoothing=0.1)
-    with closing(finished), bar:
+    with closing(finished), progress_bar(total=total, initial=done, smoothing=0.1, **bar) as shown:
         for job, result in finished:
             results.append(result)
-            bar.update(weigh(job))
+            shown.update(weigh(job))
     return results
 
 

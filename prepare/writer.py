@@ -57,6 +57,9 @@ class Job:
     def expressions(self) -> int:
         return sum(len(sentences) for _, sentences in self.refs)
 
+    def __len__(self) -> int:
+        return len(self.refs)
+
 
 def plan(refs: list[Ref], source: Path) -> list[Job]:
     """Refs grouped by image, in order of first appearance; expressions numbered in the order of the file `source`.
@@ -193,9 +196,10 @@ def _build(
     todo = mine if cut else writer.missing(mine, sizes)
     if was_complete and (lacking or cut):
         record_split(files, entry, None)
-    done = sum(job.expressions() for job in mine) - sum(job.expressions() for job in todo)
+    done = sum(map(len, mine)) - sum(map(len, todo))
+    bar = {"desc": f"{files.dataset} {files.split}", "unit": "refs"}
     try:
-        empty = run_all(writer.write, todo, options.workers, Job.expressions, done, files.name("*")[:-2])
+        empty = run_all(writer.write, todo, options.workers, len, done, **bar)
     except InputError:  # a broken image or mask, which will be another file when it is fixed
         record_split(files, {**entry, "files_sha256": None}, None)
         raise
@@ -240,7 +244,7 @@ def damage(folder: Path, split: str, workers: int) -> list[str]:
     data.vocabulary()
     numbers = range(len(data))
     jobs = [numbers[i : i + VERIFIED_AT_ONCE] for i in numbers[::VERIFIED_AT_ONCE]]
-    found = run_all(partial(_faults, data), jobs, workers, len, title=data.name(0).rpartition("_")[0])
+    found = run_all(partial(_faults, data), jobs, workers, len, desc=f"{data.dataset} {split}", unit="expr")
     return sorted(set().union(*found))
 
 

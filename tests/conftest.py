@@ -35,6 +35,7 @@ def build(monkeypatch, capsys):
     """build(root, dataset, split, *flags): run build_batches.py in this process -> (exit code, output, errors)."""
     import build_batches
     from tests.support.builder import SIZE
+    from tests.support.forked import without_log
     from utils.cli import run_main
 
     def run(root, dataset="Gref", split="train", *flags):
@@ -43,7 +44,8 @@ def build(monkeypatch, capsys):
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             run_main(build_batches.main)
-        return left.value.code, *capsys.readouterr()
+        output, error = capsys.readouterr()
+        return left.value.code, output, without_log(error)
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield run

@@ -72,6 +72,11 @@ class RunLog:
         with naming(self.board.log_dir):
             self.board.add_image(name, image, step, dataformats="HWC")
 
+    def text(self, name: str, step: int, text: str) -> None:
+        """Markdown for TensorBoard."""
+        with naming(self.board.log_dir):
+            self.board.add_text(name, text, step)
+
     def close(self) -> None:
         """Write everything out."""
         with naming(self.file.name):

@@ -6,7 +6,6 @@ Everything random in step s comes from (seed, s, sample), so that a resumed run 
 
 import math
 import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -14,12 +13,11 @@ from contextlib import nullcontext
 import torch
 import torch.distributed as dist
 from torch import nn
-from tqdm import tqdm
 
 from train.data import mixed_seed
 from train.process import StopSignal
 from utils import device as distributed
-from utils.cli import progress_bar
+from utils.cli import brief, log, progress_bar
 from utils.device import Ranks, autocast
 from utils.errors import InputError, one_line
 
@@ -129,7 +127,7 @@ class Trainer:
         names = distributed.gather([name for batch in batches for name in batch["name"]])
         what = f"step {self.step}: loss {values['loss']}, gradient norm {values['grad_norm']}, samples "
         if self.ranks.is_main:
-            tqdm.write(f"skipped {what}{', '.join(names)}", file=sys.stderr)
+            log(f"skipped {what}{', '.join(names)}")
         if self.bad_steps >= self.recipe.max_bad_steps:
             remedy = "lower --lr or set --grad_clip (with --resume and --allow_changes)"
             raise InputError(f"{self.bad_steps} steps in a row were not finite: {remedy}; {what}{', '.join(names[:8])}")
@@ -156,7 +154,7 @@ def fit(trainer: Trainer, batches: Iterator[dict], run, stop: StopSignal) -> Non
         run.validate()  # the run was killed between its checkpoint and its validation
     started, done = time.monotonic(), 0
     hidden = not trainer.ranks.is_main
-    with progress_bar(total=recipe.num_steps, initial=trainer.step, disable=hidden, unit="step") as bar:
+    with progress_bar(total=recipe.num_steps, initial=trainer.step, disable=hidden, desc="step") as bar:
         while trainer.step < recipe.num_steps:
             if _any_rank(stop.requested, trainer.ranks.device):
                 run.save()
@@ -167,10 +165,12 @@ def fit(trainer: Trainer, batches: Iterator[dict], run, stop: StopSignal) -> Non
             values = trainer.train_step([next(batches) for _ in range(recipe.accum)])
             done += 1
             rate = done * recipe.batch_size / (time.monotonic() - started)
-            shown = f"loss {values['loss']:.4f}, lr {trainer.optimizer.param_groups[0]['lr']:.2e}, {rate:.1f} samples/s"
+            lr = trainer.optimizer.param_groups[0]["lr"]
+            shown = f"loss {values['loss']:.3g} lr {lr:.1e} {brief(rate)} samples/s"
             bar.set_postfix_str(shown, refresh=False)
             bar.update()
-            logged, due = trainer.step % run.options.run.log_every == 0, run.due()
+            due = run.due()
+            logged = trainer.step in (1, recipe.num_steps) or trainer.step % run.options.run.log_every == 0
             if logged:
                 _log_window(trainer, run.log, rate)
             if due:

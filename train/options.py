@@ -159,10 +159,14 @@ class Options:
     machine: Machine
     validation: Validation
 
+    def values(self) -> dict:
+        """Flag -> value, of all flags."""
+        return {name: getattr(getattr(self, part), field.name) for part, name, field in FLAGS}
+
     def compared(self) -> dict:
-        """Flag -> value, of the flags that --resume compares by value; checkpoints hold them."""
-        compared = (flag for flag in FLAGS if not flag[2].metadata["harmless"])
-        return {name: getattr(getattr(self, part), field.name) for part, name, field in compared}
+        """`values` of the flags that --resume compares by value; checkpoints hold them."""
+        harmless = {name for _, name, field in FLAGS if field.metadata["harmless"]}
+        return {name: value for name, value in self.values().items() if name not in harmless}
 
 
 GROUPS = {field.name: field.type for field in fields(Options)}

@@ -40,5 +40,6 @@ class StopSignal:
             os._exit(130)  # an exception could be raised, and lost, anywhere
         if self._announce and not self.requested:
             with suppress(OSError):  # the terminal may be gone, which is why the signal came
-                os.write(2, f"\n{signal.Signals(number).name}: finishing the step and saving\n".encode())
+                below = "\n" * os.isatty(2)  # the bar
+                os.write(2, f"{below}{signal.Signals(number).name}: finishing the step and saving\n".encode())
         self.requested = True

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from models.restr import check_weights
 from train.logs import NoLog, RunLog
 from train.loop import Trainer
 from train.options import FLAGS, DataOptions, Options
+from utils.cli import log
 from utils.device import Ranks, gather
 from utils.errors import InputError, one_line
 from utils.files.writing import TEMPORARY_PREFIX, lock_file, made_folder
@@ -39,7 +40,8 @@ class OtherRun(InputError):
 def locked(path: Path) -> Iterator[None]:
     """Make the folder of a run, and lock it against a second process until the block ends.
 
-    At its end the lock is removed, and after an exception the folder too if it is still empty and was made here.
+    At its end the lock is removed. After an exception before the first logged step, the files made in the block go
+    too, and the folder if it is then empty and was made here: a failed start leaves nothing.
     Raises InputError if another process trains into it.
     """
     with made_folder(path), (path / ".lock").open("a") as handle:  # "a" never empties what a link points to
@@ -49,10 +51,17 @@ def locked(path: Path) -> Iterator[None]:
                 raise BlockingIOError
         except BlockingIOError:
             raise InputError(f"{path}: another run is training into it: {OTHER}") from None
+        before = {*path.iterdir()}
         try:
             for half in path.glob(f"{TEMPORARY_PREFIX}*"):  # of a run that was killed while it saved
                 half.unlink(missing_ok=True)
             yield
+        except BaseException:
+            if not any(file.stat().st_size for file in path.glob("log.jsonl")):
+                for new in {*path.glob("*")} - before:
+                    with suppress(OSError):  # a folder of --wandb
+                        new.unlink()
+            raise
         finally:
             (path / ".lock").unlink(missing_ok=True)
 
@@ -140,6 +149,8 @@ class Run:
         best = trainer.best is None or metrics["oIoU"] > trainer.best
         trainer.best, trainer.validated = metrics["oIoU"] if best else trainer.best, trainer.step
         if self.ranks.is_main:
+            scores = f"oIoU {metrics['oIoU']:.1f} (best {trainer.best:.1f}) mIoU {metrics['mIoU']:.1f}"
+            log(f"step {trainer.step:,} {self.valset.split} {scores}")
             checkpoint = self._checkpoint(metrics=metrics)
             save_checkpoint(self.path / f"{self.valset.dataset}_{trainer.step}.pth", checkpoint)  # the authors' name
             if best:

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import NoReturn
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from utils.errors import InputError, did_you_mean, one_line
 
 EXIT_USER_ERROR = 2
+LINE_SECONDS = 30  # between two lines of progress in a file
 
 
 class _Outlet(io.FileIO):
@@ -39,7 +41,8 @@ def settle_streams() -> None:
     """Make standard streams safe to use: open ones that were closed (`>&-`), and let a lost reader stop nothing.
 
     A script goes on without a reader, so that `| head` or a lost connection costs no work. Characters that the terminal
-    cannot show are escaped. A stream that was replaced, as tests do, stays.
+    cannot show are escaped. Both write line by line, so that a file has their lines in order. A stream that was
+    replaced, as tests do, stays.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # else the next file to be opened would take its place
         os.set_inheritable(descriptor, True)
@@ -51,10 +54,9 @@ def settle_streams() -> None:
             continue
         if stream:
             stream.flush()
-        by_line = stream is None or stream.line_buffering or stream.write_through
         buffer = io.BufferedWriter(_Outlet(descriptor))
         encoding = stream.encoding if stream else "utf-8"
-        setattr(sys, name, io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=by_line))
+        setattr(sys, name, io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True))
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -152,6 +154,47 @@ def first_to_fail() -> bool:
         return True
 
 
+class _Lines(tqdm):
+    """Progress in a file: a line after the first update, one each LINE_SECONDS, and one at the end if not yet there.
+
+    Its speed is the mean since the start, pauses included: that of the last half minute would make "eta" jump.
+    """
+
+    shown: float | None = None  # the number in the last line
+
+    def __init__(self, **options):
+        super().__init__(**{**options, "leave": False, "mininterval": LINE_SECONDS, "miniters": 1, "smoothing": 0})
+        self.last_print_t = 0  # long ago: the first update is due
+
+    def display(self, msg=None, pos=None) -> None:
+        """Print a line when tqdm would draw its bar. None tells it that there is nothing to erase."""
+        if self.n in (self.initial, self.shown):
+            return
+        self.shown, seconds = self.n, self.format_dict["elapsed"]
+        speed = (self.n - self.initial) / max(seconds, 1e-9)
+        if self.unit_scale:
+            n, total, rate = (self.format_sizeof(number, self.unit) for number in (self.n, self.total, speed))
+        else:
+            n, total, rate = f"{self.n:,}", f"{self.total:,} {self.unit}", f"{brief(speed)} {self.unit}"
+        said = [f"{n}/{total}", self.postfix, f"{rate}/s"]
+        if self.unit == "it":  # tqdm's default: the postfix has a unit and a speed
+            said = [f"{n}/{self.total:,}", self.postfix]
+        finished = self.n >= self.total
+        time_left = timedelta(seconds=round(seconds if finished else (self.total - self.n) / speed))
+        words = [time.strftime("%H:%M:%S"), self.desc, *said, "in" if finished else "eta", str(time_left)]
+        print(" ".join(filter(None, words)), file=self.fp, flush=True)
+
+
 def progress_bar(**options) -> tqdm:
-    """A tqdm bar on standard error; in a scheduler's log a line each half minute instead of ten a second."""
-    return tqdm(mininterval=0.1 if sys.stderr.isatty() else 30, **options)
+    """A tqdm bar on standard error, or plain lines where that is not a terminal."""
+    return (tqdm if sys.stderr.isatty() else _Lines)(**options)
+
+
+def log(text: str) -> None:
+    """Print a line with the time of day on standard error, above the bar if there is one."""
+    (tqdm.write if sys.stderr.isatty() else print)(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr)
+
+
+def brief(number: float) -> str:
+    """A speed as a person says it: 1,234 or 61 or 0.19."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"

@@ -47,6 +47,10 @@ def script(module: str, arguments: Sequence[str], fsize: int = 0) -> None:
 
 
 def errors(output: Path) -> str:
-    """What the last process printed to standard error, without progress bars."""
-    lines = re.split(r"[\r\n]|\x1b\[A", Path(f"{output}.err").read_text())
-    return "\n".join(line for line in lines if line.strip() and not re.search(r"\d%\|", line))
+    """What the last process printed to standard error, without its log."""
+    return without_log(Path(f"{output}.err").read_text()).removesuffix("\n")
+
+
+def without_log(text: str) -> str:
+    """The lines that do not begin with a time of day, as progress and validations do."""
+    return re.sub(r"^\d\d:\d\d:\d\d .*\n", "", text, flags=re.M)

@@ -31,7 +31,7 @@ def start(batches: Path, folder: Path, *flags: str, base: Sequence[str] = FLAGS,
 
 
 def train(batches: Path, folder: Path, *flags: str, **how) -> tuple[int, str]:
-    """A whole run: its exit code and what it wrote to standard error, without the progress bar."""
+    """A whole run: its exit code and what it wrote to standard error, without its log."""
     process = start(batches, folder, *flags, **how)
     process.join(120)
     assert not process.is_alive(), "it hangs"
@@ -42,13 +42,8 @@ def refused(batches: Path, folder: Path, *flags: str, **how) -> str:
     """The one line of a run that ends with exit code 2."""
     code, message = train(batches, folder, *flags, **how)
     assert code == 2, message
-    return only_line(message)
-
-
-def only_line(message: str) -> str:
-    """The line of a message that has no other, but for that of random embeddings."""
-    (line,) = [line for line in message.splitlines() if "start from random values" not in line]
-    return line
+    assert message.count("\n") == 0, message
+    return message
 
 
 def interrupted(batches: Path, folder: Path, number: int, *flags: str, after: str = "log.jsonl", **how) -> int:

@@ -3,12 +3,16 @@
 import os
 import platform
 import pty
+import re
 import subprocess
 import sys
+import termios
+from datetime import timedelta
 
 import pytest
 
 from tests.conftest import ROOT
+from utils import cli
 
 PROGRAM = """
 import sys
@@ -63,6 +67,43 @@ def test_a_terminal_that_is_closed(tmp_path):
     os.close(terminal)
     assert process.wait(60) == 2
     assert (tmp_path / "file").read_text() == "done"
+
+
+def test_progress_on_a_terminal_is_a_bar():
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    program = (
+        "from utils.cli import log, progress_bar\n"
+        "with progress_bar(total=3, unit='refs') as bar:\n    bar.update(2)\n    log('a word')\n    bar.update()"
+    )
+    assert subprocess.run([sys.executable, "-c", program], stderr=terminal, cwd=ROOT).returncode == 0
+    shown = os.read(main, 10_000).decode()
+    assert "\r100%|" in shown and re.search(r"\r\d\d:\d\d:\d\d a word\r\n", shown)
+
+
+def test_progress_in_a_file_is_a_line_each_half_minute(capsys, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    with cli.progress_bar(total=1000, initial=400, desc="unc train", unit="refs") as bar:
+        for seconds in [10] + 89 * [1] + [100] + 9 * [1]:  # a slow start and a pause
+            now[0] += seconds
+            bar.update(6)
+    lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    at = {10: 406, 40: 586, 70: 766, 199: 946}
+    left = [timedelta(seconds=round((1000 - n) * seconds / (n - 400))) for seconds, n in at.items()]
+    assert [line.split()[2] for line in lines] == [*(f"{n}/1,000" for n in at.values()), "1,000/1,000"]
+    assert [line.split("eta ")[1] for line in lines[:-1]] == [str(time) for time in left]
+    assert (lines[0], lines[-1]) == (
+        "unc train 406/1,000 refs 0.6 refs/s eta 0:16:30",
+        "unc train 1,000/1,000 refs 2.9 refs/s in 0:03:28",
+    )
+
+
+@pytest.mark.parametrize("options", [{"total": 5, "initial": 5}, {"total": 5, "disable": True}])
+def test_no_progress_no_line(capsys, options):
+    with cli.progress_bar(**options, unit="refs") as bar:
+        bar.update(5 * ("disable" in options))
+    assert capsys.readouterr().err == ""
 
 
 SLOW_SCRIPTS = ("train_restr.py", "eval/evaluate.py", "predict.py", "tools/web_demo.py")  # they import PyTorch

@@ -1,12 +1,18 @@
 """train_restr.py as users run it, at toy size."""
 
+import json
 import os
+import re
+import shlex
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
 from models import load_restr
+from tests.conftest import ROOT
+from tests.support import forked
 from tests.support.train_runs import (
     FLAGS,
     equal,
@@ -26,7 +32,7 @@ from tests.support.train_runs import (
 @pytest.fixture(scope="module")
 def whole(batches, tmp_path_factory):
     """An undisturbed run."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
+    folder = tmp_path_factory.mktemp("runs") / "whole run"
     assert train(batches, folder)[0] == 0
     return folder
 
@@ -36,7 +42,7 @@ def test_what_a_run_leaves_behind(whole, batches):
     assert {"last.pth", "best.pth", "Gref_4.pth", "Gref_8.pth", "Gref_12.pth", "log.jsonl"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     log = records(whole)
-    assert [line["step"] for line in log if line["kind"] == "train"] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in log if line["kind"] == "train"] == [1, 2, 4, 6, 8, 10, 12]
     scores = {line["step"]: line["oIoU"] for line in log if line["kind"] == "val"}
     assert list(scores) == [4, 8, 12]
     values = state(whole, "Gref_12.pth")
@@ -46,10 +52,50 @@ def test_what_a_run_leaves_behind(whole, batches):
     assert load_restr(whole / "best.pth").image_size == (48, 48)
 
 
-def test_a_file_of_progress_does_not_grow_with_the_steps(whole):
-    bars = [line for line in Path(f"{whole}.err").read_text().splitlines() if "/12" in line]
-    assert bars and len(bars) < 12  # on a terminal each step is shown
-    assert "loss" in bars[-1] and "samples/s" in bars[-1]
+def test_what_a_run_says(whole, batches):
+    said, log = Path(f"{whole}.out").read_text(), Path(f"{whole}.err").read_text()
+    facts = (
+        f"{whole}, from the start",
+        f"{batches}: train 20 expressions, val 20, 48 x 48 pixels",
+        "Gref_emb.npy is not",
+    )
+    assert [fact for fact in facts if fact not in said] == [] and "\ndevice    cpu\n" in said
+    scores = {line["step"]: line for line in records(whole) if line["kind"] == "val"}
+    for step, score in scores.items():
+        best = max(score["oIoU"] for before, score in scores.items() if before <= step)
+        assert f" step {step} val oIoU {score['oIoU']:.1f} (best {best:.1f}) mIoU {score['mIoU']:.1f}\n" in log
+    time, number = r"\d\d:\d\d:\d\d", r"[\d.e+-]+"
+    line = rf"{time} step 12/12 loss {number} lr {number} {number} samples/s in 0:\d\d:\d\d"
+    assert re.findall(line, log) and not re.search(r"\r|\n\n", log)
+    assert log.count(" step 1/12 ") == 1 and log.count("/12 ") < 12  # on a terminal each step is shown
+
+
+def test_the_command_at_the_end_evaluates_the_best_checkpoint(whole):
+    _, script, *words = shlex.split(Path(f"{whole}.out").read_text().splitlines()[-1])
+    assert (Path.cwd() / script).resolve() == ROOT / "eval/evaluate.py"
+    process = forked.start(forked.script, "eval.evaluate", words, output=whole.parent / "evaluation")
+    process.join(120)
+    best = state(whole, "best.pth")
+    metrics = json.loads((whole / f"eval_Gref_val_{best['step']}" / "metrics.json").read_text())
+    assert metrics["oIoU"] == pytest.approx(best["metrics"]["oIoU"])
+
+
+def test_each_start_is_recorded(batches, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = tmp_path / "run"
+    assert interrupted(batches, folder, signal.SIGTERM, "--lr", "0.002") == 75
+    assert train(batches, folder, "--lr", "0.002", "--resume", "--keep", "1")[0] == 0
+    config = json.loads((folder / "config.json").read_text())
+    (first,) = config.pop("earlier")
+    assert config.keys() == first.keys() >= {"host", "code", "device", "libraries", "date", "python"}
+    assert (first["step"], first["flags"]["keep"], config["flags"]["keep"]) == (0, 0, 1) and config["step"] > 0
+    assert config["flags"]["lr"] == 0.002 and config["flags"]["data_dir"] == str(batches)
+    assert shlex.split(config["command"])[1:3] == ["--data_dir", str(batches)]
+    assert config["parameters"] == sum(weight.numel() for weight in load_restr(folder / "best.pth").parameters())
+    board = EventAccumulator(str(folder)).Reload()
+    texts = [event.tensor_proto.string_val[0].decode() for event in board.Tensors("config/text_summary")]
+    assert [json.loads(text.strip("`\n")) for text in texts] == [first, config]
 
 
 def test_the_loss_falls(batches, tmp_path):
@@ -176,20 +222,41 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_good_state(batches, tmp_pat
 
 def test_a_disk_that_is_full_for_the_log_is_named(batches, tmp_path):
     long = ("--num_steps", "2000", "--save_every", "2000", "--log_every", "1")
-    code, message = train(batches, tmp_path / "run", *long, fsize=1_000)
+    code, message = train(batches, tmp_path / "run", *long, fsize=9_000)
     assert code == 2 and f"{tmp_path / 'run'}" in message.splitlines()[-1]
 
 
-def test_a_failed_start_leaves_nothing(batches, tmp_path):
-    base = [flag for flag in FLAGS if flag != "--no_pretrained"]
-    assert "Gref_emb.npy" in refused(batches, tmp_path / "run", "--exp_name", "new/run", base=base)  # no embeddings
+PRETRAINED = [flag for flag in FLAGS if flag != "--no_pretrained"]
+
+
+@pytest.mark.parametrize(
+    ("words", "flags", "how"),
+    [
+        ("Gref_emb.npy", "", {"base": PRETRAINED}),
+        ("bad.pth", "--v_weights bad.pth --random_embeddings", {"base": PRETRAINED}),
+        ("bad.npy", "--embeddings bad.npy", {}),
+        ("bad.txt", "--vocabulary bad.txt", {}),
+        ("train_label", "--data_dir broken", {}),  # found when the first step reads its samples
+        ("config.json: File too large", "", {"fsize": 1_000}),
+    ],
+)
+def test_a_failed_start_leaves_nothing(batches, tmp_path, words, flags, how):
+    for name in ("bad.pth", "bad.npy", "bad.txt"):
+        (tmp_path / name).write_bytes(b"nothing")
+    if "broken" in flags:
+        shutil.copytree(batches, tmp_path / "broken")
+        for file in (tmp_path / "broken" / "train_label").iterdir():
+            file.write_bytes(b"nothing")
+    given = [str(tmp_path / word) if (tmp_path / word).exists() else word for word in flags.split()]
+    assert words in refused(batches, tmp_path / "run", *given, "--exp_name", "new/run", **how)
     assert not (tmp_path / "new").exists()
-    (tmp_path / "run").mkdir()
-    refused(batches, tmp_path / "run", base=base)
-    assert list((tmp_path / "run").iterdir()) == []  # the user's folder stays
+    own = tmp_path / "own" / "notes.txt"
+    own.parent.mkdir()
+    own.touch()
+    refused(batches, own.parent, *given, **how)
+    assert list(own.parent.iterdir()) == [own]  # the user's folder stays
 
 
 def test_a_split_without_train_in_its_name(batches, tmp_path):
-    code, errors = train(batches, tmp_path / "run", "--set", "val", "--num_steps", "2")
-    assert code == 0 and errors.endswith("Gref_emb.npy is not there")  # where random word embeddings come from is said
+    assert train(batches, tmp_path / "run", "--set", "val", "--num_steps", "2")[0] == 0
     assert filled(tmp_path / "run/best.pth")

@@ -144,7 +144,7 @@ def test_validation_comes_after_every_so_many_steps_and_at_the_end():
     fit(toy, (batch(8, seed) for seed in range(10)), run, SimpleNamespace(requested=False))
     assert [step for what, step in calls if what == "validate"] == [4, 8, 10]
     assert [step for what, step in calls if what == "save"] == [4, 8, 10]
-    assert [step for what, step in calls if what == "train"] == [3, 6, 9]
+    assert [step for what, step in calls if what == "train"] == [1, 3, 6, 9, 10]
 
 
 class Dropping(Linear):
