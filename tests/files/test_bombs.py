@@ -16,7 +16,7 @@ from models.tensor_file import load_tensors
 from prepare.glove import read_glove
 from prepare.masks import read_mat_mask
 from tests.models import test_pretrained
-from tests.support.forked import start
+from tests.support.forked import errors, start
 from tests.support.hostile import Call, laughs, refused, write
 from utils.files.arrays import read_npz
 from utils.files.images import read_image
@@ -98,4 +98,4 @@ def test_files_of_ten_gigabytes(tmp_path):
     process = start(read_bombs, tmp_path / "files", output=tmp_path / "bombs")
     process.join(60)
     process.kill()
-    assert (process.exitcode, (tmp_path / "bombs.err").read_text()) == (0, "")
+    assert (process.exitcode, errors(tmp_path / "bombs")) == (0, "")

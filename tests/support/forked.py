@@ -6,6 +6,8 @@ import os
 import re
 import resource
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,16 +36,33 @@ def _call(output: str, target: Callable, arguments: Sequence) -> None:
     target(*arguments)
 
 
-def script(module: str, arguments: Sequence[str], fsize: int = 0) -> None:
-    """For `start`: run a script as from its command line; `fsize` limits the bytes of a file, as a full disk does."""
+def script(module: str, arguments: Sequence[str], fsize: int = 0, number: int = 0, after: Path | None = None) -> None:
+    """For `start`: run a script as from its command line.
+
+    fsize: limit on the bytes of a file, as a full disk sets it; number: a signal that the process gets when the file
+    `after` is not empty, from a thread of its own, as another process may come too late.
+    """
     import train.run
     from utils.cli import run_main
 
     train.run.PICTURES = 1  # TensorBoard's check sums of pictures take most of the time of a toy run
     if fsize:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, fsize))
+    if after:
+        threading.Thread(target=_kill, args=(number, after), daemon=True).start()
     sys.argv = [f"{module}.py", *map(str, arguments)]
     run_main(importlib.import_module(module).main)
+
+
+def _kill(number: int, after: Path) -> None:
+    while not filled(after):
+        time.sleep(0.002)
+    os.kill(os.getpid(), number)
+
+
+def filled(file: Path) -> bool:
+    """Whether something was written to a file."""
+    return file.exists() and file.stat().st_size > 0
 
 
 def errors(output: Path) -> str:

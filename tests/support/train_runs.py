@@ -1,7 +1,6 @@
 """Running train_restr.py in tests, and comparing what runs leave behind."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -48,16 +47,9 @@ def refused(batches: Path, folder: Path, *flags: str, **how) -> str:
 
 def interrupted(batches: Path, folder: Path, number: int, *flags: str, after: str = "log.jsonl", **how) -> int:
     """The exit code of a run that is sent a signal when its file `after` is not empty."""
-    process = start(batches, folder, *flags, **how)
-    wait_for(lambda: filled(folder / after))
-    os.kill(process.pid, number)
+    process = start(batches, folder, *flags, number=number, after=folder / after, **how)
     process.join(60)
     return process.exitcode
-
-
-def filled(file: Path) -> bool:
-    """Whether something was written to a file."""
-    return file.exists() and file.stat().st_size > 0
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:

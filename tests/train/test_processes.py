@@ -12,7 +12,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import ROOT
-from tests.support.train_runs import FLAGS, arguments, filled, interrupted, records, state, train, wait_for
+from tests.support.forked import filled
+from tests.support.train_runs import FLAGS, arguments, interrupted, records, state, train, wait_for
 
 LONG = ("--num_steps", "5000", "--save_every", "5000", "--log_every", "1")
 # SGD: AdamW divides a gradient that is zero but for rounding, such as that of a key's bias, by its own size, and so

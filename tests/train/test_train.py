@@ -13,11 +13,11 @@ import pytest
 from models import load_restr
 from tests.conftest import ROOT
 from tests.support import forked
+from tests.support.forked import filled
 from tests.support.train_runs import (
     FLAGS,
     equal,
     errors,
-    filled,
     interrupted,
     outcome,
     records,
@@ -89,7 +89,7 @@ def test_each_start_is_recorded(batches, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (first,) = config.pop("earlier")
     assert config.keys() == first.keys() >= {"host", "code", "device", "libraries", "date", "python"}
-    assert (first["step"], first["flags"]["keep"], config["flags"]["keep"]) == (0, 0, 1) and config["step"] > 0
+    assert (first["step"], first["flags"]["keep"], config["flags"]["keep"]) == (0, None, 1) and config["step"] > 0
     assert config["flags"]["lr"] == 0.002 and config["flags"]["data_dir"] == str(batches)
     assert shlex.split(config["command"])[1:3] == ["--data_dir", str(batches)]
     assert config["parameters"] == sum(weight.numel() for weight in load_restr(folder / "best.pth").parameters())
