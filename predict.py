@@ -63,8 +63,13 @@ def main(arguments: list[str] | None = None) -> None:
     names, words = unique(map(plain_name, paths)), unique(map(plain_words, args.text))
     model = load_restr(args.checkpoint, choose_device(args.device))
     args.out.mkdir(parents=True, exist_ok=True)
+    faults = []
     for path, name in zip(paths, names, strict=True):
-        image = read_image(path, remedy="give an image file", upright=True)
+        try:
+            image = read_image(path, remedy="give an image file", upright=True)
+        except InputError as error:  # of a folder of photographs one is often damaged
+            faults.append(error)
+            continue
         started = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a text without words, which is said below
@@ -74,7 +79,10 @@ def main(arguments: list[str] | None = None) -> None:
             write(args.out / f"{name}-{word}", image, result, model.image_size)
             print(f'{name}-{word}: "{one_line(text, 80)}", {found(result, args.threshold)}{remarks(result)}')
         print(f"{one_line(path)}: {len(results)} expression{'s'[: len(results) - 1]} in {seconds:.2f} s")
-    print(f"results: {one_line(args.out)}")
+    if len(faults) < len(paths):
+        print(f"results: {one_line(args.out)}")
+    if faults:
+        raise InputError(*map(str, faults))  # a line each
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -101,7 +109,7 @@ def found(result: Segmentation, threshold: float) -> str:
         return f"{result.mask.mean():.1%} of the image"
     highest = float(probability(result.logits.astype(float)).max())
     shown = math.floor(100 * highest) / 100 or f"{highest:.1g}"  # not rounded up to the threshold
-    advice = f": try --threshold {0.8 * highest:.2g}" if highest >= TOO_LOW else ""
+    advice = f": try --threshold {0.8 * highest:.2g}" if highest >= TOO_LOW and not result.unknown else ""
     return f"nothing reaches {threshold:g}; the highest probability is {shown}{advice}"
 
 

@@ -121,7 +121,7 @@ def build_model(
     file = options.data.embeddings or split.embeddings_file()
     missing = flags.no_pretrained and not options.data.embeddings and not file.exists()
     if flags.random_embeddings or missing:
-        words = f"random: {file} is not there" if missing else "random: --random_embeddings"
+        words = "random: --random_embeddings" if flags.random_embeddings else f"random: {file} is not there"
     else:
         table = read_embeddings(file, config.language.vocabulary_size, config.language.width)
         table[PAD] = 0  # the padding row gets no gradient, so another table's value would stay

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from eval.metrics import PRECISIONS, length_buckets
 from eval.results import Result, choose, find_files, read_result
 from utils.cli import ArgumentParser, run_main
-from utils.datasets import DATASETS, title
+from utils.datasets import is_public, title
 from utils.errors import InputError
 from utils.files.writing import atomic_write
 
@@ -126,9 +126,14 @@ def compared(result: Result) -> tuple[str, str]:
 
 
 def is_other(result: Result) -> bool:
-    """Whether a split of the paper was evaluated with another number of expressions than it has."""
-    dataset, split = result.of
-    return result.of in SPLITS and result.metrics["n_samples"] != DATASETS[dataset].splits[split].expressions
+    """Whether a public split was evaluated with another number of expressions than it has."""
+    return not is_public(*result.of, result.metrics["n_samples"])
+
+
+def _noted(caption: str, results: Iterable[Result]) -> str:
+    """The caption, with what † means if one of the results has it."""
+    note = "; † other expressions than those of the public split, so not comparable"
+    return caption + note * any(map(is_other, results))
 
 
 def tables_of(rows: Rows, best: bool) -> list[Table]:
@@ -154,8 +159,7 @@ def _overview(kind: str, rows: Rows, columns: list[tuple[str, str]], best: bool)
     for run, row in rows.items():
         cells = [_cell(kind, row[of]) if of in row else "" for of in columns]
         lines.append([run, _steps(row.values()), *cells])
-    if any(is_other(result) for row in rows.values() for result in row.values()):
-        caption += "; † other expressions than those of the public split, so not comparable"
+    caption = _noted(caption, (result for row in rows.values() for result in row.values()))
     if best:
         caption += "; of several steps the one with the highest oIoU on the split itself"
     return Table(caption, ["method", "step", *map(_shown, columns)], lines)
@@ -183,8 +187,10 @@ def _precision(results: list[tuple[str, Result]]) -> Table:
     lines = []
     for run, result in results:
         values = [_number(result.metrics["prec"][x]) for x in PRECISIONS]
-        lines.append([run, _shown(result.of), _steps([result]), str(result.metrics["n_samples"]), *values])
-    return Table("Prec@X (%)", ["method", "split", "step", "samples", *(f"@{x}" for x in PRECISIONS)], lines, left=2)
+        split = _shown(result.of) + "†" * is_other(result)
+        lines.append([run, split, _steps([result]), str(result.metrics["n_samples"]), *values])
+    caption = _noted("Prec@X (%)", (result for _, result in results))
+    return Table(caption, ["method", "split", "step", "samples", *(f"@{x}" for x in PRECISIONS)], lines, left=2)
 
 
 def _by_length(kind: str, results: list[tuple[str, Result]], dataset: str) -> Table:
@@ -197,9 +203,12 @@ def _by_length(kind: str, results: list[tuple[str, Result]], dataset: str) -> Ta
     for run, result, table in own:
         cells = [table.get(label, {"n": 0}) for label in labels]
         values = [_number(cell[kind]) if cell["n"] else "" for cell in cells]
-        lines.append([run, result.of[1], _steps([result]), *values, _number(result.metrics[kind])])
+        lines.append(
+            [run, result.of[1] + "†" * is_other(result), _steps([result]), *values, _number(result.metrics[kind])]
+        )
     head = ["method", "split", "step", *labels, "all"]
-    return Table(f"{kind} (%) by number of tokens, {title(dataset)}", head, lines, left=2)
+    caption = _noted(f"{kind} (%) by number of tokens, {title(dataset)}", (result for _, result, _ in own))
+    return Table(caption, head, lines, left=2)
 
 
 def csv_of(rows: Rows) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models.config import VISION_BACKBONES, VisionConfig
-from utils.errors import InputError, one_line
+from utils.errors import InputError, did_you_mean, one_line
 
 PLAIN_VITS = "choose one of timm's vit_*, deit*, eva*"
 MAX_PATCHES = 16_384  # 1024 x 1024 pixels of patch size 8; attention over more fits no memory
@@ -62,7 +62,8 @@ def create_backbone(config: VisionConfig) -> nn.Module:
     if config.norm_eps is not None:
         options["norm_layer"] = partial(nn.LayerNorm, eps=config.norm_eps)
     if not timm.is_model(config.backbone):  # also keeps timm from asking the network for a name such as hf-hub:a/b
-        raise InputError(f"backbone {one_line(config.backbone, 80)} is unknown to timm: {PLAIN_VITS}")
+        meant = did_you_mean(config.backbone, [*VISION_BACKBONES, *timm.list_models(["vit_*", "deit*", "eva*"])])
+        raise InputError(f"backbone {one_line(config.backbone, 80)} is unknown to timm: {PLAIN_VITS}{meant}")
     try:
         options |= {"img_size": config.image_size, "num_classes": 0, "drop_path_rate": config.drop_path}
         model = timm.create_model(config.backbone, **options)

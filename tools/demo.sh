@@ -44,7 +44,7 @@ idle() { awk '/^cpu / { print $5 }' /proc/stat; }  # hundredths of a second, of 
 before=$(idle); sleep 1
 free=$(( ($(idle) - before + 30) / 100 ))
 processes=$(( free < 2 ? 1 : free < 4 ? 2 : 4 ))
-printf '\n%s cores are free: %s processes\n' "$free" "$processes"
+printf '\nprocesses that train: %s (cores that no other program uses: %s)\n' "$processes" "$free"
 export OMP_NUM_THREADS=1
 
 step train "$PYTHON" -m torch.distributed.run --nproc_per_node "$processes" train_restr.py --data_dir "$BATCHES" --weights_dir "$OUT/weights" --exp_name demo --resume \
@@ -52,7 +52,7 @@ step train "$PYTHON" -m torch.distributed.run --nproc_per_node "$processes" trai
     --adamW --lr 7e-4 --warm_iter 50 --v_lr_scale 1 --drop_path 0 --weight_decay 0.01 --alpha_loc 1 --num_workers 0 \
     --batch_size 16 --num_steps "$STEPS" --save_every "$STEPS" --log_every 50
 # Side by side: most of their time they load libraries, on one core each.
-trap 'kill $(jobs -p) 2>/dev/null' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 for row in "val val --is_vis 24 --report" "testA testA" "testB testB" "val_rotated val --rotate_expressions"; do
     evaluate $row > "$OUT/.done/${row%% *}.log" 2>&1 &
 done

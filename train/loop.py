@@ -174,6 +174,7 @@ def fit(trainer: Trainer, batches: Iterator[dict], run, stop: StopSignal) -> Non
             if logged:
                 _log_window(trainer, run.log, rate)
             if due:
+                bar.refresh()  # in a file, the line of this step comes before that of its validation
                 run.save()
                 run.validate()
             if logged or due:

@@ -170,7 +170,7 @@ class _Lines(tqdm):
         """Print a line when tqdm would draw its bar. None tells it that there is nothing to erase."""
         if self.n in (self.initial, self.shown):
             return
-        self.shown, seconds = self.n, self.format_dict["elapsed"]
+        first, self.shown, seconds = self.shown is None, self.n, self.format_dict["elapsed"]
         speed = (self.n - self.initial) / max(seconds, 1e-9)
         if self.unit_scale:
             n, total, rate = (self.format_sizeof(number, self.unit) for number in (self.n, self.total, speed))
@@ -179,10 +179,11 @@ class _Lines(tqdm):
         said = [f"{n}/{total}", self.postfix, f"{rate}/s"]
         if self.unit == "it":  # tqdm's default: the postfix has a unit and a speed
             said = [f"{n}/{self.total:,}", self.postfix]
-        finished = self.n >= self.total
-        time_left = timedelta(seconds=round(seconds if finished else (self.total - self.n) / speed))
-        words = [time.strftime("%H:%M:%S"), self.desc, *said, "in" if finished else "eta", str(time_left)]
-        print(" ".join(filter(None, words)), file=self.fp, flush=True)
+        if self.n >= self.total:
+            said.append(f"in {timedelta(seconds=round(seconds))}")
+        elif not first:  # the first step starts loaders and libraries
+            said.append(f"eta {timedelta(seconds=round((self.total - self.n) / speed))}")
+        print(" ".join(filter(None, [time.strftime("%H:%M:%S"), self.desc, *said])), file=self.fp, flush=True)
 
 
 def progress_bar(**options) -> tqdm:

@@ -85,6 +85,12 @@ def short_name(name: str) -> str:
     return ALIASES.get(name, name)
 
 
+def is_public(name: str, split: str, expressions: int) -> bool:
+    """Whether a split has the published number of expressions; True for data sets and splits that are not public."""
+    public = DATASETS[name].splits.get(split) if name in DATASETS else None
+    return public is None or public.expressions == expressions
+
+
 def title(name: str) -> str:
     """The usual name of a data set: "RefCOCO" for "unc"; the user's own keep theirs."""
     return DATASETS[name].title if name in DATASETS else name

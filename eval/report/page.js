@@ -54,7 +54,8 @@ function track(value) {
 function showHead() {
   const [ours, theirs] = facts.sides;
   document.getElementById("title").textContent = facts.title;
-  const count = `${whole(ours.n_samples)} expressions of ${whole(images.length)} images · `;
+  const note = facts.other ? " (others than the public split's)" : "";
+  const count = `${whole(ours.n_samples)} expressions${note} of ${whole(images.length)} images · `;
   const parts = [count, make("b", {}, ours.checkpoint)];
   if (theirs) parts.push(" compared with ", make("b", {}, theirs.checkpoint));
   document.getElementById("subtitle").append(...parts);

@@ -29,7 +29,7 @@ from eval.evaluator import Prediction
 from eval.metrics import SampleScore, group_row, mean_iou, overall_iou, summarise
 from eval.results import read_result
 from utils import device as distributed
-from utils.datasets import title
+from utils.datasets import is_public, title
 from utils.errors import InputError, one_line
 from utils.files.reading import MEBIBYTE, json_value, read_bytes, refusing
 from utils.files.writing import atomic_write
@@ -231,14 +231,15 @@ def _hash(source: str) -> str:
 def facts(metrics: dict, scores: Sequence[SampleScore], thumbnails: Thumbnails, other: Other | None) -> dict:
     """All numbers of the page but the gallery's.
 
-    `title`; `control`, None for a result; `sides`, one for this result and one for the other (checkpoint, metrics,
-    histogram, tables by length and size, record); `words`; `changes`, None without the other; `both_masks`, whether
-    the other's are there.
+    `title`; `other`, whether the expressions are others than the public split's; `control`, None for a result; `sides`,
+    one for this result and one for the other (checkpoint, metrics, histogram, tables by length and size, record);
+    `words`; `changes`, None without the other; `both_masks`, whether the other's are there.
     """
     shares = [thumbnails.shots[score.index].share for score in scores]
     sides = [(metrics, scores), *([other[:2]] if other else [])]
     return {
         "title": f"{title(metrics['dataset'])} {metrics['split']}",
+        "other": not is_public(metrics["dataset"], metrics["split"], len(scores)),
         "control": metrics.get("control"),
         "sides": [_side(*side, shares, metrics["dataset"]) for side in sides],
         "words": by_word(scores, other.scores if other else None),

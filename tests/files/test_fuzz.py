@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from tests.support.forked import start
+from tests.support.forked import errors, start
 from tests.support.fuzz_readers import READERS
 from tests.support.fuzz_run import fuzz
 
@@ -23,7 +23,7 @@ def test_mutated_files(tmp_path, reader):
     process = start(fuzz, reader, tmp_path / "case", EACH, bool(FILES), output=tmp_path / "fuzz")
     process.join(EACH * 10 + 60)
     process.kill()
-    printed = (tmp_path / "fuzz.err").read_text() + (tmp_path / "fuzz.out").read_text()
+    printed = errors(tmp_path / "fuzz") + (tmp_path / "fuzz.out").read_text()
     assert (process.exitcode, printed) == (0, ""), f"see {tmp_path}"
     counts = json.loads((tmp_path / "case/counts.json").read_text())
     assert counts["files"] >= 0.8 * EACH and counts["read"] < counts["files"]

@@ -187,6 +187,19 @@ def test_images_of_a_folder(run, tmp_path, capsys):
     assert lines == ["a", "b", "c", "d", "f", "a_2"]
 
 
+def test_a_damaged_image_in_a_folder_stops_only_itself(run, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        picture(tmp_path / "photos" / name)
+    for name in ("b.png", "d.png"):
+        (tmp_path / "photos" / name).write_text("not an image")
+    with pytest.raises(SystemExit) as left:
+        run_main(lambda: run([tmp_path / "photos"], ["w4"]))
+    lines = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and len(lines) == 2 and "photos/b.png" in lines[0] and "photos/d.png" in lines[1]
+    assert results(tmp_path) == {"a-w4", "c-w4"}
+
+
 def test_what_is_not_found_gets_a_threshold_that_finds_it(model, run, tmp_path, capsys):
     image = picture(tmp_path / "a.png")
     highest = 1 / (1 + np.exp(-float(segment(model, image, "w4").logits.max())))
@@ -219,6 +232,9 @@ def test_the_highest_probability(logit, threshold, says):
     logits = np.array([[logit, logit - 1]], np.float32)
     result = Segmentation(np.zeros((1, 2), bool), logits, logits, [], [], [])
     assert predict.found(result, threshold) == f"nothing reaches {says}"
+    assert "try" not in predict.found(
+        result._replace(unknown=["zebra"]), threshold
+    )  # no threshold finds what is unknown
 
 
 @pytest.mark.parametrize(
