@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PYTHON="${PYTHON:-.venv/bin/python}"
 OUT=demo
-STEPS=1400
+STEPS=750
 BATCHES="$OUT/data/mscoco/unc_64_batch"
 # step NAME COMMAND...: show the command, then run it unless it was finished before.
 step() {
@@ -38,20 +38,20 @@ step vocabulary "$PYTHON" build_vocab.py -d unc --root "$OUT"
 for split in train val testA testB; do
     step "batches_$split" "$PYTHON" build_batches.py -d unc -t "$split" --img-size 64 --root "$OUT"
 done
-# A process on each free core, of 4 at most. Two threads of one process would wait for each other: if something else
-# runs on one of their cores, they are slower than a single one.
+# A thread for each free core: threads wait for each other, so that one on a core that another program keeps busy makes
+# a step several times slower than a single thread would be.
 idle() { awk '/^cpu / { print $5 }' /proc/stat; }  # hundredths of a second, of all cores
 before=$(idle); sleep 1
 free=$(( ($(idle) - before + 30) / 100 ))
-processes=$(( free < 2 ? 1 : free < 4 ? 2 : 4 ))
-printf '\nprocesses that train: %s (cores that no other program uses: %s)\n' "$processes" "$free"
-export OMP_NUM_THREADS=1
+export OMP_NUM_THREADS=$(( free < 1 ? 1 : free > 8 ? 8 : free ))
+printf '\nthreads that train: %s (cores that no other program uses: %s)\n' "$OMP_NUM_THREADS" "$free"
 
-step train "$PYTHON" -m torch.distributed.run --nproc_per_node "$processes" train_restr.py --data_dir "$BATCHES" --weights_dir "$OUT/weights" --exp_name demo --resume \
+step train "$PYTHON" train_restr.py --data_dir "$BATCHES" --weights_dir "$OUT/weights" --exp_name demo --resume \
     --v_backbone vit_shapes_patch8 --l_backbone transformer_shapes --no_pretrained --input_size 64,64 \
-    --adamW --lr 7e-4 --warm_iter 50 --v_lr_scale 1 --drop_path 0 --weight_decay 0.01 --alpha_loc 1 --num_workers 0 \
-    --batch_size 16 --num_steps "$STEPS" --save_every "$STEPS" --log_every 50
-# Side by side: most of their time they load libraries, on one core each.
+    --adamW --lr 1e-3 --warm_iter 30 --v_lr_scale 1 --drop_path 0 --weight_decay 0.01 --alpha_loc 1 \
+    --batch_size 32 --num_steps "$STEPS" --save_every "$STEPS" --log_every 50
+# Side by side, on one core each: most of their time they load libraries.
+export OMP_NUM_THREADS=1
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 for row in "val val --is_vis 24 --report" "testA testA" "testB testB" "val_rotated val --rotate_expressions"; do
     evaluate $row > "$OUT/.done/${row%% *}.log" 2>&1 &
