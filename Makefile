@@ -15,7 +15,7 @@ PYTEST := $(PY) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo      synthetic data, training, evaluation, images (4 minutes on 2 CPU cores); all under demo/"
+	@echo "make demo      synthetic data, training, evaluation, images (5 minutes on 2 CPU cores); all under demo/"
 	@echo "make test      the tests (5 minutes on 2 CPU cores)"
 	@echo "make test-all  the same with the slow ones: kill -9, damaged files, pages in a browser"
 	@echo "make fuzz      20,000 damaged and hostile files, other ones each time, through every reader; make fuzz FILES=1000"
