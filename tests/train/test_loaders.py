@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,8 +122,12 @@ def test_a_container_with_little_shared_memory(batches, trained, tmp_path, scrip
 
 def loaders_of(parent: int) -> list[int]:
     """The loaders of a process, by the name that PyTorch gives them once they run."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(child) for child in children if Path(f"/proc/{child}/comm").read_text() == "pt_data_worker\n"]
+    found = []
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        with suppress(OSError):  # git, which tells the version of the code, has ended meanwhile
+            if Path(f"/proc/{child}/comm").read_text() == "pt_data_worker\n":
+                found.append(int(child))
+    return found
 
 
 @pytest.mark.parametrize("phase", ["training", "validation", "evaluation"])
