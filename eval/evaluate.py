@@ -79,7 +79,7 @@ class Output:
     is_vis: int | None = option(
         None,
         "write image, ground truth, soft and hard prediction of N expressions, evenly spread, to vis/, "
-        f"about 270 kB each (without N: {PICTURES}; 0: all)",
+        f"about 280 kB each (without N: {PICTURES}; 0: all)",
         limits=COUNT_OR_0,
         nargs="?",
         const=PICTURES,

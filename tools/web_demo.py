@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 SCREEN = 1280  # pixels of the longer side of what is drawn, so that the edge of a mask is sharp on small images, too
 EXAMPLES = 12
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-SESSIONS = 16  # whose last image is kept for the threshold, about 10 MB each
+SESSIONS = 16  # whose last answer is kept for the threshold: 9 MB for the screen, and 5 bytes a pixel of the image
 QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_OFFLINE": "1",

@@ -72,5 +72,5 @@ def conclude(run: Run) -> None:
     words += ["--eval_pad", validation.pad] * (validation.pad != "grey")
     words += ["--eval_antialias"] * validation.antialias
     words += ["--amp", "--amp_dtype", validation.amp] if validation.amp else []
-    best = f"{run.path}: {run.trainer.step} steps, best {data.valset} oIoU {run.trainer.best:.2f}"
+    best = f"{run.path}: {run.trainer.step:,} steps, best {data.valset} oIoU {run.trainer.best:.2f}"
     print(f"{best}; to evaluate it:\n{shlex.join(map(str, words))}")

@@ -1,7 +1,7 @@
 """Where does a checkpoint fail? `evaluate.py --report`: one HTML file with tables, charts and a gallery of a split.
 
 The file needs no other file and no network. It has room for the images of a whole split of RefCOCO (10,834 expressions
-of 1,500 images, about 67 MB); of larger splits the worst, the median and the best expressions get them, until the file
+of 1,500 images, about 64 MB); of larger splits the worst, the median and the best expressions get them, until the file
 has MAX_BYTES.
 
 What comes from data (expressions, names, paths) is never put into the markup: it travels as JSON in a block that no

@@ -81,6 +81,7 @@ def test_tables_against_a_plain_computation():
     made, before = predictions(150, 1), predictions(150, 2)
     scores, other = [one.score for one in made], other_of(before)
     facts = report.facts(metrics_of(scores), scores, thumbnails_of(made), other)
+    assert facts["other"]  # 150 expressions are not the public split
     hits, unions = (np.array([getattr(s, key) for s in scores], float) for key in ("intersection", "union"))
     ious = np.where(unions > 0, hits / np.maximum(unions, 1), 1.0)
     old = np.array([s.intersection / s.union if s.union else 1.0 for s in other.scores])

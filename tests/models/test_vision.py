@@ -89,6 +89,11 @@ def test_names_that_timm_does_not_have_are_refused(name):
     assert "unknown to timm" in refused(VisionEncoder, VisionConfig(name, (32, 32)))
 
 
+@pytest.mark.parametrize("name", ["vit_shapes_patch8", "vit_base_patch16_384"])  # ours, and timm's
+def test_a_misspelt_name_is_told_the_right_one(name):
+    assert f"did you mean {name}?" in refused(VisionEncoder, VisionConfig(name.replace("patch", "pach"), (32, 32)))
+
+
 @pytest.mark.parametrize(
     ("name", "size", "fault"),
     [

@@ -66,6 +66,7 @@ def test_what_a_run_says(whole, batches):
         assert f" step {step} val oIoU {score['oIoU']:.1f} (best {best:.1f}) mIoU {score['mIoU']:.1f}\n" in log
     time, number = r"\d\d:\d\d:\d\d", r"[\d.e+-]+"
     line = rf"{time} step 12/12 loss {number} lr {number} {number} samples/s in 0:\d\d:\d\d"
+    assert log.index(" step 12/12 ") < log.index(" step 12 val ")  # a step before its validation
     assert re.findall(line, log) and not re.search(r"\r|\n\n", log)
     assert log.count(" step 1/12 ") == 1 and log.count("/12 ") < 12  # on a terminal each step is shown
 
