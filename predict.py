@@ -7,8 +7,8 @@ Every text is looked for in every image, which is encoded once. Each pair gives 
 NAME-WORDS_overlay.png and NAME-WORDS_patches.png (the coarse map, a patch of the model a square), for example
 photo-woman_in_gray_shirt_mask.png: NAME is the image's, WORDS the text's letters and digits, and of two images or texts
 that give the same the second gets _2. results.json has score, box and area of each of them. A photograph with
-an EXIF orientation is turned upright first, as a viewer shows it; COCO's annotations and evaluate.py know only pixels as
-stored.
+an EXIF orientation is turned upright first, as a viewer shows it; COCO's annotations and evaluate.py know only pixels
+as stored.
 """
 
 import math

@@ -48,13 +48,13 @@ def length_buckets(dataset: str) -> dict[str, tuple[int, int]]:
 
 
 def summarise(scores: Sequence[SampleScore], dataset: str) -> dict:
-    """Metrics of a split in percent: `oIoU`, `mIoU`, `prec` {"0.5": ...}, `Acc@0.5`, `n_samples`, `by_length`.
+    """Metrics of a split in percent: `oIoU`, `mIoU`, `prec` {"0.5": ...}, `n_samples`, `by_length`, `Acc@0.5`.
 
     `by_length` maps a bucket ("6-7") to {"n", "oIoU", "mIoU"}; the two are None where n is 0. An expression of no
     token, or of more than the last bucket holds, has a row of its own ("0", ">20"), so that the rows add up to
     `n_samples`. A sample without mask and prediction counts as IoU 1 in mIoU and Prec@X and adds 0/0 to oIoU; if all
-    are such, oIoU is 100. `Acc@0.5` is the share of samples whose `box_iou` is 0.5 or more, the metric of referring
-    expression comprehension, of the masks' boxes; None if a sample has none. Raises InputError without samples.
+    are such, oIoU is 100. `Acc@0.5`, the metric of referring expression comprehension, is the share of samples whose
+    `box_iou` is 0.5 or more; left out if a sample does not have it. Raises InputError without samples.
     """
     if not scores:
         raise InputError("no expression was evaluated, so there are no metrics: the split is empty")
@@ -64,9 +64,9 @@ def summarise(scores: Sequence[SampleScore], dataset: str) -> dict:
         "oIoU": overall_iou(scores),
         "mIoU": mean_iou(scores),
         "prec": prec,
-        BOX_ACCURACY: box_accuracy(scores),
         "n_samples": len(scores),
         "by_length": _by_length(scores, length_buckets(dataset)),
+        **_box_accuracy(scores),
     }
 
 
@@ -79,12 +79,6 @@ def overall_iou(scores: Sequence[SampleScore]) -> float:
 def mean_iou(scores: Sequence[SampleScore]) -> float:
     """Mean of each sample's I / U, in percent; the same to the last digit in any order of the samples."""
     return 100.0 * math.fsum(s.iou for s in scores) / len(scores)
-
-
-def box_accuracy(scores: Sequence[SampleScore]) -> float | None:
-    """Share of samples whose boxes have an IoU of 0.5 or more, in percent; None if one does not have it."""
-    ious = [s.box_iou for s in scores]
-    return None if None in ious else 100.0 * sum(iou >= 0.5 for iou in ious) / len(ious)
 
 
 class RunningIoU:
@@ -103,6 +97,11 @@ class RunningIoU:
     def __str__(self) -> str:
         overall = self.intersection / self.union if self.union else 1.0
         return f"oIoU {100 * overall:.2f}, mIoU {100 * self.ious / self.count:.2f}"
+
+
+def _box_accuracy(scores: Sequence[SampleScore]) -> dict[str, float]:
+    ious = [s.box_iou for s in scores]
+    return {} if None in ious else {BOX_ACCURACY: 100.0 * sum(iou >= 0.5 for iou in ious) / len(ious)}
 
 
 def _by_length(scores: Sequence[SampleScore], buckets: dict[str, tuple[int, int]]) -> dict:
@@ -129,7 +128,8 @@ def format_table(rows: dict[str, dict]) -> str:
     lines = [f"{'':{width}}  {'samples':>8}  {'oIoU':>6}  {'mIoU':>6}  {precisions}  {BOX_ACCURACY}"]
     for title, metrics in rows.items():
         numbers = [f"{metrics['n_samples']:8d}", *(f"{metrics[key]:6.2f}" for key in ("oIoU", "mIoU"))]
-        numbers += [f"{x:8.2f}" for x in metrics["prec"].values()] + [f"{metrics[BOX_ACCURACY]:7.2f}"]
+        numbers += [f"{x:8.2f}" for x in metrics["prec"].values()]
+        numbers.append(f"{metrics[BOX_ACCURACY]:7.2f}" if BOX_ACCURACY in metrics else f"{'-':>7}")
         lines.append("  ".join([f"{title:{width}}", *numbers]))
     if len(rows) == 1:
         lines += ["", f"{title}, by number of tokens"]

@@ -65,8 +65,8 @@ function showHead() {
   notice.hidden = false;
   const { expressions, changed, told, oIoU_plain } = facts.control;
   const drawn = expressions === "rotated" ? ", which is what is drawn as ground truth" : "";
-  notice.textContent = `A control, not a result: ${whole(changed)} expressions were ${told}${drawn}. The oIoU without it `
-    + `is ${percent(oIoU_plain)}. An object that is found here was found without reading all.`;
+  notice.textContent = `A control, not a result: ${whole(changed)} expressions were ${told}${drawn}. Without that `
+    + `the oIoU is ${percent(oIoU_plain)}. Where the IoU stays high, the model did not need what was changed.`;
 }
 
 function showSummary() {
@@ -80,7 +80,7 @@ function showSummary() {
   });
   if (facts.sides.length > 1) {
     const theirs = numbers(facts.sides[1]); // an older result has no Acc@0.5
-    const differences = numbers(facts.sides[0]).map((value, i) => (theirs[i] === null ? null : value - theirs[i]));
+    const differences = numbers(facts.sides[0]).map((value, i) => (theirs[i] === undefined ? null : value - theirs[i]));
     const kind = (value) => (Math.abs(value) < 0.005 ? "" : value > 0 ? "good" : "bad");
     const cells = differences.map((value) => make("td", { className: kind(value) }, signed(value, 2)));
     rows.push(make("tr", { className: "difference" }, make("td", {}, "Difference"), ...cells));
