@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Evaluate each checkpoint asked for, write its files, print one table."""
     args = parse(arguments)
     settings = read_options(EvalSettings, args, amp=read_options(Precision, args).amp_dtype)
-    split, control = PreparedSplit(args.data_dir, args.set), read_options(Control, args)
+    split, control = PreparedSplit(args.data_dir, args.set), read_options(Control, args, seed=args.seed)
     other = read_other(args.against, split) if args.against else None
     paths = [checkpoint_file(args.checkpoint)] if args.checkpoint else []
     if args.restore_refseg:
