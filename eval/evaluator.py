@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from eval.boxes import box_overlap, mask_boxes
 from eval.loaders import PREFETCH, check_shared_memory, loading, shared
 from eval.metrics import RunningIoU, SampleScore
 from models.inference import THRESHOLD, canvas_logits, resize_and_crop, to_canvas
@@ -25,14 +26,15 @@ from utils.device import Ranks, autocast
 from utils.errors import InputError
 from utils.options import option
 from utils.prepared import META, PreparedSplit, texts_digest
-from utils.text import tokenize
+from utils.text import Vocabulary, tokenize
 
 
 class ImageGroup(NamedTuple):
     """An image at its original size and all its expressions."""
 
     indices: list[int]  # of the expressions, in the split
-    sentences: list[str]
+    sentences: list[str]  # as they are read
+    lengths: list[int]  # tokens of the expressions as the split has them
     name: str  # of the image
     image: Tensor  # H W 3, uint8
     ids: Tensor  # n 20, int64
@@ -43,11 +45,13 @@ class ImageGroup(NamedTuple):
 class ImageGroups(Dataset):
     """The groups of a split. An InputError is returned, not raised, so that it leaves a worker as the one line it is.
 
-    `rotate`: judge each expression against the next ref of its image (see `evaluate`).
+    `rotate`: judge each expression against the next ref of its image. `reword`: see `evaluate`; `encode`, what turns an
+    expression into ids, int64 [20].
     """
 
-    def __init__(self, split: PreparedSplit, groups: list[list[int]], rotate: bool = False):
+    def __init__(self, split: PreparedSplit, groups: list[list[int]], rotate: bool = False, reword=None, encode=None):
         self.split, self.groups, self.rotate = split, groups, rotate
+        self.reword, self.encode = reword, encode
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -56,6 +60,9 @@ class ImageGroups(Dataset):
         indices, split = self.groups[number], self.split
         try:
             ids, sentences, names = zip(*map(split.text, indices), strict=True)
+            lengths = [len(tokenize(sentence)) for sentence in sentences]
+            if self.reword:
+                ids, sentences = zip(*map(self._reworded, indices, ids, sentences), strict=True)
             image = split.image(indices[0])
             keys = [split.ref(i) for i in indices]
             refs = list(dict.fromkeys(keys))  # in order of appearance
@@ -69,7 +76,16 @@ class ImageGroups(Dataset):
             return error
         image, ids, masks = (shared(torch.from_numpy(array)) for array in (image, np.stack(ids), np.stack(masks)))
         targets = [(refs.index(key) + self.rotate) % len(refs) for key in keys]
-        return ImageGroup(list(indices), list(sentences), names[0], image, ids, masks, targets)
+        return ImageGroup(list(indices), list(sentences), lengths, names[0], image, ids, masks, targets)
+
+    def _reworded(self, index: int, ids: np.ndarray, sentence: str) -> tuple[np.ndarray, str]:
+        """Ids and text of a changed expression. Raises InputError if the split's own ids are not those of its text."""
+        changed = self.reword(index, sentence)
+        if changed == sentence:
+            return ids, sentence
+        if not np.array_equal(self.encode(sentence), ids):
+            raise self.split.broken(index, "its ids are not those of its words in the model's vocabulary")
+        return self.encode(changed), changed
 
 
 def check_room(split: PreparedSplit, batch_size: int, num_workers: int) -> None:
@@ -135,6 +151,7 @@ def evaluate(
     *,
     num_workers: int = 0,
     rotate_expressions: bool = False,
+    reword: Callable[[int, str], str] | None = None,
     on_sample: Callable[[Prediction], None] | None = None,
     shown: Collection[int] | None = None,
     progress: bool = True,
@@ -146,14 +163,15 @@ def evaluate(
     is left in the mode it came in; num_workers, processes that decode images ahead; on_sample, called with the
     Prediction of each of this process's expressions, or of those whose index is in `shown`; rotate_expressions, a
     control, not a metric: each expression is judged against the mask of the next ref of its image (an image of one ref
-    stays as it is), so that a model which finds objects without reading loses nothing.
+    stays as it is), so that a model which finds objects without reading loses nothing; reword, other controls: what
+    the model reads in place of an expression of that number, which is the `sentence` of its score (`length` stays).
     Raises InputError for data that cannot be read, ids outside the model's vocabulary, logits that are not finite, and
     a split whose expressions are not those that its meta.json was written for.
     """
     settings, ranks = settings or EvalSettings(), ranks or Ranks(torch.device("cpu"))
     watched = () if on_sample is None else range(len(split)) if shown is None else shown
     groups = split.image_groups()[ranks.rank :: ranks.world]
-    images = ImageGroups(split, groups, rotate_expressions)
+    images = ImageGroups(split, groups, rotate_expressions, reword, reword and encoder(model, split))
     scores, running, training = [], RunningIoU(), model.training
     hidden = not (progress and ranks.is_main)
     how = {"desc": f"{split.dataset} {split.split}", "unit": "expr", "leave": False, "disable": hidden}
@@ -172,12 +190,20 @@ def evaluate(
     finally:
         model.train(training)
     scores = sorted(distributed.gather(scores), key=lambda score: score.index)
-    check_complete(scores, split)
+    check_complete(scores, split, changed=reword is not None)
     return scores
 
 
-def check_complete(scores: list[SampleScore], split: PreparedSplit) -> None:
-    """Raise InputError unless every expression of the split was judged exactly once, and meta.json is of just these."""
+def encoder(model: nn.Module, split: PreparedSplit) -> Callable[[str], np.ndarray]:
+    """What turns an expression into ids as `split` holds them. Raises InputError if neither side knows the words."""
+    return (Vocabulary(model.vocabulary) if model.vocabulary else split.vocabulary()).ids
+
+
+def check_complete(scores: list[SampleScore], split: PreparedSplit, changed: bool = False) -> None:
+    """Raise InputError unless every expression of the split was judged exactly once, and meta.json is of just these.
+
+    `changed`: the scores hold other texts than the split, which are not compared.
+    """
     judged = [score.index for score in scores]
     if judged != list(range(len(split))):
         raise InputError(
@@ -185,7 +211,7 @@ def check_complete(scores: list[SampleScore], split: PreparedSplit) -> None:
         )
     entry = split.meta["splits"][split.split] if split.meta else {}
     built = entry.get("texts_sha256")  # folders of earlier versions do not say
-    if built and built != texts_digest((score.image_name, score.sentence) for score in scores):
+    if built and not changed and built != texts_digest((score.image_name, score.sentence) for score in scores):
         raise InputError(
             f"{split.folder}: the {len(split):,} expressions of {split.split} are not those that {META} was written "
             "for; move the folder away and build it again with build_batches.py"
@@ -211,6 +237,7 @@ def _judge(
         masks = group.masks[group.targets[rows]].to(device, non_blocking=True)  # n H W
         found = logits >= settings.threshold
         pixels = [(found & masks).sum((1, 2)), (found | masks).sum((1, 2)), logits.isfinite().flatten(1).all(1)]
+        pixels += box_overlap(mask_boxes(found), mask_boxes(masks))
         counts.append(torch.stack([count.long() for count in pixels], 1))
         for index, own in zip(group.indices[rows], logits, strict=True):
             if index in watched:
@@ -218,15 +245,17 @@ def _judge(
     counted = iter(torch.cat(counts).tolist())
     scores, predictions = [], []
     for group in batch:
-        for index, sentence, target in zip(group.indices, group.sentences, group.targets, strict=True):
-            name, (intersection, union, finite) = split.name(index), next(counted)
+        for index, sentence, length, target in zip(
+            group.indices, group.sentences, group.lengths, group.targets, strict=True
+        ):
+            name, (intersection, union, finite, box_hit, box_union) = split.name(index), next(counted)
             if not finite:
                 raise InputError(
                     f"the model's logits for {name} are not finite: its training has diverged, or the checkpoint is "
                     "damaged; take an earlier one"
                 )
-            length = len(tokenize(sentence))
-            scores.append(SampleScore(index, name, intersection, union, length, sentence, group.name))
+            box_iou = box_hit / box_union if box_union else 1.0
+            scores.append(SampleScore(index, name, intersection, union, length, sentence, group.name, box_iou))
             if index in logits_of:
                 pictures = group.image.numpy(), group.masks[target].numpy()
                 predictions.append(Prediction(scores[-1], *pictures, logits_of[index]))

@@ -9,6 +9,8 @@ from utils.errors import InputError
 # X of Prec@X -> X in tenths, so that I / U >= X is decided in integers.
 PRECISIONS = {"0.5": 5, "0.6": 6, "0.7": 7, "0.8": 8, "0.9": 9}
 
+BOX_ACCURACY = "Acc@0.5"
+
 # First and last number of tokens of each bucket, as used since Liu et al. 2017.
 _GREF_BUCKETS = ((1, 5), (6, 7), (8, 10), (11, 20))
 _UNC_BUCKETS = ((1, 2), (3, 3), (4, 5), (6, 20))
@@ -19,7 +21,9 @@ _BUCKETS = {"unc": _UNC_BUCKETS, "unc+": _UNC_BUCKETS, "referit": ((1, 1), (2, 2
 class SampleScore:
     """One expression judged: pixels in the intersection and the union of prediction and ground truth.
 
-    `index` is the expression's number in its split, `length` its number of tokens before cutting to 20.
+    `index` is the expression's number in its split, `length` its number of tokens before cutting to 20. `box_iou` is
+    the IoU of the two masks' bounding boxes, in [0, 1]. An empty mask has a box without pixels: 1 if both are empty, 0
+    if one is. It is None in scores of version 1.0.
     """
 
     index: int
@@ -29,6 +33,7 @@ class SampleScore:
     length: int
     sentence: str
     image_name: str
+    box_iou: float | None = None
 
     @property
     def iou(self) -> float:
@@ -43,12 +48,13 @@ def length_buckets(dataset: str) -> dict[str, tuple[int, int]]:
 
 
 def summarise(scores: Sequence[SampleScore], dataset: str) -> dict:
-    """Metrics of a split in percent: `oIoU`, `mIoU`, `prec` {"0.5": ...}, `n_samples`, `by_length`.
+    """Metrics of a split in percent: `oIoU`, `mIoU`, `prec` {"0.5": ...}, `n_samples`, `by_length`, `Acc@0.5`.
 
     `by_length` maps a bucket ("6-7") to {"n", "oIoU", "mIoU"}; the two are None where n is 0. An expression of no
     token, or of more than the last bucket holds, has a row of its own ("0", ">20"), so that the rows add up to
     `n_samples`. A sample without mask and prediction counts as IoU 1 in mIoU and Prec@X and adds 0/0 to oIoU; if all
-    are such, oIoU is 100. Raises InputError without samples.
+    are such, oIoU is 100. `Acc@0.5`, the metric of referring expression comprehension, is the share of samples whose
+    `box_iou` is 0.5 or more; left out if a sample does not have it. Raises InputError without samples.
     """
     if not scores:
         raise InputError("no expression was evaluated, so there are no metrics: the split is empty")
@@ -60,6 +66,7 @@ def summarise(scores: Sequence[SampleScore], dataset: str) -> dict:
         "prec": prec,
         "n_samples": len(scores),
         "by_length": _by_length(scores, length_buckets(dataset)),
+        **_box_accuracy(scores),
     }
 
 
@@ -92,6 +99,11 @@ class RunningIoU:
         return f"oIoU {100 * overall:.2f}, mIoU {100 * self.ious / self.count:.2f}"
 
 
+def _box_accuracy(scores: Sequence[SampleScore]) -> dict[str, float]:
+    ious = [s.box_iou for s in scores]
+    return {} if None in ious else {BOX_ACCURACY: 100.0 * sum(iou >= 0.5 for iou in ious) / len(ious)}
+
+
 def _by_length(scores: Sequence[SampleScore], buckets: dict[str, tuple[int, int]]) -> dict:
     longest = max(last for _, last in buckets.values())
     rows: dict[str, list[SampleScore]] = {label: [] for label in buckets}
@@ -113,10 +125,12 @@ def format_table(rows: dict[str, dict]) -> str:
     """Results for the screen: title -> what `summarise` returns; one line a result, below a single one its lengths."""
     width = max(len(title) for title in rows)
     precisions = "  ".join(f"Prec@{x}" for x in PRECISIONS)
-    lines = [f"{'':{width}}  {'samples':>8}  {'oIoU':>6}  {'mIoU':>6}  {precisions}"]
+    lines = [f"{'':{width}}  {'samples':>8}  {'oIoU':>6}  {'mIoU':>6}  {precisions}  {BOX_ACCURACY}"]
     for title, metrics in rows.items():
         numbers = [f"{metrics['n_samples']:8d}", *(f"{metrics[key]:6.2f}" for key in ("oIoU", "mIoU"))]
-        lines.append("  ".join([f"{title:{width}}", *numbers, *(f"{x:8.2f}" for x in metrics["prec"].values())]))
+        numbers += [f"{x:8.2f}" for x in metrics["prec"].values()]
+        numbers.append(f"{metrics[BOX_ACCURACY]:7.2f}" if BOX_ACCURACY in metrics else f"{'-':>7}")
+        lines.append("  ".join([f"{title:{width}}", *numbers]))
     if len(rows) == 1:
         lines += ["", f"{title}, by number of tokens"]
         for label, row in metrics["by_length"].items():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eval.evaluator import EvalSettings
-from eval.metrics import PRECISIONS
+from eval.metrics import BOX_ACCURACY, PRECISIONS
 from utils.errors import InputError, one_line
 from utils.files.reading import MEBIBYTE, read_json, refusing
 
@@ -60,6 +60,7 @@ def _check(values: dict) -> None:
     names = (values["dataset"], values["split"])
     counts = [values["n_samples"], values["checkpoint"]["step"] or 0]
     percents = [values["oIoU"], values["mIoU"], *(values["prec"][x] for x in PRECISIONS)]
+    percents += [values[BOX_ACCURACY]] if BOX_ACCURACY in values else []  # version 1.0 had none
     for label, row in values["by_length"].items():
         if not re.fullmatch(r"\d{1,5}|\d{1,5}-\d{1,5}|>\d{1,5}", label):
             raise ValueError(f"{label!r} is not a range of lengths")

@@ -4,7 +4,7 @@
     python eval/tables.py weights/* --out results       # results/tables.md, tables.tex and tables.csv
 
 One row for each run (the folder of its checkpoints) and each setting of the evaluation. Where a run was evaluated on a
-split at several steps, the latest one counts. Controls (--rotate_expressions) are left out.
+split at several steps, the latest one counts. Controls (--expressions) are left out.
 """
 
 import csv
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from eval.metrics import PRECISIONS, length_buckets
+from eval.metrics import BOX_ACCURACY, PRECISIONS, length_buckets
 from eval.results import Result, choose, find_files, read_result
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import is_public, title
@@ -187,10 +187,12 @@ def _precision(results: list[tuple[str, Result]]) -> Table:
     lines = []
     for run, result in results:
         values = [_number(result.metrics["prec"][x]) for x in PRECISIONS]
+        values.append(_number(result.metrics.get(BOX_ACCURACY)))  # none in files of version 1.0
         split = _shown(result.of) + "†" * is_other(result)
         lines.append([run, split, _steps([result]), str(result.metrics["n_samples"]), *values])
-    caption = _noted("Prec@X (%)", (result for _, result in results))
-    return Table(caption, ["method", "split", "step", "samples", *(f"@{x}" for x in PRECISIONS)], lines, left=2)
+    caption = _noted(f"Prec@X, and {BOX_ACCURACY} of the masks' bounding boxes (%)", (result for _, result in results))
+    head = ["method", "split", "step", "samples", *(f"@{x}" for x in PRECISIONS), BOX_ACCURACY]
+    return Table(caption, head, lines, left=2)
 
 
 def _by_length(kind: str, results: list[tuple[str, Result]], dataset: str) -> Table:
@@ -225,6 +227,8 @@ def csv_of(rows: Rows) -> str:
             metrics = result.metrics
             values = [(kind, "", metrics["n_samples"], metrics[kind]) for kind in KINDS]
             values += [(f"Prec@{x}", "", metrics["n_samples"], metrics["prec"][x]) for x in PRECISIONS]
+            if BOX_ACCURACY in metrics:
+                values.append((BOX_ACCURACY, "", metrics["n_samples"], metrics[BOX_ACCURACY]))
             for label, part in metrics["by_length"].items():
                 values += [(kind, label, part["n"], part[kind]) for kind in KINDS if part["n"]]
             for metric, tokens, samples, value in values:

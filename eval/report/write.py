@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -153,7 +153,7 @@ def read_other(path: Path, split: PreparedSplit) -> Other:
     path = path / "metrics.json" if path.is_dir() else path
     result, beside = read_result(path), path.with_name("samples.jsonl")
     if result is None:
-        raise InputError(f"--against {path}: is of a control, not a result; evaluate without --rotate_expressions")
+        raise InputError(f"--against {path}: is of a control, not a result; evaluate without --expressions")
     if result.of != (split.dataset, split.split) or result.metrics["n_samples"] != len(split):
         theirs = f"{' '.join(result.of)} with {result.metrics['n_samples']} expressions"
         raise InputError(f"--against {path}: is of {theirs}, not of {split.dataset} {split.split} with {len(split)}")
@@ -164,8 +164,10 @@ def read_other(path: Path, split: PreparedSplit) -> Other:
         masks = {index: _checked(mask) for index, mask in found if mask is not None}
         scores = [SampleScore(**value) for value in values]
         for index, score in enumerate(scores):
-            typed = all(type(getattr(score, field.name)) is field.type for field in fields(score))
-            if not typed or score.index != index or not 0 <= score.intersection <= score.union < 2**53:
+            kinds = ((type(getattr(score, field.name)), field.type) for field in fields(score))
+            typed = all(kind in (get_args(declared) or [declared]) for kind, declared in kinds)
+            counted = typed and 0 <= score.intersection <= score.union < 2**53 and 0 <= (score.box_iou or 0) <= 1
+            if not counted or score.index != index:
                 raise ValueError(f"line {index + 1} is not a score")
     if len(scores) != len(split) or any(score.sentence != split.text(i)[1] for i, score in enumerate(scores)):
         raise InputError(f"--against {beside}: is of other expressions than {split.folder}; {_REMEDY}")

@@ -290,11 +290,12 @@ def test_large_images_keep_their_pixels_and_small_ones_are_not_blurred(browser, 
     made = []
     for index, (height, width) in enumerate([(750, 1000), (30, 40), (300, 400)]):
         image, mask = rng.integers(0, 256, (height, width, 3), dtype=np.uint8), np.ones((height, width), bool)
-        score = SampleScore(index, f"unc_val_{index}", 1, 2 + index, 1, "man", f"image{index}")
+        score = SampleScore(index, f"unc_val_{index}", 1, 2 + index, 1, "man", f"image{index}", index / 2)
         made.append(Prediction(score, image, mask, np.ones((height, width), np.float32)))
     scores = [one.score for one in made]
     report.write_report(tmp_path / "report.html", metrics_of(scores), scores, thumbnails_of(made))
     page = Page(browser, tmp_path / "report.html")
+    assert (page.texts("#summary th")[-1], page.texts("#summary td")[-1]) == ("Acc@0.5", "66.67")
     page.choose("split")
     kept, enlarged = ("scale-down", "auto"), ("contain", "pixelated")
     for place, size, style in ((1, 640, kept), (2, 40, enlarged), (3, 400, kept)):
@@ -321,4 +322,5 @@ def test_what_changed(browser, pages, results):
         told = int(page.texts("#changed td:nth-child(2)")[number])
         assert page.count() == told == expected.get(row, told)
     ours, theirs = (sum(o.score.iou for o in side) / COUNT * 100 for side in results)
+    assert page.texts("#summary .difference td")[-1] == "–"  # neither has boxes
     assert page.texts("#summary .difference td")[2] == f"{ours - theirs:+.2f}".replace("-", "−")

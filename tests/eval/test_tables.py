@@ -88,13 +88,17 @@ def test_miou_precision_and_lengths(tmp_path, capsys):
     assert text.count("mIoU (%)") == 2 and row["RefCOCO val"] == "38.89"  # mean of 0..7 ninths
     (row,) = cells(text, 2)
     # of 0/9 .. 7/9: from 5/9 on, 6/9 on, 7/9 on, none
-    assert list(row.values()) == ["a", "RefCOCO val", "400000", "10834", "37.50", "25.00", "12.50", "0.00", "0.00"]
+    assert list(row.values()) == ["a", "RefCOCO val", "400000", "10834", "37.50", "25.00", "12.50", "0.00", "0.00", ""]
+    assert list(row)[-1] == "Acc@0.5"  # which files of version 1.0 lack
     (row,) = cells(text, 3)
     assert list(row) == ["method", "split", "step", "1-2", "3", "4-5", "6-20", "all"]
     assert list(row.values()) == ["a", "val", "400000", "5.56", "22.22", "38.89", "66.67", "40.00"]
     metrics = {"1-2": {"n": 0, "oIoU": None, "mIoU": None}, ">20": {"n": 8, "oIoU": 0.0, "mIoU": 1.0}}
     checkpoint = {"file": "weights/a/unc_25000.pth", "step": 0}  # as the authors' code has it: in the name
-    write(tmp_path / "other", "a", "unc", "val", 0.0, by_length=metrics, checkpoint=checkpoint)
+    write(tmp_path / "other", "a", "unc", "val", 0.0, by_length=metrics, checkpoint=checkpoint, **{"Acc@0.5": 41.236})
+    assert cells(shown(capsys, tmp_path / "other"), 2)[0]["Acc@0.5"] == "41.24"
+    csv_lines = shown(capsys, tmp_path / "other", "--format", "csv").splitlines()
+    assert [line for line in csv_lines if "Acc@0.5" in line] == ["Acc@0.5,a,unc,val,,25000,10834,41.2360,,"]
     (row,) = cells(shown(capsys, tmp_path / "other"), 3)
     assert (row["1-2"], row["3"], row[r"\>20"], row["step"]) == ("", "", "0.00", "25000")
 
@@ -191,6 +195,7 @@ BROKEN = {
     "a range": {"by_length": {"1-2 | x": {"n": 1, "oIoU": 1.0, "mIoU": 1.0}}},
     "a row": {"by_length": {"1-2": {"n": 1, "oIoU": None, "mIoU": 1.0}}},
     "a count": {"n_samples": -1},
+    "boxes": {"Acc@0.5": 100.5},
     "a step": {"checkpoint": {"file": "a.pth", "step": "x"}},
     "no file": {"checkpoint": {"file": None, "step": 1}},
     "a name": {"dataset": "a\nb"},

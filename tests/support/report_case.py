@@ -82,9 +82,9 @@ def data_of(path: Path) -> tuple[dict, dict]:
 
 
 def write_result(folder: Path, scores: list[SampleScore], **changed) -> Path:
-    """metrics.json and samples.jsonl as evaluate.py writes them; returns the former."""
+    """metrics.json and samples.jsonl as evaluate.py writes them, of version 1.0 without boxes; returns the former."""
     folder.mkdir(parents=True)
-    lines = [json.dumps(vars(score)) for score in scores]
+    lines = [json.dumps({key: value for key, value in vars(score).items() if value is not None}) for score in scores]
     (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
     (folder / "metrics.json").write_text(json.dumps(metrics_of(scores) | {"oIoU": overall_iou(scores)} | changed))
     return folder / "metrics.json"
