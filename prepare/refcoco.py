@@ -1,9 +1,10 @@
 """Refs in RefCOCO's layout: a file of refs, and instances.json with masks and image sizes.
 
-In gRefCOCO's form of it `ann_id` is a list: of several annotations, whose union is the mask, or [-1] for no object, which
+In gRefCOCO's form of it `ann_id` is a list: of annotations, whose union is the mask, or [-1] for no object, which
 `"no_target": true` says too.
 """
 
+import re
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,14 +130,17 @@ class CocoFiles:
         where = f"{self.instances}: ref {entry['ref_id']} of {self.refs.name}"
         image = self._one(f"image {entry['image_id']}", images[entry["image_id"]], where)
         objects = [self._one(f"annotation {number}", annotations[number], where) for number in entry["ann_id"]]
-        for annotation in objects:
+        for number, annotation in zip(entry["ann_id"], objects, strict=True):
             of = annotation.get("image_id")
             if of is not None and whole_number(of) != entry["image_id"]:
-                shown = f"annotation {annotation['id']} is of image {one_line(of, 40)}, the ref of {entry['image_id']}"
+                shown = f"annotation {number} is of image {one_line(of, 40)}, the ref of {entry['image_id']}"
                 raise InputError(f"{where}: {shown}; {self.remedy}")
         name = image.get("file_name")
         if self.nested:
             file = relative_path(name, where)
+            coco = re.match(r"COCO_((?:train|val)2014)_", str(file))  # images that lie as COCO's zips unpack
+            if coco and (self.images / coco[1]).is_dir():
+                file = Path(coco[1]) / file
         else:
             file = Path(safe_name(name or f"COCO_train2014_{entry['image_id']:012d}.jpg", where))
         size = image.get("height"), image.get("width")

@@ -291,7 +291,7 @@ def test_large_images_keep_their_pixels_and_small_ones_are_not_blurred(browser, 
     for index, (height, width) in enumerate([(750, 1000), (30, 40), (300, 400)]):
         image, mask = rng.integers(0, 256, (height, width, 3), dtype=np.uint8), np.ones((height, width), bool)
         score = SampleScore(index, f"unc_val_{index}", 1, 2 + index, 1, "man", f"image{index}")
-        made.append(Prediction(score, image, mask, np.ones((height, width), np.float32)))
+        made.append(Prediction(score, image, mask, np.ones((height, width), np.float32), mask))
     scores = [one.score for one in made]
     report.write_report(tmp_path / "report.html", metrics_of(scores), scores, thumbnails_of(made))
     page = Page(browser, tmp_path / "report.html")
