@@ -193,8 +193,9 @@ class Run:
         for name, picture in gather(sheets):  # each rank has drawn its own
             self.log.picture(f"val/{name}", step, picture)
         prec = {f"Prec@{x}": value for x, value in metrics["prec"].items()}
-        told = {name: metrics["generalised"][name] for name in ("N-acc", "T-acc")} if "generalised" in metrics else {}
-        self.log.record("val", step, {"oIoU": metrics["oIoU"], "mIoU": metrics["mIoU"], **prec, **told})
+        more = metrics.get("generalised", {})
+        found = {name: more[name] for name in ("N-acc", "T-acc") if more.get(name) is not None}
+        self.log.record("val", step, {"oIoU": metrics["oIoU"], "mIoU": metrics["mIoU"], **prec, **found})
         return metrics
 
     def _checkpoint(self, **more) -> Checkpoint:
