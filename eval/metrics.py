@@ -40,7 +40,6 @@ class SampleScore:
         """I / U in [0, 1]; 1 where there is nothing to find and nothing was found."""
         return self.intersection / self.union if self.union else 1.0
 
-
     @property
     def predicted(self) -> int:
         """Pixels of the prediction."""

@@ -1,4 +1,4 @@
-"""One annotated object of a data set, or what stands for several or none, and the checks that every reader of annotations makes."""
+"""One annotated object of a data set (or several, or none), and the checks that every reader of annotations makes."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ from utils.text import MAX_EXPRESSION
 
 @dataclass(frozen=True)
 class Ref:
-    """One annotated object: an image, the expressions for it, and its mask."""
+    """One annotated object, or several or none: an image, the expressions for it, and its mask."""
 
     ref_id: str  # unique in its split, and a plain file name
     image_path: Path

@@ -44,6 +44,7 @@ SECONDS_PER_REF = 0.02
 _REFER = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"  # gone since 2022
 _PHRASECUT = "https://github.com/chenxi116/TF-phrasecut-public (folder data/)"
 _DRIVE = "https://drive.google.com/drive/folders/12EEft_mg-47EwWegawyH0pHaX7781E3_"
+_PUBLISHED = {"grefcoco": "https://github.com/henghuiding/gRefCOCO"}
 _GLOVE = "https://nlp.stanford.edu/projects/glove/ (glove.6B.zip, in it glove.6B.300d.txt)"
 
 
@@ -67,7 +68,7 @@ def downloads(dataset: Dataset) -> dict[str, tuple[str, list[Path]]]:
     link = f"https://web.archive.org/web/{dataset.archived}/{_REFER}/{folder.name}.zip"
     return {
         f"annotations, to {folder}/": (
-            link if dataset.archived else "those who publish the data set",
+            link if dataset.archived else _PUBLISHED.get(dataset.name, "those who publish the data set"),
             [files[0], folder / "instances.json"],
         ),
         "images (13 GB), to data/coco/images/train2014/": (
@@ -225,7 +226,8 @@ def read_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
         if dataset.splits[split]:
             check_counts(split, count(refs), dataset.splits[split], report)
         else:
-            report("ok", f"{split}: {count(refs)}; no published numbers are known to compare with")
+            compared = "no published numbers are known to compare with"
+            report("ok" if refs else "FAULT", f"{split}: {count(refs)}; {compared}")
         check_expressions(split, refs, report)
         report.attempt(lambda refs=refs: require_distinct_names(refs))
     return splits

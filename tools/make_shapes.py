@@ -39,7 +39,7 @@ class Content:
     test_images: int | None = option(None, "testA images, and testB images (default: a 20th of --images)", limits=COUNT)
     image_size: int = option(128, "longer side of the images in pixels", limits=(64, 2048))
     seed: int = option(1, "seed of scenes, expressions and splits", limits=COUNT_OR_0)
-    generalised: bool = option(False, "expressions for several shapes or none too, in gRefCOCO's format beside RefCOCO's")
+    generalised: bool = option(False, "also expressions for several shapes or none, in gRefCOCO's format")
     level: str = option("easy", SUPPRESS, choices=["easy"])  # accepted as in version 1.0
 
 

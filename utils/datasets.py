@@ -1,4 +1,4 @@
-"""The public data sets (RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO, ReferIt): where their files are, and their published numbers."""
+"""The public data sets (RefCOCO and its kin, ReferIt): where their files are, and their published numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -34,7 +34,8 @@ def polygon(number: int) -> list:
 
 
 def ref(number: int, ann_id, image: int = 1, split: str = "train", **more) -> dict:
-    return {"ref_id": number, "ann_id": ann_id, "image_id": image, "split": split, "sentences": [{"sent": "left"}], **more}
+    entry = {"ref_id": number, "ann_id": ann_id, "image_id": image, "split": split}
+    return {**entry, "sentences": [{"sent": "left"}], **more}
 
 
 RUNS = coco.encode(np.asfortranarray(box(71).astype(np.uint8)))
@@ -158,7 +159,7 @@ def test_the_same_form_in_your_own_data_and_coco_s_two_folders_of_images(root, t
     (tmp_path / "refs(final).p").write_bytes(pickle.dumps([*REFS, ref(9, [-1], image=2)], 2))
     own = OwnData("zom", tmp_path / "refs(final).p", tmp_path / "instances.json", folder)
     refs = own.read_refs("train")
-    assert [np.array_equal(found.mask(), box(*ids)) for found, ids in zip(refs, [*MEANT, ()], strict=True)] == [True] * 9
+    assert all(np.array_equal(found.mask(), box(*ids)) for found, ids in zip(refs, [*MEANT, ()], strict=True))
     assert refs[-1].image_path == folder / "val2014" / names[1] and refs[-1].no_target
 
 
