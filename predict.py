@@ -33,6 +33,7 @@ from utils.device import choose_device
 from utils.errors import InputError, one_line
 from utils.files.images import IMAGE_FORMATS, read_image
 from utils.files.writing import atomic_write, plain_name, plain_words, write_json
+from utils.options import COUNT_OR_0, within
 
 TOO_LOW = 0.01  # probability below which no threshold is worth trying
 
@@ -55,16 +56,19 @@ def parse_args(arguments: list[str] | None = None) -> Namespace:
     result.add_argument("--format", choices=["plain", "coco"], default="plain", help=form)
     lowest = "probability, 0 to 1, from which a pixel belongs to the object"
     result.add_argument("--threshold", type=float, default=0.5, help=lowest)
-    return parser.parse_args(arguments)
+    fewest = "pixels below which a mask counts as empty, for expressions of nothing in the image"
+    result.add_argument("--no_target_pixels", type=within(int, *COUNT_OR_0), metavar="N", default=0, help=fewest)
+    args = parser.parse_args(arguments)
+    logit(args.threshold)  # refuses what is no probability
+    for number, text in enumerate(args.text, 1):
+        if not text.strip():
+            raise InputError(f"--text, number {number}: it is empty; describe the object in a word or more")
+    return args
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Segment each text in each image."""
     args = parse_args(arguments)
-    logit(args.threshold)  # refuses what is no probability
-    for number, text in enumerate(args.text, 1):
-        if not text.strip():
-            raise InputError(f"--text, number {number}: it is empty; describe the object in a word or more")
     paths = [path for given in args.image for path in (images_in(given) if given.is_dir() else [given])]
     names, words = unique(map(plain_name, paths)), unique(map(plain_words, args.text))
     model = load_restr(args.checkpoint, choose_device(args.device))
@@ -82,10 +86,13 @@ def main(arguments: list[str] | None = None) -> None:
             results = segment(model, image, args.text, args.threshold)
         seconds = time.perf_counter() - started
         for text, word, result in zip(args.text, words, results, strict=True):
+            said = found(result, args.threshold, args.no_target_pixels)
+            if result.mask.sum() < args.no_target_pixels:
+                result = result._replace(mask=np.zeros_like(result.mask))
             files = write(args.out / f"{name}-{word}", image, result, model.image_size)
             about = {"image": str(path), "expression": text, **record(result), "files": files}
             records.append(coco_result(coco_id, about, result) if args.format == "coco" else about)
-            print(f'{name}-{word}: "{one_line(text, 80)}", {found(result, args.threshold)}{remarks(result)}')
+            print(f'{name}-{word}: "{one_line(text, 80)}", {said}{remarks(result)}')
         print(f"{one_line(path)}: {len(results)} expression{'s'[: len(results) - 1]} in {seconds:.2f} s")
     if records:
         write_json(args.out / "results.json", records)
@@ -112,8 +119,13 @@ def unique(names: Iterable[str]) -> list[str]:
     return list(taken)
 
 
-def found(result: Segmentation, threshold: float) -> str:
-    """How much of the image the mask covers; where it is empty, a threshold with which it would not be."""
+def found(result: Segmentation, threshold: float, fewest: int = 0) -> str:
+    """How much of the image the mask covers; where it is empty, a threshold with which it would not be.
+
+    A mask of fewer than `fewest` pixels counts as empty.
+    """
+    if 0 < result.mask.sum() < fewest:
+        return f"nothing found: {result.mask.sum()} pixels, fewer than {fewest}"
     if result.mask.any():
         return f"{result.mask.mean():.1%} of the image"
     highest = float(probability(result.logits.astype(float)).max())

@@ -168,7 +168,7 @@ def _marks(settings: EvalSettings) -> Iterator[str]:
     for field in fields(settings):
         value = getattr(settings, field.name)
         if value != field.default and not field.metadata.get("harmless"):
-            shown = f"{field.name}{value:g}" if isinstance(value, float) else str(value)
+            shown = value if isinstance(value, str) else f"{field.name}{value:g}"
             yield field.name if value is True else shown
 
 
@@ -187,14 +187,14 @@ def _evaluate(
     samples.jsonl has one expression a line, with a report also its predicted mask, which a later --against shows;
     metrics.json comes last and says that all is there.
     """
-    thumbnails = Thumbnails(settings.threshold, other.masks if other else None) if args.report else None
+    thumbnails = Thumbnails(other.masks if other else None) if args.report else None
     drawn = set() if args.is_vis is None else spread(len(split), args.is_vis or len(split))
 
     def show(prediction: Prediction) -> None:
         if thumbnails:
             thumbnails(prediction)
         if prediction.score.index in drawn:
-            write_prediction(folder / "vis", prediction, settings.threshold)
+            write_prediction(folder / "vis", prediction)
 
     judge = partial(evaluate, model, split, settings, ranks, num_workers=args.num_workers)
     how = {"on_sample": show, "shown": None if thumbnails else drawn}
@@ -205,7 +205,7 @@ def _evaluate(
         elif control.kind:
             how["reword"] = control.reword
         scores = judge(**how)
-    metrics = summarise(scores, split.dataset)
+    metrics = summarise(scores, split.dataset, split.is_generalised)
     if plain:
         metrics["control"] = _control(control, split, plain, scores)
     if thumbnails:
@@ -236,12 +236,15 @@ def _control(control: Control, split: PreparedSplit, plain: list[SampleScore], s
 def _record(model: ReSTR, split: PreparedSplit, settings: EvalSettings, device: torch.device) -> dict:
     """What a number has to be traced by: checkpoint, data, settings and `facts`."""
     meta = split.folder / META  # the authors' code makes none
+    decided = asdict(settings) | {"image_size": list(model.config.vision.image_size)}
+    if not settings.no_target_pixels:  # the same file as of version 1.0
+        del decided["no_target_pixels"]
     return {
         "dataset": split.dataset,
         "split": split.split,
         "checkpoint": {key: model.provenance[key] for key in ("file", "sha256", "step")},
         "data": {"folder": str(split.folder.resolve()), "meta_sha256": file_sha256(meta) if meta.is_file() else None},
-        "settings": asdict(settings) | {"image_size": list(model.config.vision.image_size)},
+        "settings": decided,
         **facts(device),
     }
 

@@ -24,7 +24,7 @@ from utils import device as distributed
 from utils.cli import progress_bar
 from utils.device import Ranks, autocast
 from utils.errors import InputError
-from utils.options import option
+from utils.options import COUNT_OR_0, option
 from utils.prepared import META, PreparedSplit, texts_digest
 from utils.text import Vocabulary, tokenize
 
@@ -120,7 +120,7 @@ class EvalSettings:
 
     A pixel belongs to the object if its logit is at least `threshold`. pad: "grey" fills the canvas with zeros after
     normalisation (the authors' code), "black" with normalised black (as in training). amp: a name of
-    `utils.device.AMP_DTYPES`; None: float32.
+    `utils.device.AMP_DTYPES`; None: float32. A mask of fewer pixels than `no_target_pixels` counts as empty.
     """
 
     pad: str = option(
@@ -132,15 +132,22 @@ class EvalSettings:
         8, "images, and expressions, at a time", limits=(1, 1024), harmless="only speed and memory"
     )
     amp: str | None = None
+    no_target_pixels: int = option(
+        0, "pixels below which a prediction counts as none, for expressions without an object", limits=COUNT_OR_0
+    )
 
 
 class Prediction(NamedTuple):
-    """What `on_sample` gets: image H x W x 3 uint8, mask H x W bool, logits H x W float32, at the original size."""
+    """What `on_sample` gets, at the original size.
+
+    Image H x W x 3 uint8, mask H x W bool (the ground truth), logits H x W float32, found H x W bool (the prediction).
+    """
 
     score: SampleScore
     image: np.ndarray
     mask: np.ndarray
     logits: np.ndarray
+    found: np.ndarray
 
 
 def evaluate(
@@ -232,33 +239,35 @@ def _judge(
     watched: Collection[int],
 ) -> tuple[list[SampleScore], list[Prediction]]:
     """Scores of all expressions of a few images, and the Predictions of those `watched`; without any, one wait."""
-    counts, logits_of = [], {}
+    counts, outputs = [], {}
     for group, rows, logits in _segment(model, batch, settings, device):
         masks = group.masks[group.targets[rows]].to(device, non_blocking=True)  # n H W
         found = logits >= settings.threshold
-        pixels = [(found & masks).sum((1, 2)), (found | masks).sum((1, 2)), logits.isfinite().flatten(1).all(1)]
-        pixels += box_overlap(mask_boxes(found), mask_boxes(masks))
+        if settings.no_target_pixels:
+            found &= (found.sum((1, 2)) >= settings.no_target_pixels)[:, None, None]
+        pixels = [mask.sum((1, 2)) for mask in (found & masks, found | masks, masks)]
+        pixels += [logits.isfinite().flatten(1).all(1), *box_overlap(mask_boxes(found), mask_boxes(masks))]
         counts.append(torch.stack([count.long() for count in pixels], 1))
-        for index, own in zip(group.indices[rows], logits, strict=True):
+        for index, *output in zip(group.indices[rows], logits, found, strict=True):
             if index in watched:
-                logits_of[index] = own.cpu().numpy()
+                outputs[index] = [own.cpu().numpy() for own in output]
     counted = iter(torch.cat(counts).tolist())
     scores, predictions = [], []
     for group in batch:
         for index, sentence, length, target in zip(
             group.indices, group.sentences, group.lengths, group.targets, strict=True
         ):
-            name, (intersection, union, finite, box_hit, box_union) = split.name(index), next(counted)
+            name, (intersection, union, true, finite, box_hit, box_union) = split.name(index), next(counted)
             if not finite:
                 raise InputError(
                     f"the model's logits for {name} are not finite: its training has diverged, or the checkpoint is "
                     "damaged; take an earlier one"
                 )
             box_iou = box_hit / box_union if box_union else 1.0
-            scores.append(SampleScore(index, name, intersection, union, length, sentence, group.name, box_iou))
-            if index in logits_of:
+            scores.append(SampleScore(index, name, intersection, union, length, sentence, group.name, true, box_iou))
+            if index in outputs:
                 pictures = group.image.numpy(), group.masks[target].numpy()
-                predictions.append(Prediction(scores[-1], *pictures, logits_of[index]))
+                predictions.append(Prediction(scores[-1], *pictures, *outputs[index]))
     return scores, predictions
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eval.evaluator import EvalSettings
-from eval.metrics import BOX_ACCURACY, PRECISIONS
+from eval.metrics import BOX_ACCURACY, GENERALISED, PRECISIONS
 from utils.errors import InputError, one_line
 from utils.files.reading import MEBIBYTE, read_json, refusing
 
@@ -66,6 +66,9 @@ def _check(values: dict) -> None:
             raise ValueError(f"{label!r} is not a range of lengths")
         counts.append(row["n"])
         percents += [row["oIoU"], row["mIoU"]] if row["n"] else []
+    if more := values.get("generalised"):
+        counts.append(more["n_no_target"])
+        percents += [more[name] for name in GENERALISED if more[name] is not None]
     if not all(isinstance(name, str) and name.isprintable() and 0 < len(name) <= 80 for name in names):
         raise ValueError("dataset and split must be short names")
     if not all(type(x) is int and 0 <= x <= MAX_COUNT for x in counts):

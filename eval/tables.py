@@ -11,13 +11,13 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from eval.metrics import BOX_ACCURACY, PRECISIONS, length_buckets
+from eval.metrics import BOX_ACCURACY, GENERALISED, PRECISIONS, length_buckets
 from eval.results import Result, choose, find_files, read_result
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import is_public, title
@@ -145,6 +145,7 @@ def tables_of(rows: Rows, best: bool) -> list[Table]:
     return [
         *(_overview(kind, rows, columns, best) for kind in KINDS),
         _precision(results),
+        *_generalised(results),
         *(_by_length(kind, results, dataset) for kind in KINDS for dataset in datasets),
     ]
 
@@ -195,6 +196,19 @@ def _precision(results: list[tuple[str, Result]]) -> Table:
     return Table(caption, head, lines, left=2)
 
 
+def _generalised(results: list[tuple[str, Result]]) -> Iterator[Table]:
+    """Metrics of the splits that have expressions without an object; no table if there are none."""
+    lines = []
+    for run, result in results:
+        if more := result.metrics.get("generalised"):
+            counts = [result.metrics["n_samples"], more["n_no_target"]]
+            numbers = [_number(more[name]) for name in GENERALISED]
+            lines.append([run, _shown(result.of), _steps([result]), *map(str, counts), *numbers])
+    if lines:
+        head = ["method", "split", "step", "samples", "no object", *GENERALISED]
+        yield Table("Expressions of several objects or none (%); Prec@X of those with an object", head, lines, left=2)
+
+
 def _by_length(kind: str, results: list[tuple[str, Result]], dataset: str) -> Table:
     """Columns are the data set's buckets, and of others ("0", ">20") those that hold anything."""
     own = [(run, result, result.metrics["by_length"]) for run, result in results if result.of[0] == dataset]
@@ -229,6 +243,10 @@ def csv_of(rows: Rows) -> str:
             values += [(f"Prec@{x}", "", metrics["n_samples"], metrics["prec"][x]) for x in PRECISIONS]
             if BOX_ACCURACY in metrics:
                 values.append((BOX_ACCURACY, "", metrics["n_samples"], metrics[BOX_ACCURACY]))
+            for name, value in (metrics.get("generalised") or {}).items():
+                if name in GENERALISED and value is not None:
+                    shown = f"{name}, with an object" if name.startswith("Prec") else name
+                    values.append((shown, "", metrics["n_samples"], value))
             for label, part in metrics["by_length"].items():
                 values += [(kind, label, part["n"], part[kind]) for kind in KINDS if part["n"]]
             for metric, tokens, samples, value in values:

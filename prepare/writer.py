@@ -34,7 +34,7 @@ from utils.files.images import MAX_IMAGE_BYTES, read_image
 from utils.files.reading import read_bytes
 from utils.files.writing import atomic_write
 from utils.geometry import fit_inside, pad
-from utils.prepared import SIZES, SUMS_KEY, PreparedSplit, SplitFiles, is_train, texts_digest
+from utils.prepared import NO_TARGET, SIZES, SUMS_KEY, PreparedSplit, SplitFiles, is_train, texts_digest
 from utils.resample import resize_image, resize_mask
 from utils.text import Vocabulary, tokenize
 
@@ -94,6 +94,7 @@ def split_entry(jobs: list[Job]) -> dict:
             facts = ref.ref_id, ref.image_name, ref.size, outline, sentences
             annotations.update(json.dumps(facts).encode() + b"\n")
         files.update(json.dumps([path.stat().st_size for path in paths]).encode() + b"\n")
+    without = sum(len(pairs) for job in jobs for ref, pairs in job.refs if ref.no_target)
     return {
         "refs": sum(len(job.refs) for job in jobs),
         "expressions": len(texts),
@@ -101,6 +102,7 @@ def split_entry(jobs: list[Job]) -> dict:
         "texts_sha256": texts_digest((image, text) for _, image, text in texts),
         "annotations_sha256": annotations.hexdigest(),
         "files_sha256": files.hexdigest(),
+        **({NO_TARGET: without} if without else {}),
     }
 
 
@@ -301,7 +303,7 @@ class Writer:
     def write(self, job: Job) -> list[int]:
         """Write the files of a job but those that are as they have to be.
 
-        Returns the number of an expression of each ref whose mask is empty.
+        Returns the number of an expression of each ref whose mask is empty, though it should have an object.
         Raises InputError for a broken image or mask, and where sizes disagree.
         """
         data = read_bytes(job.image, MAX_IMAGE_BYTES, "image", _IMAGE_REMEDY)
@@ -317,7 +319,7 @@ class Writer:
         empty = []
         for ref, sentences in job.refs:
             mask = self._mask(ref, original)
-            if not mask.any():
+            if not mask.any() and not ref.no_target:
                 empty.append(sentences[0][0])
             if fit:
                 mask = resize_mask(mask, fit.size)

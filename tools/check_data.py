@@ -44,6 +44,7 @@ SECONDS_PER_REF = 0.02
 _REFER = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"  # gone since 2022
 _PHRASECUT = "https://github.com/chenxi116/TF-phrasecut-public (folder data/)"
 _DRIVE = "https://drive.google.com/drive/folders/12EEft_mg-47EwWegawyH0pHaX7781E3_"
+_PUBLISHED = {"grefcoco": "https://github.com/henghuiding/gRefCOCO"}
 _GLOVE = "https://nlp.stanford.edu/projects/glove/ (glove.6B.zip, in it glove.6B.300d.txt)"
 
 
@@ -67,7 +68,7 @@ def downloads(dataset: Dataset) -> dict[str, tuple[str, list[Path]]]:
     link = f"https://web.archive.org/web/{dataset.archived}/{_REFER}/{folder.name}.zip"
     return {
         f"annotations, to {folder}/": (
-            link if dataset.archived else "those who publish the data set",
+            link if dataset.archived else _PUBLISHED.get(dataset.name, "those who publish the data set"),
             [files[0], folder / "instances.json"],
         ),
         "images (13 GB), to data/coco/images/train2014/": (
@@ -222,7 +223,11 @@ def read_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
         splits = {split: [ref for ref in refs if ref.split == split] for split in dataset.splits}
         report("FAULT", f"{len(broken):,} refs cannot be used:", broken)
     for split, refs in splits.items():
-        check_counts(split, count(refs), dataset.splits[split], report)
+        if dataset.splits[split]:
+            check_counts(split, count(refs), dataset.splits[split], report)
+        else:
+            compared = "no published numbers are known to compare with"
+            report("ok" if refs else "FAULT", f"{split}: {count(refs)}; {compared}")
         check_expressions(split, refs, report)
         report.attempt(lambda refs=refs: require_distinct_names(refs))
     return splits
@@ -234,7 +239,10 @@ def count(refs: list[Ref]) -> Counts:
 
 
 def check_expressions(split: str, refs: list[Ref], report: Report) -> None:
-    """Refs with empty expressions, or none at all; polygons that are not drawn."""
+    """Refs with empty expressions, or none at all; those of no object; polygons that are not drawn."""
+    without = [ref for ref in refs if ref.no_target]
+    if without:
+        report("ok", f"{split}: {len(without):,} refs are declared to have no object")
     blank = [f"ref {ref.ref_id}" for ref in refs if not all(sentence.strip() for sentence in ref.sentences)]
     report("FAULT", f"{split}: {len(blank):,} refs have an empty expression (or build with --skip_empty):", blank)
     silent = [f"ref {ref.ref_id}" for ref in refs if not ref.sentences]
@@ -286,6 +294,7 @@ def mask_file(ref: Ref) -> Path | None:
 
 def check_shares(refs: list[Ref], deep: bool, report: Report) -> None:
     """Print which share of the image masks cover, of some refs, with `deep` of all; name empty and full ones."""
+    refs = [ref for ref in refs if not ref.no_target]
     step = 1 if deep else max(1, len(refs) // DRAWN_MASKS)
     drawn: list[tuple[Ref, float]] = []
     for ref in refs[::step]:
@@ -328,7 +337,7 @@ def look(path: Path, refs: list[Ref]) -> list[str]:
             if shape != (height, width):
                 said = f"{shape[0]} x {shape[1]}, the image {height} x {width} (height x width)"
                 raise InputError(f"{path}: ref {ref.ref_id} is annotated at {said}")
-            if not ref.mask().any():
+            if not ref.no_target and not ref.mask().any():
                 raise InputError(f"{path}: the mask of ref {ref.ref_id} is empty")
     return faults
 
@@ -357,13 +366,18 @@ def check_words(dataset: Dataset, root: Path, report: Report) -> None:
 
 
 def estimate(dataset: Dataset, splits: Splits, root: Path) -> None:
-    """Print disk and time that building all splits takes, by the refs that are there, else by the published counts."""
+    """Print disk and time that building all splits takes, by the refs that are there, else by the published counts.
+
+    Nothing where neither are known.
+    """
     size = refs = 0
     for split, published in dataset.splits.items():
-        found = count(splits[split]) if splits.get(split) else published
+        found = count(splits[split]) if splits.get(split) else published or Counts(0, 0)
         image_bytes = TRAIN_IMAGE_BYTES if is_train(split) else IMAGE_BYTES
         size += (found.images or found.refs // 2) * image_bytes + FILE_BYTES * (found.refs + found.expressions)
         refs += found.refs
+    if not refs:
+        return
     disk = f"{size / 1e9:,.1f} GB (free: {shutil.disk_usage(root).free / 1e9:,.1f} GB)"
     print(f"  build  about {disk} and {refs * SECONDS_PER_REF / 60:,.1f} minutes of one core at --img-size 480")
     sample = f"{TRAIN_IMAGE_BYTES // 1000} kB a training image and {SECONDS_PER_REF} s a ref"

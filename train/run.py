@@ -178,21 +178,24 @@ class Run:
         sheets = []
 
         def show(prediction) -> None:
-            sheets.append((prediction.score.name, np.asarray(sheet(prediction, settings.threshold))))
+            sheets.append((prediction.score.name, np.asarray(sheet(prediction))))
             if self.options.run.is_vis:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_prediction(folder, prediction, settings.threshold)
+                write_prediction(folder, prediction)
 
         how = {
             "num_workers": self.options.data.num_workers,
             "on_sample": show,
             "shown": spread(len(self.valset), PICTURES),
         }
-        metrics = summarise(evaluate(self.model, self.valset, settings, self.ranks, **how), self.valset.dataset)
+        scores = evaluate(self.model, self.valset, settings, self.ranks, **how)
+        metrics = summarise(scores, self.valset.dataset, self.valset.is_generalised)
         for name, picture in gather(sheets):  # each rank has drawn its own
             self.log.picture(f"val/{name}", step, picture)
         prec = {f"Prec@{x}": value for x, value in metrics["prec"].items()}
-        self.log.record("val", step, {"oIoU": metrics["oIoU"], "mIoU": metrics["mIoU"], **prec})
+        more = metrics.get("generalised", {})
+        found = {name: more[name] for name in ("N-acc", "T-acc") if more.get(name) is not None}
+        self.log.record("val", step, {"oIoU": metrics["oIoU"], "mIoU": metrics["mIoU"], **prec, **found})
         return metrics
 
     def _checkpoint(self, **more) -> Checkpoint:

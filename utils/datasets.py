@@ -1,4 +1,4 @@
-"""The public data sets (RefCOCO, RefCOCO+, RefCOCOg, ReferIt): where their files are, and their published numbers."""
+"""The public data sets (RefCOCO and its kin, ReferIt): where their files are, and their published numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class Dataset:
     name: str
     title: str  # the usual name, for people
     refs_file: str  # in external/refer/data; of referit in data/referit, with the split in braces
-    splits: dict[str, Counts]  # the first is for training
+    splits: dict[str, Counts | None]  # the first is for training; None: no published numbers are known
     alias: str | None = None  # another name that `-d` takes
     archived: str = ""  # when the zip of its annotations was archived
     family: str = "mscoco"  # or "referit": the folder of data/ its prepared data goes to
@@ -68,11 +68,13 @@ _REFERIT = {
     "trainval": Counts(49_515, 59_976, 9_995, counted=True),
     "test": Counts(49_730, 60_105, 9_994, counted=True),
 }
+_GREFCOCO = dict.fromkeys(("train", "val", "testA", "testB"))
 _ROWS = (
     Dataset("unc", "RefCOCO", "refcoco/refs(unc).p", _UNC, "refcoco", "20220413011718"),
     Dataset("unc+", "RefCOCO+", "refcoco+/refs(unc).p", _UNC_PLUS, "refcoco+", "20220413011656"),
     Dataset("Gref", "RefCOCOg (google)", "refcocog/refs(google).p", _GOOGLE, "refcocog", "20220413012904"),
     Dataset("Gref_umd", "RefCOCOg (umd)", "refcocog/refs(umd).p", _UMD, "refcocog_umd", "20220413012904"),
+    Dataset("grefcoco", "gRefCOCO", "grefcoco/grefs(unc).json", _GREFCOCO),
     Dataset("referit", "ReferItGame", "referit_query_{split}.json", _REFERIT, family="referit", vocabulary="referit"),
 )
 DATASETS = {dataset.name: dataset for dataset in _ROWS}

@@ -43,7 +43,7 @@ def add_options(group, kind: type) -> None:
         else:
             default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
             how |= {"required": True} if default is ... else {"default": default}
-            how.setdefault("type", _within(plain, *about["limits"]) if about["limits"] else plain)
+            how.setdefault("type", within(plain, *about["limits"]) if about["limits"] else plain)
             how.setdefault("metavar", None if "choices" in how else METAVARS.get(plain))
         group.add_argument(f"--{name}", help=about["help"], **how)
 
@@ -62,7 +62,7 @@ def size(text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def _within(kind: type, least: float, most: float) -> Callable[[str], Any]:
+def within(kind: type, least: float, most: float) -> Callable[[str], Any]:
     """A `type` for argparse: a number from `least` to `most`."""
 
     def convert(text: str):

@@ -29,6 +29,7 @@ FORMAT, VERSION = "restr-batches", 1
 MAX_EXPRESSIONS = 10_000_000  # a file that claims more would take the memory for their order
 META, VOCABULARY = "meta.json", "vocabulary.txt"
 SIZES = "bytes"  # of meta.json: of all files of each complete split; not in folders of version 1.0
+NO_TARGET = "no_target"  # of a split in meta.json: how many expressions have no object; absent if all have one
 TEXT_KEYS = ("text_batch", "sent_batch", "im_name_batch")  # of an npz
 IMAGE, MASK = 0, 1  # which of the two:
 FILE_KEYS = ("image_file", "label_file")  # beside the texts, in the compact form
@@ -199,6 +200,11 @@ class PreparedSplit:
             fault = f"{beyond}: is there" if last.exists() else f"{last}: is not there"
             remedy = META_REMEDY if last.exists() else f"run: {build_command(self.meta, self.split)}"
             raise InputError(f"{fault}, but {META} counts {len(self):,} expressions; {remedy}")
+
+    @property
+    def is_generalised(self) -> bool:
+        """Whether the annotations have expressions without an object."""
+        return bool(self.meta and self.meta["splits"][self.split].get(NO_TARGET))
 
     def vocabulary(self, file: Path | None = None) -> Vocabulary:
         """The vocabulary that the data were prepared with; from now on ids outside of it are refused.

@@ -71,22 +71,34 @@ function showHead() {
 
 function showSummary() {
   const steps = Object.keys(facts.sides[0].prec);
-  const head = ["Checkpoint", "oIoU", "mIoU", ...steps.map((x) => `Prec@${x}`), "Acc@0.5"];
-  const numbers = (side) => [side.oIoU, side.mIoU, ...steps.map((x) => side.prec[x]), side["Acc@0.5"]];
+  const head = ["oIoU", "mIoU", ...steps.map((x) => `Prec@${x}`), "Acc@0.5"];
+  const main = (side) => [side.oIoU, side.mIoU, ...steps.map((x) => side.prec[x]), side["Acc@0.5"]];
+  fillSummary("summary", head, main);
+  const { n_no_target: without, ...more } = facts.sides[0].generalised ?? {};
+  if (without === undefined) return;
+  const names = Object.keys(more);
+  const heads = names.map((name) => name + (name.startsWith("Prec") ? ", with an object" : ""));
+  fillSummary("generalised", heads, (side) => names.map((name) => side.generalised?.[name]));
+  document.getElementById("generalised").parentElement.hidden = false;
+  document.getElementById("subtitle").append(` · ${whole(without)} expressions without an object`);
+}
+
+/* A table of metrics: a row for each side and, of two, one for the difference. An older result lacks some numbers. */
+function fillSummary(id, head, numbers) {
   const large = (value, i) => make("td", { className: i < 2 ? "large" : "" }, percent(value));
   const rows = facts.sides.map((side, i) => {
     const name = make("td", { title: side.checkpoint }, dot(i), side.checkpoint);
     return make("tr", {}, name, ...numbers(side).map(large));
   });
   if (facts.sides.length > 1) {
-    const theirs = numbers(facts.sides[1]); // an older result has no Acc@0.5
-    const differences = numbers(facts.sides[0]).map((value, i) => (theirs[i] === undefined ? null : value - theirs[i]));
-    const kind = (value) => (Math.abs(value) < 0.005 ? "" : value > 0 ? "good" : "bad");
-    const cells = differences.map((value) => make("td", { className: kind(value) }, signed(value, 2)));
+    const differences = numbers(facts.sides[0]).map((value, i) => (value ?? NaN) - (numbers(facts.sides[1])[i] ?? NaN));
+    const kind = (value) => (!(Math.abs(value) >= 0.005) ? "" : value > 0 ? "good" : "bad");
+    const text = (value) => (Number.isNaN(value) ? "–" : signed(value, 2));
+    const cells = differences.map((value) => make("td", { className: kind(value) }, text(value)));
     rows.push(make("tr", { className: "difference" }, make("td", {}, "Difference"), ...cells));
   }
-  const top = make("tr", {}, ...head.map((text) => make("th", {}, text)));
-  document.getElementById("summary").append(make("thead", {}, top), make("tbody", {}, ...rows));
+  const top = make("tr", {}, ...["Checkpoint", ...head].map((text) => make("th", {}, text)));
+  document.getElementById(id).append(make("thead", {}, top), make("tbody", {}, ...rows));
 }
 
 function showChanges() {

@@ -158,7 +158,7 @@ def test_images_have_640_pixels_and_are_never_enlarged(shape, size, mask_size):
     image = np.stack([255 * y // shape[0], 255 * x // shape[1], 0 * x + 90], -1).astype(np.uint8)
     truth, found = x < shape[1] // 2, y < shape[0] // 2
     score = SampleScore(0, "unc_val_0", 1, 2, 1, "man", "a")
-    thumbnails = thumbnails_of([Prediction(score, image, truth, np.where(found, 1, -1).astype(np.float32))])
+    thumbnails = thumbnails_of([Prediction(score, image, truth, np.where(found, 1, -1).astype(np.float32), found)])
     stored = Image.open(io.BytesIO(thumbnails.images["a"]))
     assert stored.size == size
     assert np.abs(np.asarray(stored.resize(shape[::-1])).astype(int) - image).mean() < 4
@@ -189,7 +189,7 @@ def test_run_lengths_are_those_of_coco(seed):
 @pytest.mark.parametrize(("image_bytes", "overlay_bytes", "all_fit"), [(29_100, 510, True), (58_000, 1000, False)])
 def test_size_of_a_full_split(tmp_path, image_bytes, overlay_bytes, all_fit):
     rng = np.random.default_rng(0)
-    thumbnails = Thumbnails(0.0)
+    thumbnails = Thumbnails()
     thumbnails.images = {f"COCO_train2014_{n:012d}": rng.bytes(image_bytes) for n in range(1500)}
     names = list(thumbnails.images)
     scores = []

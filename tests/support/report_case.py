@@ -45,14 +45,14 @@ def predictions(count: int, seed: int = 0) -> list[Prediction]:
         found = np.where(rng.random((height, width)) < rng.random() ** 2, rng.random((height, width)) < 0.5, mask)
         score = SampleScore(
             *(index, f"unc_val_{index}", int((found & mask).sum()), int((found | mask).sum())),
-            *(len(sentence.split()), sentence, f"COCO_{index // 3}"),
+            *(len(sentence.split()), sentence, f"COCO_{index // 3}", int(mask.sum())),
         )
-        made.append(Prediction(score, image, mask, np.where(found, 1, -1).astype(np.float32)))
+        made.append(Prediction(score, image, mask, np.where(found, 1, -1).astype(np.float32), found))
     return made
 
 
 def thumbnails_of(made: list[Prediction], other: Other | None = None) -> Thumbnails:
-    thumbnails = Thumbnails(0.0, other.masks if other else None)
+    thumbnails = Thumbnails(other.masks if other else None)
     for prediction in made:
         thumbnails(prediction)
     return thumbnails

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
+from tests.prepare.test_grefcoco import REFS, ref, save
 from tests.support.tiny_set import VOCABULARY, edit_instances, edit_refs, make_tiny_set
 from tools import check_data
 from tools.check_data import DATASETS, WORDS, Counts, downloads
@@ -159,6 +160,27 @@ def test_refs_without_expressions_polygons_without_area_and_shares_are_shown(che
     assert re.search(r"note   1 of these masks cover the whole image:\n +ref 4 ", output)
 
 
+def test_expressions_without_an_object_are_no_fault_and_other_empty_masks_are(check, tmp_path):
+    """gRefCOCO, of which no published numbers are known."""
+    folder = tmp_path / "data/coco/images/train2014"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in (1, 2):
+        Image.new("RGB", (12, 10)).save(folder / f"COCO_train2014_{number:012d}.jpg")
+    save(tmp_path)
+    code, output = check("-d", "grefcoco", "--deep")
+    assert code == 1 and re.findall(r"FAULT  (\w+): 0 refs", output) == ["testA", "testB"], output
+    everywhere = [ref(10 + i, [-1], split=split) for i, split in enumerate(("testA", "testB"))]
+    save(tmp_path, [*REFS, *everywhere])
+    code, output = check("-d", "grefcoco", "--deep")
+    assert code == 0 and "all is right" in output
+    assert "ok     train: 8 refs, 8 expressions, 1 images; no published numbers are known" in output
+    assert "ok     train: 4 refs are declared to have no object" in output
+    assert "ok     5 of 5 masks cover of their image: least 10.00%" in output
+    save(tmp_path, [*REFS, *everywhere, ref(20, [80], image=2)])
+    code, output = check("-d", "grefcoco", "--deep")
+    assert code == 1 and "the mask of ref 20 is empty" in output
+
+
 def test_own_data_shows_all_faults_of_all_splits(check, tmp_path):
     Image.new("RGB", (12, 10)).save(tmp_path / "1.png")
     square = {"image": "1.png", "polygon": [[0, 0, 6, 0, 6, 10, 0, 10]], "text": "left", "split": "train"}
@@ -198,14 +220,14 @@ def test_nothing_is_there(check, tmp_path):
 @pytest.mark.parametrize(
     ("removed", "absent", "lacking"),
     [
-        ([], ["unc+", "Gref_umd"], []),
-        (["external/refer/data/refcoco"], ["unc", "unc+", "Gref_umd"], []),  # its images are those of Gref, too
-        (["external/refer/data/refcoco/refs(unc).p"], ["unc+", "Gref_umd"], ["annotations"]),
-        (["external/refer/data/refcoco/instances.json"], ["unc+", "Gref_umd"], ["annotations"]),
-        (["data/referit"], ["unc+", "Gref_umd", "referit"], []),
-        (["data/referit/images", "data/referit/mask"], ["unc+", "Gref_umd"], ["images and masks"]),
-        (["data/referit/mask/2_0.mat"], ["unc+", "Gref_umd"], ["images and masks"]),
-        ([IMAGES], ["unc+", "Gref_umd"], ["images (13 GB)"]),
+        ([], ["unc+", "Gref_umd", "grefcoco"], []),
+        (["external/refer/data/refcoco"], ["unc", "unc+", "Gref_umd", "grefcoco"], []),  # Gref has its images
+        (["external/refer/data/refcoco/refs(unc).p"], ["unc+", "Gref_umd", "grefcoco"], ["annotations"]),
+        (["external/refer/data/refcoco/instances.json"], ["unc+", "Gref_umd", "grefcoco"], ["annotations"]),
+        (["data/referit"], ["unc+", "Gref_umd", "grefcoco", "referit"], []),
+        (["data/referit/images", "data/referit/mask"], ["unc+", "Gref_umd", "grefcoco"], ["images and masks"]),
+        (["data/referit/mask/2_0.mat"], ["unc+", "Gref_umd", "grefcoco"], ["images and masks"]),
+        ([IMAGES], ["unc+", "Gref_umd", "grefcoco"], ["images (13 GB)"]),
         (["external", "data/referit"], list(DATASETS), ["annotations", "annotations", "annotations"]),
     ],
 )

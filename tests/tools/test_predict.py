@@ -290,6 +290,20 @@ def test_what_is_not_found_gets_a_threshold_that_finds_it(model, run, tmp_path, 
     assert mask_in(tmp_path / "out/a-w4_mask.png").any() and "% of the image" in capsys.readouterr().out
 
 
+def test_few_pixels_count_as_nothing(model, run, tmp_path, capsys):
+    """With one pixel more than the mask has it is empty, with as many as it has it stays."""
+    image = picture(tmp_path / "a.png")
+    pixels = int(segment(model, image, "w4").mask.sum())
+    assert pixels
+    for fewest, stays in ((pixels, True), (pixels + 1, False)):
+        run([image], ["w4"], "--no_target_pixels", fewest)
+        line = capsys.readouterr().out.splitlines()[0]
+        assert mask_in(tmp_path / "out/a-w4_mask.png").sum() == (pixels if stays else 0)
+        assert (f"nothing found: {pixels} pixels, fewer than {fewest}" in line) is not stays
+    with pytest.raises(SystemExit):
+        run([image], ["w4"], "--no_target_pixels", -1)
+
+
 @pytest.mark.parametrize(
     ("logit", "threshold", "says"),
     [
