@@ -22,7 +22,7 @@ def start_from(model: ReSTR, file: Path, vocabulary: Vocabulary, embeddings: Pat
     """
     source = load_restr(file, "cpu", shared=model.config.fusion.shared)
     _check_same(file, source, model)
-    words = source.vocabulary or vocabulary.words
+    words = Vocabulary(source.vocabulary or vocabulary.words, file).words
     old, number = source.language.embedding.weight.detach(), len(vocabulary)
     if len(words) != len(old):
         fault = f"does not say which its {len(old):,} words are, and the data have {number:,}"

@@ -160,6 +160,7 @@ class PreparedSplit:
     """The expressions of one split of prepared data, by index, in the order of the annotations.
 
     `folder` Path, `split`, `dataset`, and `meta`: the content of meta.json, None in a folder of the authors' code.
+    `whole`: the number of expressions in the folder, of which `select` leaves a part.
     `words`: ids are below it; None where a folder does not tell, until `vocabulary` does.
     Raises InputError: no such folder or split, one whose build has not finished, or more or fewer expressions.
     """
@@ -169,11 +170,11 @@ class PreparedSplit:
         self.meta = read_meta(self.folder)
         self.words: int | None = None
         if self.meta is None:
-            self.dataset, length = _reference_dataset(self.folder, split)
+            self.dataset, self.whole = _reference_dataset(self.folder, split)
         else:
             self.dataset, self.words = self.meta["dataset"], self.meta["vocabulary"]["size"]
-            length = self._count_complete()
-        self._numbers: Sequence[int] = range(length)  # of the expressions' files
+            self.whole = self._count_complete()
+        self._numbers: Sequence[int] = range(self.whole)  # of the expressions' files
         self._self_contained = self.meta is None or self.meta["self_contained"]
         self._files = SplitFiles(self.folder, self.dataset, split)
         if self.meta:
