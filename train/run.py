@@ -235,7 +235,7 @@ class Run:
             self.options.validation = replace(validation, val_limit=options["val_limit"])
         self.check_same(file, state, options)
         try:
-            judged(self.valset, self.options.validation.val_limit)
+            judged(self.valset, self.options.validation.val_limit)  # an error if the file's is no number
             check_weights(self.model.config, state.weights)
             if not all(weight.isfinite().all() for weight in state.weights.values()):
                 raise ValueError("weights are not finite")
