@@ -12,12 +12,30 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from eval.loaders import loading, shared
-from train.options import Options
+from eval.visualise import spread
+from train.options import VAL_LIMITS, DataOptions, Options
 from utils.device import Ranks
 from utils.errors import InputError
 from utils.geometry import fit_inside, pad
 from utils.prepared import PreparedSplit
 from utils.resample import resize_image, resize_mask
+
+
+def read_splits(options: DataOptions) -> tuple[PreparedSplit, PreparedSplit]:
+    """What a run trains and validates on; with --overfit a few expressions, both times. Raises InputError."""
+    split, few = PreparedSplit(options.data_dir, options.set), options.overfit
+    if few is None:
+        return split, PreparedSplit(options.data_dir, options.valset)
+    if few > len(split):
+        raise InputError(f"--overfit {few}: {split.folder} has {len(split):,} expressions in {split.split}; give fewer")
+    options.valset, split = options.set, split.select(range(few))
+    return split, split
+
+
+def judged(valset: PreparedSplit, limit: int | None) -> PreparedSplit:
+    """What validation judges of a split: `limit` expressions, evenly spread; 0: all; None: as VAL_LIMITS says."""
+    limit = VAL_LIMITS.get(valset.dataset, 0) if limit is None else limit
+    return valset.select(sorted(spread(len(valset), limit))) if limit else valset
 
 
 class TrainDataset(Dataset):

@@ -27,6 +27,8 @@ SPEED = "memory and speed only"
 SKIPPED = "when to give up; a skipped step changes no weight"
 CORES = min(8, os.cpu_count() or 1)
 ROUNDING = "the same step except for rounding"
+CHECK = "nothing that the run computes"
+VAL_LIMITS = {"referit": 10_000}  # of data sets whose validation is not whole; as many as the authors' code judges
 
 
 @dataclass
@@ -36,6 +38,9 @@ class DataOptions:
     data_dir: Path = option(..., "folder written by build_batches.py", harmless=CONTENT)
     set: str = option("train", "split to train on", harmless=CONTENT)
     valset: str = option("val", "split to validate on", harmless=CONTENT)
+    overfit: int | None = option(
+        None, "train and validate on the first N expressions of --set: IoU near 1, or something is wrong", limits=COUNT
+    )
     input_size: tuple | None = option(
         None, "height,width in pixels (default: as DATA was built)", type=size, metavar="H,W", harmless=CONFIG
     )
@@ -56,6 +61,7 @@ class ModelOptions:
     drop_path: float = option(FusionConfig.drop_path, "share of dropped last blocks", limits=(0, 0.9), harmless=CONFIG)
     is_shared: bool = option(False, "one block applied --tr_n_layers times in each fusion encoder", harmless=CONFIG)
     no_decoder: bool = option(False, "patch logits only, without the patch loss", harmless=CONFIG)
+    start_from: Path | None = option(None, "checkpoint whose weights a new run starts from", harmless=START)
     v_weights: Path | None = option(None, "ViT weights (default: downloaded by timm)", harmless=START)
     no_pretrained: bool = option(False, "random ViT weights; embeddings may be missing", harmless=START)
     random_embeddings: bool = option(False, "random word embeddings", harmless=START)
@@ -118,6 +124,7 @@ class RunOptions:
     weights_dir: Path = option(Path("weights"), "parent folder of the run's folder", harmless=PLACE)
     resume: bool = option(False, "continue from last.pth", harmless=PLACE)
     allow_changes: bool = option(False, "with --resume, accept flags that differ from the saved run", harmless=PLACE)
+    no_check: bool = option(False, "no trial of validation and checkpoint before the first step", harmless=CHECK)
     save_every: int = option(5000, "steps between validations and checkpoints", limits=COUNT)
     keep: int | None = option(
         None, "newest numbered checkpoints that stay; 0: all (default: 3)", limits=COUNT_OR_0, harmless=FILES
@@ -142,9 +149,16 @@ class Validation(EvalSettings):
     """How the run is validated: the threshold has no flag, and --batch_size is that of training."""
 
     threshold: float = EvalSettings.threshold
+    val_limit: int | None = option(
+        None, "expressions to validate on, evenly spread; 0: all (default: all, of referit 10,000)", limits=COUNT_OR_0
+    )
     batch_size: int = option(
         8, "images, and expressions, at a time", flag="eval_batch_size", limits=(1, 1024), harmless=SPEED
     )
+
+
+# Flags of ModelOptions of which one at most can be given.
+CONTRADICTIONS = {"no_pretrained": ["v_weights"], "start_from": ["no_pretrained", "v_weights", "random_embeddings"]}
 
 
 @dataclass
@@ -181,8 +195,10 @@ def parse_options(description: str, arguments: list[str] | None = None) -> Optio
     args = parser.parse_args(arguments)
     options = Options(**{part: read_options(kind, args) for part, kind in GROUPS.items()})
     options.validation = replace(options.validation, amp=options.machine.amp_dtype)
-    if options.model.no_pretrained and options.model.v_weights:
-        raise InputError("--no_pretrained and --v_weights contradict each other: leave one out")
+    for one, others in CONTRADICTIONS.items():
+        for other in others:
+            if getattr(options.model, one) and getattr(options.model, other):
+                raise InputError(f"--{one} and --{other} contradict each other: leave one out")
     if not str(options.run.weights_dir / (options.run.exp_name or "")).isprintable():
         raise InputError("--weights_dir and --exp_name must consist of printable characters")
     return options

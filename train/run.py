@@ -4,9 +4,10 @@ import fcntl
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from eval.metrics import summarise
 from eval.visualise import sheet, spread, write_prediction
 from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from models.restr import check_weights
+from train.data import judged
 from train.logs import NoLog, RunLog
 from train.loop import Trainer
 from train.options import FLAGS, DataOptions, Options
@@ -97,13 +99,14 @@ class Run:
     path: Path
     vocabulary: Vocabulary
     data: dict  # what `data_of` says
-    valset: PreparedSplit
+    valset: PreparedSplit  # from `start` on, what of it is judged
     log: RunLog | NoLog = field(default_factory=NoLog)
     spared: list[Path] = field(default_factory=list)  # numbered checkpoints that stay, however old
 
     def start(self, resuming: bool) -> None:
         """Open the log; with `resuming` go on from the newest whole state. Raises InputError."""
         known = self._resume() if resuming else 0
+        self.valset = judged(self.valset, self.options.validation.val_limit)
         if self.ranks.is_main:
             wandb = self.options.compared() if self.options.run.wandb else None
             self.log = RunLog(self.path, self.trainer.step, known, wandb)
@@ -124,6 +127,25 @@ class Run:
             return known
         raise InputError(faults[0])
 
+    def check(self) -> None:
+        """Do now what would otherwise fail after hours: judge two images, save the state, and go on from that file.
+
+        Each process has to make this call. It changes nothing, no random number either, and the file goes again.
+        Raises InputError or OSError.
+        """
+        started, file = time.monotonic(), self.path / f"{TEMPORARY_PREFIX}check.pth"
+        with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed for its processes
+            self._judge(self.valset.select([0, len(self.valset) - 1]), progress=False)
+        if not self.ranks.is_main:
+            return
+        try:
+            save_checkpoint(file, self._state())
+            self._load(file)
+        finally:
+            file.unlink(missing_ok=True)
+        seconds = time.monotonic() - started
+        print(f"check     two images judged, a checkpoint written and read back, in {seconds:.1f} s", flush=True)
+
     def due(self) -> bool:
         """Whether this step is one to save and validate after."""
         step = self.trainer.step
@@ -135,10 +157,8 @@ class Run:
             remedy = "continue from last.pth with --resume --allow_changes and a lower --lr or a --grad_clip"
             raise InputError(f"{self.path}: at step {self.trainer.step} the weights are not finite: {remedy}")
         if self.ranks.is_main:
-            options, known = self.options.compared(), self.log.position()
-            training = {"trainer": self.trainer.state(), "options": options, "log_bytes": known}
             new, last = self.path / "last.new.pth", self.path / "last.pth"
-            save_checkpoint(new, self._checkpoint(training=training))
+            save_checkpoint(new, self._state())
             if last.exists():
                 last.replace(self.path / "last.prev.pth")
             new.replace(last)
@@ -172,24 +192,8 @@ class Run:
 
     def _evaluate(self) -> dict:
         """Metrics of the validation split, logged with images of a fixed set of samples; the same on each rank."""
-        step, settings = self.trainer.step, self.options.validation
-        folder = self.path / "vis" / str(step)
-
-        sheets = []
-
-        def show(prediction) -> None:
-            sheets.append((prediction.score.name, np.asarray(sheet(prediction))))
-            if self.options.run.is_vis:
-                folder.mkdir(parents=True, exist_ok=True)
-                write_prediction(folder, prediction)
-
-        how = {
-            "num_workers": self.options.data.num_workers,
-            "on_sample": show,
-            "shown": spread(len(self.valset), PICTURES),
-        }
-        scores = evaluate(self.model, self.valset, settings, self.ranks, **how)
-        metrics = summarise(scores, self.valset.dataset, self.valset.is_generalised)
+        step = self.trainer.step
+        metrics, sheets = self._judge(self.valset, self.path / "vis" / str(step) if self.options.run.is_vis else None)
         for name, picture in gather(sheets):  # each rank has drawn its own
             self.log.picture(f"val/{name}", step, picture)
         prec = {f"Prec@{x}": value for x, value in metrics["prec"].items()}
@@ -197,6 +201,25 @@ class Run:
         found = {name: more[name] for name in ("N-acc", "T-acc") if more.get(name) is not None}
         self.log.record("val", step, {"oIoU": metrics["oIoU"], "mIoU": metrics["mIoU"], **prec, **found})
         return metrics
+
+    def _judge(self, split: PreparedSplit, folder: Path | None = None, **how) -> tuple[dict, list]:
+        """Metrics, and (name, image) of those samples drawn that this process judged; `folder` gets files of them."""
+        settings, sheets = self.options.validation, []
+
+        def show(prediction) -> None:
+            sheets.append((prediction.score.name, np.asarray(sheet(prediction))))
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_prediction(folder, prediction)
+
+        how |= {"num_workers": self.options.data.num_workers, "on_sample": show, "shown": spread(len(split), PICTURES)}
+        scores = evaluate(self.model, split, settings, self.ranks, **how)
+        return summarise(scores, split.dataset, split.is_generalised), sheets
+
+    def _state(self) -> Checkpoint:
+        """The whole state, to continue from."""
+        options, known = self.options.compared(), self.log.position()
+        return self._checkpoint(training={"trainer": self.trainer.state(), "options": options, "log_bytes": known})
 
     def _checkpoint(self, **more) -> Checkpoint:
         weights, words = self.model.state_dict(), self.vocabulary.words
@@ -209,8 +232,13 @@ class Run:
         options, position = training.get("options"), training.get("log_bytes")
         if not isinstance(options, dict) or type(position) is not int or position < 0:
             raise InputError(f"{file}: holds no training state to --resume: {OTHER}")
+        options = {"val_limit": 0, **options}  # version 1.0 judged the whole split
+        validation = self.options.validation
+        if validation.val_limit is None:  # a run keeps to what it began with
+            self.options.validation = replace(validation, val_limit=options["val_limit"])
         self.check_same(file, state, options)
         try:
+            judged(self.valset, self.options.validation.val_limit)  # an error if the file's is no number
             check_weights(self.model.config, state.weights)
             if not all(weight.isfinite().all() for weight in state.weights.values()):
                 raise ValueError("weights are not finite")

@@ -25,9 +25,9 @@ def announce(run: Run, split: PreparedSplit, weights: str) -> None:
     path, step = run.path / "config.json", run.trainer.step
     parameters = sum(weight.numel() for weight in run.model.parameters() if weight.requires_grad)
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in run.options.values().items()}
-    about = {"step": step, "processes": run.ranks.world, "parameters": parameters, "flags": flags}
+    about = {"step": step, "processes": run.ranks.world, "parameters": parameters, "weights": weights, "flags": flags}
     about |= facts(run.ranks.device)
-    print(_summary(run, split, weights, about))
+    print(_summary(run, split, about))
     earlier = []
     if path.exists():
         before = read_json(path, "record of a run's starts", "move it away")
@@ -36,10 +36,11 @@ def announce(run: Run, split: PreparedSplit, weights: str) -> None:
     run.log.text("config", step, f"```\n{json.dumps(about, indent=1)}\n```")
 
 
-def _summary(run: Run, split: PreparedSplit, weights: str, about: dict) -> str:
+def _summary(run: Run, split: PreparedSplit, about: dict) -> str:
     options, valset, step = run.options, run.valset, run.trainer.step
     recipe, height, width = options.recipe, *options.data.input_size
-    sizes = f"{split.split} {len(split):,} expressions, {valset.split} {len(valset):,}"
+    train, val = (f"{len(one):,}" + f" of {one.whole:,}" * (len(one) < one.whole) for one in (split, valset))
+    sizes = f"{split.split} {train} expressions, {valset.split} {val}"
     optimiser = "AdamW" if recipe.adamW else "SGD"
     several = f"{about['processes']} processes on " * (about["processes"] > 1)
     precision = f", {run.trainer.amp or 'tf32'}" * bool(run.trainer.amp or options.machine.tf32)
@@ -47,7 +48,7 @@ def _summary(run: Run, split: PreparedSplit, weights: str, about: dict) -> str:
         "run": f"{run.path}, {f'goes on after step {step:,}' if step else 'from the start'}",
         "data": f"{split.folder}: {sizes}, {height} x {width} pixels, {len(run.vocabulary):,} words",
         "model": f"{about['parameters']:,} trainable parameters",
-        "weights": weights,
+        "weights": about["weights"],
         "training": f"{recipe.num_steps:,} steps of {recipe.batch_size} samples, {optimiser}, learning rate "
         f"{recipe.lr:g}, validation every {options.run.save_every:,} steps",
         "device": f"{several}{about['device']}{precision}",

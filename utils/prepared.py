@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,6 +161,7 @@ class PreparedSplit:
     """The expressions of one split of prepared data, by index, in the order of the annotations.
 
     `folder` Path, `split`, `dataset`, and `meta`: the content of meta.json, None in a folder of the authors' code.
+    `whole`: the number of expressions in the folder, of which `select` leaves a part.
     `words`: ids are below it; None where a folder does not tell, until `vocabulary` does.
     Raises InputError: no such folder or split, one whose build has not finished, or more or fewer expressions.
     """
@@ -169,10 +171,11 @@ class PreparedSplit:
         self.meta = read_meta(self.folder)
         self.words: int | None = None
         if self.meta is None:
-            self.dataset, self._length = _reference_dataset(self.folder, split)
+            self.dataset, self.whole = _reference_dataset(self.folder, split)
         else:
             self.dataset, self.words = self.meta["dataset"], self.meta["vocabulary"]["size"]
-            self._length = self._count_complete()
+            self.whole = self._count_complete()
+        self._numbers: Sequence[int] = range(self.whole)  # of the expressions' files
         self._self_contained = self.meta is None or self.meta["self_contained"]
         self._files = SplitFiles(self.folder, self.dataset, split)
         if self.meta:
@@ -236,8 +239,14 @@ class PreparedSplit:
             vocabulary = source.removeprefix("vocabulary_").removesuffix(".txt")
         return Path(os.path.abspath(self.folder)).parent.parent / name.format(vocabulary)  # noqa: PTH100
 
+    def select(self, indices: Sequence[int]) -> PreparedSplit:
+        """These expressions, in this order, as a split of their own; each keeps its name."""
+        part = copy(self)
+        part._numbers, part._groups = [self._numbers[i] for i in indices], None
+        return part
+
     def __len__(self) -> int:
-        return self._length
+        return len(self._numbers)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -248,7 +257,7 @@ class PreparedSplit:
 
     def name(self, i: int) -> str:
         """The name of expression i: "unc_val_17"."""
-        return self._files.name(i)
+        return self._files.name(self._numbers[i])
 
     def read(self, i: int) -> Sample:
         """All of expression i; its npz is opened once. Raises InputError: a missing or damaged file, unequal sizes."""
@@ -295,7 +304,7 @@ class PreparedSplit:
         if not 0 <= i < len(self):
             raise IndexError(f"{self.folder}: {self.split} has {len(self)} expressions, not {i}")
         keys = [ARRAY_KEYS[which] for which in arrays] if self._self_contained else FILE_KEYS
-        return read_npz(self._files.npz(i), (*TEXT_KEYS, *keys), optional_keys=(SUMS_KEY,))
+        return read_npz(self._npz(i), (*TEXT_KEYS, *keys), optional_keys=(SUMS_KEY,))
 
     def _text(self, i: int, entry: dict[str, np.ndarray]) -> tuple[np.ndarray, str, str]:
         ids, expression = entry["text_batch"], entry["sent_batch"]
@@ -309,7 +318,7 @@ class PreparedSplit:
     def _string(self, i: int, entry: dict[str, np.ndarray], key: str) -> str:
         if entry[key].size != 1 or entry[key].dtype.kind != "U":
             raise self.broken(i, f"{key} is not a name")
-        return safe_name(entry[key].item(), f"{self._files.npz(i)}: {key}")
+        return safe_name(entry[key].item(), f"{self._npz(i)}: {key}")
 
     def _stored(self, i: int, entry: dict[str, np.ndarray], which: int) -> np.ndarray:
         """The IMAGE or the MASK as the folder has it."""
@@ -337,7 +346,10 @@ class PreparedSplit:
 
     def broken(self, i: int, fault: str) -> InputError:
         """The error of an expression whose files cannot be used. Built again, its image and mask are compared too."""
-        return InputError(f"{self._files.npz(i)}: {one_line(fault)}; {BUILD_REMEDY}")
+        return InputError(f"{self._npz(i)}: {one_line(fault)}; {BUILD_REMEDY}")
+
+    def _npz(self, i: int) -> Path:
+        return self._files.npz(self._numbers[i])
 
 
 def _shown(array: np.ndarray) -> str:

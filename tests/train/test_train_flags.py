@@ -136,7 +136,7 @@ def test_words_start_from_the_table_and_padding_from_zero(tmp_path):
     table = np.random.default_rng(0).normal(size=(language.vocabulary_size, language.width)).astype(np.float32)
     np.save(tmp_path / "emb.npy", table)
     args = parse("--no_pretrained", "--embeddings", str(tmp_path / "emb.npy"))
-    model, source = train_restr.build_model(args, CONFIG, split=None, resuming=False)
+    model, source = train_restr.build_model(args, CONFIG, None, None, resuming=False)
     table[0] = 0
     assert np.array_equal(model.language.embedding.weight.detach(), table)
     assert source == f"ViT random: --no_pretrained; word embeddings {tmp_path / 'emb.npy'}"
@@ -174,6 +174,7 @@ CHANGES = {  # flag -> another value than the default
     "drop_path": ["0.3"],
     "is_shared no_decoder": [],
     "input_size": ["96"],
+    "overfit val_limit": ["7"],
 }
 
 
