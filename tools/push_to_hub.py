@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     with atomic_write(folder / CARD) as file:
         file.write(str(card).encode())
     for file in FILES:
-        print(f"{folder / file}  {(folder / file).stat().st_size:,} bytes")
+        print(f"{folder / file}  {(folder / file).stat().st_size:,} bytes", flush=True)
     if not args.yes:
         print(f"not uploaded: read {folder / CARD}, then give --yes to upload these files to {args.repo}")
         return
