@@ -61,7 +61,7 @@ def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Che
     assumed, without it, what differs from the default size (keywords of `reference_config`: image_size, shared).
     Raises InputError if the file is missing, damaged or neither of the two.
     """
-    values = (read_files if Path(path).suffix == ".safetensors" else load_tensors)(path)
+    values = (read_files if Path(path).suffix == ".safetensors" else load_tensors)(Path(path))
     if values.get("format") != FORMAT:
         return _read_reference(path, values, reference, assumed)
     version = values.get("version")

@@ -56,9 +56,10 @@ The model has {numbers:,} numbers, knows {words:,} words and takes images at {he
 
 {results}
 """
-NO_RESULTS = "This checkpoint was not evaluated."
+NO_RESULTS = "None: it was not evaluated."
 RESULTS = """In percent. oIoU is the sum of all intersections over the sum of all unions, mIoU the mean of each sample's
-IoU. Each was computed by eval/evaluate.py from this checkpoint (SHA-256 {sha256}).
+IoU. Each was computed by eval/evaluate.py from these weights, in a checkpoint with the SHA-256
+{sha256}.
 
 ```
 {table}

@@ -26,11 +26,11 @@ def is_address(path: Path | str) -> bool:
 
 
 def fetch(address: Path | str) -> Path:
-    """The local file of hf://owner/name[@revision][/file], by default model.safetensors, with the files that it needs.
+    """The local file of hf://owner/name[@revision][/file], by default model.safetensors, beside the files it needs.
 
-    What was fetched before is taken from the hub client's cache, where there is no network, too. Raises InputError.
+    What was fetched before is taken from the hub client's cache, without a network too. Raises InputError.
     """
-    address = re.sub("^hf:/+", "hf://", str(address))
+    address = one_line(re.sub("^hf:/+", "hf://", str(address)))
     logging.set_verbosity_error()  # what is missing is said below
     if not sys.stderr.isatty():
         disable_progress_bars()
@@ -41,7 +41,7 @@ def fetch(address: Path | str) -> Path:
         files = [name, *(Path(name).with_name(other).as_posix() for other in beside)]
         folder = snapshot_download(at.id, repo_type=at.type, revision=at.revision, allow_patterns=files)
     except (HfUriError, HFValidationError):
-        raise InputError(f"{one_line(address)}: is no name of a model on the hub; write {FORMS}") from None
+        raise InputError(f"{address}: is no name of a model on the hub; write {FORMS}") from None
     except RevisionNotFoundError:
         raise InputError(f"{address}: the model has no revision {at.revision}; check the name after @") from None
     except RepositoryNotFoundError:

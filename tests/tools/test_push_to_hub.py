@@ -145,7 +145,7 @@ def test_the_card_has_the_results_of_this_checkpoint(tmp_path, checkpoint, capsy
         path.unlink()
     push(checkpoint, "--out", tmp_path / "out")
     card = ModelCard.load(tmp_path / "out/README.md")
-    assert card.data.eval_results is None and "was not evaluated" in card.text
+    assert card.data.eval_results is None and "it was not evaluated" in card.text
 
 
 def test_what_cannot_be_pushed_leaves_nothing(tmp_path, checkpoint, monkeypatch):
