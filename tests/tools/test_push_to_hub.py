@@ -100,6 +100,15 @@ def push(checkpoint, *flags: object) -> None:
     push_to_hub.main([*map(str, ["--checkpoint", checkpoint, "--repo", "me/shapes", *flags])])
 
 
+def test_only_yes_uploads(tmp_path, checkpoint, monkeypatch):
+    calls = []
+    monkeypatch.setattr(push_to_hub, "upload", lambda *call: calls.append(call))
+    push(checkpoint, "--out", tmp_path / "out", "--private")
+    assert calls == []
+    push(checkpoint, "--out", tmp_path / "out", "--private", "--yes")
+    assert calls == [("me/shapes", tmp_path / "out", True)]
+
+
 def test_every_field_of_a_checkpoint_travels(tmp_path, checkpoint):
     push(checkpoint, "--out", tmp_path / "out")
     whole, read = read_checkpoint(checkpoint), read_checkpoint(tmp_path / "out/model.safetensors")
