@@ -47,7 +47,8 @@ def parse_args(arguments: list[str] | None = None) -> Namespace:
     what.add_argument("--image", type=Path, metavar="PATH", help=images, **several)
     what.add_argument("--text", help="expressions, each in quotes; may be repeated", **several)
     model = parser.add_argument_group("model")
-    model.add_argument("--checkpoint", type=Path, metavar="FILE", required=True, help="what train_restr.py wrote")
+    trained = "what train_restr.py wrote, or hf://owner/name"
+    model.add_argument("--checkpoint", type=Path, metavar="FILE", required=True, help=trained)
     model.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     result = parser.add_argument_group("results")
     folder = {"type": Path, "metavar": "DIR", "default": Path("predictions")}

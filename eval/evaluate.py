@@ -34,6 +34,7 @@ from utils import device as distributed
 from utils.cli import ArgumentParser, run_main
 from utils.device import Precision, Process, Ranks
 from utils.files.writing import atomic_write, made_folder, write_json
+from utils.hub import is_address
 from utils.options import COUNT_OR_0, add_options, option, read_options, size
 from utils.prepared import META, PreparedSplit
 from utils.provenance import facts
@@ -59,7 +60,9 @@ class Model:
 
     restore_refseg: Path | None = option(None, "folder of checkpoints")
     iters: int | None = option(None, "steps of DIR; 0: each 5000th (default: best.pth)", nargs="+")
-    checkpoint: Path | None = option(None, "a file, or the folder of its best.pth; not with --restore_refseg")
+    checkpoint: Path | None = option(
+        None, "a file, the folder of its best.pth, or hf://owner/name; not with --restore_refseg"
+    )
     v_backbone: str | None = option(None, "checked against the checkpoint, as the next four are")
     l_backbone: str | None = option(None, "see --v_backbone")
     mm_fusion: str | None = option(None, "see --v_backbone", choices=["decoder_transformer"])
@@ -114,6 +117,8 @@ def parse(arguments: list[str] | None) -> Namespace:
         parser.error("give either --restore_refseg DIR with --iters N, or --checkpoint FILE")
     if args.checkpoint and args.iters:
         parser.error("--iters chooses among the files of --restore_refseg; --checkpoint names one")
+    if args.checkpoint and is_address(args.checkpoint) and not args.output_dir:
+        parser.error("--checkpoint hf://...: has no folder for its results: give --output_dir")
     if args.against and not args.report:
         parser.error("--against is shown in the report: give --report too")
     if args.rotate_expressions and args.expressions not in (None, "rotated"):

@@ -12,6 +12,7 @@ from models.restr import ReSTR, model_with
 from models.tensor_file import load_tensors
 from utils.errors import InputError
 from utils.files.writing import atomic_write
+from utils.hub import WEIGHTS, fetch, is_address, read_files
 
 FORMAT, VERSION = "restr-checkpoint", 1
 MAX_STEP = 10**12
@@ -36,26 +37,31 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     Raises InputError or OSError if it cannot be written; a file that was there before stays.
     """
-    values = {"format": FORMAT, "version": VERSION, "model": checkpoint.weights, "config": checkpoint.config.to_dict()}
-    values |= {name: getattr(checkpoint, name) for name in REST}
-    if checkpoint.training is None:
-        del values["training"]
     try:
         with atomic_write(path, durable=True) as file:
-            torch.save(values, file)
+            torch.save(checkpoint_values(checkpoint), file)
     except RuntimeError as error:  # torch.save hides the operating system's error behind its own
         reason = error.__context__ or error
         raise InputError(f"{path}: could not be written ({reason}): make room on the disk") from None
 
 
+def checkpoint_values(checkpoint: Checkpoint) -> dict:
+    """What a file holds of it, by name: plain values and tensors."""
+    values = {"format": FORMAT, "version": VERSION, "model": checkpoint.weights, "config": checkpoint.config.to_dict()}
+    values |= {name: getattr(checkpoint, name) for name in REST}
+    if checkpoint.training is None:
+        del values["training"]
+    return values
+
+
 def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Checkpoint:
-    """Read a checkpoint of ours or of the authors' code; code in the file is never run.
+    """Read a checkpoint of ours, .pth or .safetensors (see utils/hub.py), or of the authors' code. No file runs code.
 
     Args, both for a file of the authors' code, which does not describe itself: reference, their configuration dict;
     assumed, without it, what differs from the default size (keywords of `reference_config`: image_size, shared).
     Raises InputError if the file is missing, damaged or neither of the two.
     """
-    values = load_tensors(path)
+    values = (read_files if Path(path).suffix == ".safetensors" else load_tensors)(Path(path))
     if values.get("format") != FORMAT:
         return _read_reference(path, values, reference, assumed)
     version = values.get("version")
@@ -82,7 +88,7 @@ def load_restr(
 ) -> ReSTR:
     """The model of a checkpoint file, in eval mode, with `vocabulary` (words or None) and `provenance`.
 
-    Of a folder it is best.pth. `device`: by default CUDA if available, else the CPU. `provenance` is a dict of the
+    `path`: see `checkpoint_file`. `device`: by default CUDA if available, else the CPU. `provenance` is a dict of the
     file's name, its sha256, `data`, `step` and `metrics`. `reference` and `assumed` are those of `read_checkpoint`.
     Raises InputError.
     """
@@ -100,8 +106,16 @@ def load_restr(
 
 
 def checkpoint_file(path: Path | str) -> Path:
-    """`path`, or best.pth in it if it is the folder of a run."""
-    return Path(path, "best.pth") if Path(path).is_dir() else Path(path)
+    """`path`; best.pth or else model.safetensors in it, if it is a folder; the local file of hf://owner/name.
+
+    Raises InputError for a model that the hub does not give.
+    """
+    if is_address(path):
+        return fetch(path)
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    return path / (WEIGHTS if (path / WEIGHTS).is_file() and not (path / "best.pth").is_file() else "best.pth")
 
 
 def file_sha256(path: Path | str) -> str:

@@ -24,6 +24,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, from w
 from prepare.own_data import add_own_data, own_data
 from prepare.public import IMAGES_REMEDY, coco_files, read_referit
 from prepare.ref import Ref, missing_files, noting, require_distinct_names
+from tools.data_sources import needs_of
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import COCO_IMAGES, DATASETS, NAMES, REFERIT, WORDS, Counts, Dataset, short_name
 from utils.errors import InputError, one_line
@@ -40,43 +41,6 @@ TRAIN_IMAGE_BYTES = 340_000
 IMAGE_BYTES = 160_000  # of the original files, which evaluation splits keep
 FILE_BYTES = 4_096  # each mask, and each expression: one block of the file system
 SECONDS_PER_REF = 0.02
-
-_REFER = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"  # gone since 2022
-_PHRASECUT = "https://github.com/chenxi116/TF-phrasecut-public (folder data/)"
-_DRIVE = "https://drive.google.com/drive/folders/12EEft_mg-47EwWegawyH0pHaX7781E3_"
-_PUBLISHED = {"grefcoco": "https://github.com/henghuiding/gRefCOCO"}
-_GLOVE = "https://nlp.stanford.edu/projects/glove/ (glove.6B.zip, in it glove.6B.300d.txt)"
-
-
-def downloads(dataset: Dataset) -> dict[str, tuple[str, list[Path]]]:
-    """What a data set needs -> where people report that it is available, and which paths below the root it becomes."""
-    words = {
-        f"vocabulary, to data/vocabulary_{dataset.vocabulary}.txt": (
-            f"{_PHRASECUT}, or make your own with build_vocab.py",
-            [dataset.vocabulary_path(Path())],
-        ),
-        "word vectors, for build_vocab.py --glove": (_GLOVE, [dataset.embeddings_path(Path())]),
-    }
-    files = [dataset.refs_path(Path(), split) for split in dataset.splits]
-    if dataset.family == "referit":
-        return {
-            "images and masks, to data/referit/{images,mask}/": (_DRIVE, [REFERIT / "images", REFERIT / "mask"]),
-            "referit_query_{trainval,test}.json, to data/referit/": (_PHRASECUT, files),
-            **words,
-        }
-    folder = files[0].parent
-    link = f"https://web.archive.org/web/{dataset.archived}/{_REFER}/{folder.name}.zip"
-    return {
-        f"annotations, to {folder}/": (
-            link if dataset.archived else _PUBLISHED.get(dataset.name, "those who publish the data set"),
-            [files[0], folder / "instances.json"],
-        ),
-        "images (13 GB), to data/coco/images/train2014/": (
-            "http://images.cocodataset.org/zips/train2014.zip",
-            [COCO_IMAGES],
-        ),
-        **words,
-    }
 
 
 def is_there(dataset: Dataset, root: Path) -> bool:
@@ -163,16 +127,16 @@ def check_public(options, report: Report) -> None:
 def show_links(datasets: list[Dataset], root: Path, absent: set[Path]) -> None:
     """Print where to get what the data sets lack; `absent` are files that folders lack."""
     incomplete = {folder for file in absent for folder in file.parents}
-    needs = {what: source for dataset in datasets for what, source in downloads(dataset).items()}
-    lacking = {
-        what: link
-        for what, (link, paths) in needs.items()
-        if not all((root / path).exists() and root / path not in incomplete for path in paths)
-    }
+    needs = {need.what: need for dataset in datasets for need in needs_of(dataset)}.values()
+    lacking = [
+        need
+        for need in needs
+        if not all((root / path).exists() and root / path not in incomplete for path in need.paths)
+    ]
     if lacking:
-        print("where to get what is missing, as people reported on public trackers (no link was verified):")
-    for what, link in lacking.items():
-        print(f"  {what}\n    {link}")
+        print("where to get what is missing, as people reported on public trackers up to 2026 (nothing was verified):")
+    for need in lacking:
+        print(f"  {need.what}", *need.places, sep="\n    ")
 
 
 def check_dataset(dataset: Dataset, root: Path, deep: bool, report: Report) -> set[Path]:

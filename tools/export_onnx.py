@@ -43,7 +43,9 @@ IMAGE_NOTE = (
 def main(arguments: list[str] | None = None) -> None:
     """Export, compare, write, say what was written."""
     parser = ArgumentParser(prog="export_onnx.py", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of this code or the authors'")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="of this code or the authors', or hf://owner/name"
+    )
     out = "the ONNX file to write; its folder is created if needed"
     parser.add_argument("--out", type=Path, metavar="FILE", required=True, help=out)
     parser.add_argument("--opset", type=int, choices=OPSETS, default=OPSETS[0], help="version of ONNX's operators")

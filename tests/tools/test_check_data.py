@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from tests.conftest import ROOT
 from tests.prepare.test_grefcoco import REFS, ref, save
 from tests.support.tiny_set import VOCABULARY, edit_instances, edit_refs, make_tiny_set
 from tools import check_data
-from tools.check_data import DATASETS, WORDS, Counts, downloads
+from tools.check_data import DATASETS, WORDS, Counts
+from tools.data_sources import ANNOTATIONS, needs_of
 from utils.cli import run_main
 
 IMAGES = "data/coco/images/train2014"
@@ -209,7 +211,7 @@ def test_nothing_is_there(check, tmp_path):
     code, output = check(root=tmp_path / "none")
     assert code == 0 and not faults(output) and "right" not in output
     assert re.findall(r"^(\S+) .* -$", output, re.MULTILINE) == list(DATASETS)
-    assert all(link in output for dataset in DATASETS.values() for link, _ in downloads(dataset).values())
+    assert all(place in output for dataset in DATASETS.values() for need in needs_of(dataset) for place in need.places)
     code, output = check("-d", *DATASETS, root=tmp_path / "none")  # asked for by name
     assert code == 1 and "Traceback" not in output
     for folder in ("coco/images/train2014", "referit/images", "referit/mask"):
@@ -254,12 +256,15 @@ def test_literature_s_numbers_may_be_slightly_off(capsys):
 
 
 def test_numbers_and_links_are_those_of_the_pages():
-    """The words of the vocabularies, and the links, are those of the two READMEs."""
+    """The words of the vocabularies, and each link, name and size, are in the two READMEs; no other link is."""
     pages = "".join((ROOT / folder / "README.md").read_text() for folder in ("data", "external"))
-    for dataset in DATASETS.values():
-        links = {link.split()[0].strip(",") for link, _ in downloads(dataset).values()}
-        assert len(links) >= 3 and all(link in pages for link in links)
-    assert all(f"{words:,} words" in pages for words in WORDS.values())
+    assert all(f"{words:,} words" in pages for words in WORDS.values()) and pages.count("was verified") == 2
+    needs = [need for dataset in DATASETS.values() for need in needs_of(dataset)]
+    places = "\n".join(place for need in needs for place in (*need.places, *chain(*ANNOTATIONS.values())))
+    facts = re.findall(r"https?://[^\s,;]+|[\w-]+/[\w.*-]+|\d[\d,]* (?:MB|bytes)|[0-9a-f]{64}|\b20\d\d", places)
+    assert len(set(facts)) > 25 and [fact for fact in facts if fact.rstrip(":") not in pages] == []
+    links = re.findall(r"https?://[^\s<>`),]+", pages.partition("## Other sets")[0])
+    assert len(links) > 8 and [link for link in links if link not in places] == []
 
 
 def test_the_build_s_estimate_is_of_the_right_size(capsys, tmp_path):
