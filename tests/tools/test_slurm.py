@@ -29,7 +29,7 @@ done
 exit "$code"
 """
 SCONTROL = """#!/usr/bin/env bash
-if [ "$1" = show ]; then printf '127.0.0.1\\n%.0s' $(seq "$SLURM_JOB_NUM_NODES"); else echo "$@" >> "$STOOD_IN/requeued"; fi
+if [ "$1" = show ]; then yes 127.0.0.1 | head -n "$SLURM_JOB_NUM_NODES"; else echo "$@" >> "$STOOD_IN/requeued"; fi
 """
 TORCHRUN = """#!/usr/bin/env bash
 echo "$@" >> "$STOOD_IN/started"
