@@ -62,7 +62,9 @@ class Settings:
     build_flags: str = option(
         "", "more flags for build_batches.py (default: none)", metavar="'FLAGS'", type=shlex.split
     )
-    train_flags: str = option("--adamW", "flags for train_restr.py", metavar="'FLAGS'", type=shlex.split)
+    train_flags: str = option(
+        "--adamW", "flags for train_restr.py; the = is needed, as above", metavar="'FLAGS'", type=shlex.split
+    )
     eval_flags: str = option("", "more flags for eval/evaluate.py (default: none)", metavar="'FLAGS'", type=shlex.split)
     checkpoint: str | None = option(
         None, "file of the run to evaluate (default: best.pth; last.pth without a validation split)", metavar="FILE"
