@@ -78,7 +78,7 @@ class Commands:
     def __init__(self):
         self.running, self.stopped = None, False
         for number in STOP_SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
                 signal.signal(number, self._pass_on)
 
     def _pass_on(self, number: int, frame) -> None:

@@ -176,6 +176,7 @@ def test_other_flags_of_evaluation_are_noticed(started):
 @pytest.mark.parametrize(
     "settings",
     [
+        {"dataset": "coco"},
         {"exp_name": "../q"},
         {"num_gpus": "abc"},
         {"seeds": [1, 1]},
@@ -185,7 +186,7 @@ def test_other_flags_of_evaluation_are_noticed(started):
     ids=str,
 )
 def test_settings_that_cannot_be(started, settings, capsys):
-    assert started("Gref", code=2, **settings) == []
+    assert started(settings.pop("dataset", "Gref"), code=2, **settings) == []
     assert capsys.readouterr().err.count("\n") == 1
 
 
