@@ -6,16 +6,17 @@ from pathlib import Path
 
 import torch
 
-from models.config import ReSTRConfig
+from models.config import ReSTRConfig, TextEncoderConfig
 from models.reference import from_reference, reference_config
 from models.restr import ReSTR, model_with
 from models.tensor_file import load_tensors
 from utils.errors import InputError
 from utils.files.writing import atomic_write
+from utils.subwords import Subwords
 
 FORMAT, VERSION = "restr-checkpoint", 1
 MAX_STEP = 10**12
-REST = {"vocabulary": list | None, "data": dict, "step": int, "metrics": dict, "training": dict | None}
+REST = {"vocabulary": list | str | None, "data": dict, "step": int, "metrics": dict, "training": dict | None}
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Checkpoint:
 
     weights: dict[str, torch.Tensor]
     config: ReSTRConfig
-    vocabulary: list[str] | None  # None: not known (a file of the authors' code)
+    vocabulary: list[str] | str | None  # str: a tokeniser; None: not known (a file of the authors' code)
     data: dict = field(default_factory=dict)  # "dataset", "image_size", "vocabulary_sha256", ...
     step: int = 0
     metrics: dict = field(default_factory=dict)
@@ -72,7 +73,7 @@ def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Che
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     words, size = values["vocabulary"], config.language.vocabulary_size
-    if words is not None and (len(words) != size or not all(isinstance(word, str) for word in words)):
+    if isinstance(words, list) and (len(words) != size or not all(isinstance(word, str) for word in words)):
         raise InputError(f"{path}: its vocabulary is not the {size} words of its model: the checkpoint is damaged")
     return Checkpoint(values["model"], config, **{name: values[name] for name in REST})
 
@@ -94,6 +95,9 @@ def load_restr(
     except InputError as error:
         raise InputError(f"{path}: the weights do not fit its configuration: {error}") from None
     model.vocabulary = checkpoint.vocabulary
+    if isinstance(model.config.language, TextEncoderConfig):
+        sizes = model.config.language.text_length, model.config.language.vocabulary_size
+        model.subwords = Subwords(checkpoint.vocabulary, *sizes, f"{path}: its tokeniser")
     known = {name: getattr(checkpoint, name) for name in ("data", "step", "metrics")}
     model.provenance = {"file": str(path), "sha256": file_sha256(path), **known}
     return model
