@@ -90,14 +90,15 @@ def load_restr(
     path = checkpoint_file(path)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = read_checkpoint(path, reference, **assumed)
+    subwords, language = None, checkpoint.config.language
+    if isinstance(language, TextEncoderConfig):
+        sizes = language.text_length, language.vocabulary_size
+        subwords = Subwords(checkpoint.vocabulary, *sizes, f"{path}: its tokeniser")
     try:
         model = model_with(checkpoint.config, checkpoint.weights).to(device)
     except InputError as error:
         raise InputError(f"{path}: the weights do not fit its configuration: {error}") from None
-    model.vocabulary = checkpoint.vocabulary
-    if isinstance(model.config.language, TextEncoderConfig):
-        sizes = model.config.language.text_length, model.config.language.vocabulary_size
-        model.subwords = Subwords(checkpoint.vocabulary, *sizes, f"{path}: its tokeniser")
+    model.vocabulary, model.subwords = checkpoint.vocabulary, subwords
     known = {name: getattr(checkpoint, name) for name in ("data", "step", "metrics")}
     model.provenance = {"file": str(path), "sha256": file_sha256(path), **known}
     return model

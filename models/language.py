@@ -9,7 +9,7 @@ from torch import nn
 from models.blocks import LayerNorm, PostNormBlock, init_weights
 from models.config import LARGEST, LanguageConfig, TextEncoderConfig
 from utils.files.reading import json_value, refusing
-from utils.subwords import text_package
+from utils.subwords import import_transformers
 from utils.text import TEXT_LENGTH
 
 # Encoders of transformers that take a mask of four dimensions, use PyTorch's fused attention, and load nothing.
@@ -89,7 +89,7 @@ def create_text_encoder(config: TextEncoderConfig) -> nn.Module:
     """
     if config.encoder not in TEXT_ENCODERS:
         raise ValueError(f"{config.encoder} is none of {', '.join(TEXT_ENCODERS)}")
-    kind, values = getattr(text_package("transformers"), config.encoder), json_value(config.settings.encode())
+    kind, values = getattr(import_transformers(), config.encoder), json_value(config.settings.encode())
     values = {name: 0.0 if "dropout" in name else values[name] for name in own_fields(kind) & values.keys()}
     most = LARGEST["layers"], LARGEST["vocabulary_size"]
     if any(type(value) is int and value > most["layers" not in name] for name, value in values.items()):
@@ -105,7 +105,7 @@ def create_text_encoder(config: TextEncoderConfig) -> nn.Module:
 
 def own_fields(kind: type) -> set[str]:
     """Fields of an encoder's configuration that say what it is; those of the base class may name code to load."""
-    base = text_package("transformers").PreTrainedConfig
+    base = import_transformers().PreTrainedConfig
     return {field.name for field in fields(kind.config_class)} - {field.name for field in fields(base)} - {"vocab_size"}
 
 

@@ -57,9 +57,7 @@ class ModelOptions:
         f"{', '.join(LANGUAGE_BACKBONES)}, or a text encoder of transformers: a folder, or a name on the hub",
         harmless=CONFIG,
     )
-    text_length: int = option(
-        TEXT_LENGTH, "tokens of a text encoder of transformers", limits=(4, 64), harmless=TEXT
-    )
+    text_length: int = option(TEXT_LENGTH, "tokens of a text encoder of transformers", limits=(4, 64), harmless=TEXT)
     mm_fusion: str = option("decoder_transformer", "the only one", choices=["decoder_transformer"], harmless=CONFIG)
     fusion: str = option(FusionConfig.variant, "fusion encoder", choices=[*VARIANTS], harmless=CONFIG)
     tr_n_layers: int = option(FusionConfig.layers, "blocks of each fusion encoder", limits=(1, 1000), harmless=CONFIG)

@@ -8,14 +8,14 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download, try_to_load_from_cache
 
 from models.config import LANGUAGE_BACKBONES, TextEncoderConfig
 from models.language import TEXT_ENCODERS, TextEncoder, own_fields, without_pooling
 from models.pretrained import HUB_SECONDS
 from utils.errors import InputError, did_you_mean, one_line
 from utils.files.reading import read_bytes, refusing
-from utils.subwords import MAX_TOKENIZER_BYTES, Subwords, text_package
+from utils.subwords import MAX_TOKENIZER_BYTES, Subwords, import_transformers
 
 FILES = ("config.json", "tokenizer.json", "model*.safetensors", "model.safetensors.index.json")  # of the hub
 WHAT, REMEDY = "text encoder of transformers", "give a folder of its save_pretrained, or a name on the hub"
@@ -26,7 +26,7 @@ def read_text_encoder(name: str, text_length: int) -> TextEncoderConfig:
 
     Of a model of images and text it is the text's encoder. Raises InputError.
     """
-    transformers, folder = text_package("transformers"), _folder(name)
+    transformers, folder = import_transformers(), _folder(name)
     with refusing(name, WHAT, REMEDY):
         full = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         full = getattr(full, "text_config", full)
@@ -65,6 +65,9 @@ def _folder(name: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
     try:
+        if not isinstance(try_to_load_from_cache(name, FILES[0]), str):
+            # Fails within seconds where there is no network: a download would be tried again for half a minute.
+            get_hf_file_metadata(hf_hub_url(name, FILES[0]), timeout=HUB_SECONDS)
         return Path(snapshot_download(name, allow_patterns=FILES, etag_timeout=HUB_SECONDS))
     except Exception as error:  # the hub's client raises many kinds
         meant = did_you_mean(name, LANGUAGE_BACKBONES)

@@ -1,7 +1,6 @@
 """Expressions to ids by a tokeniser of Hugging Face, for text encoders of transformers."""
 
 import hashlib
-import importlib
 from functools import lru_cache
 from types import ModuleType
 
@@ -14,17 +13,16 @@ from utils.text import checked_expression
 MAX_TOKENIZER_BYTES = 64 * MEBIBYTE
 
 
-def text_package(name: str) -> ModuleType:
-    """transformers or tokenizers; not everybody has them. Raises InputError if it cannot be imported."""
+def import_transformers() -> ModuleType:
+    """The package, which not everybody has and which takes seconds to import. Raises InputError if it is missing."""
     try:
-        package = importlib.import_module(name)
+        import transformers
     except ImportError as error:
-        fault = f"--l_backbone: a text encoder needs {name}, which cannot be imported ({one_line(error, 80)})"
+        fault = f"a text encoder needs transformers, which cannot be imported ({one_line(error, 80)})"
         raise InputError(f"{fault}: pip install -r requirements-text.txt") from None
-    if name == "transformers":
-        package.logging.set_verbosity_error()
-        package.logging.disable_progress_bar()
-    return package
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
 
 
 class Subwords:
@@ -36,6 +34,7 @@ class Subwords:
 
     def __init__(self, words: str, length: int, size: int, name: object = "tokeniser"):
         self.words, self._length = words, length
+        import_transformers()
         try:
             if len(words) > MAX_TOKENIZER_BYTES:
                 raise ValueError("it is too large")
@@ -75,13 +74,21 @@ class Subwords:
         return []
 
     def _encode(self, expression: str, where: str = "expression"):
-        return self._tokenizer.encode(checked_expression(expression, where))
+        text = checked_expression(expression, where)
+        try:
+            return self._tokenizer.encode(text)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a panic of the package, which is in Rust, is no Exception
+            raise InputError(f"{where}: its tokeniser cannot read it ({one_line(error, 80)})") from None
 
 
 @lru_cache(4)
 def _tokenizer(words: str, length: int):
     """A tokeniser that cuts at `length`; made once, which takes a quarter of a second for 50,000 tokens."""
-    tokenizer = text_package("tokenizers").Tokenizer.from_str(words)
+    from tokenizers import Tokenizer  # comes with transformers
+
+    tokenizer = Tokenizer.from_str(words)
     tokenizer.no_padding()
     tokenizer.enable_truncation(length)
     return tokenizer
