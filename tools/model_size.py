@@ -3,7 +3,7 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.config import LanguageConfig, ReSTRConfig
+from models.config import ReSTRConfig, TextEncoderConfig
 from models.restr import build_restr
 
 PARTS = ("vision", "language", "fusion", "decoder")
@@ -14,8 +14,8 @@ def count_parameters(config: ReSTRConfig) -> dict[str, int]:
     with torch.device("meta"):
         model = build_restr(config)
     counts = {part: sum(p.numel() for p in getattr(model, part).parameters()) for part in PARTS if getattr(model, part)}
-    words = isinstance(config.language, LanguageConfig)
-    embeddings = model.language.embedding if words else model.language.encoder.get_input_embeddings()
+    pieces = isinstance(config.language, TextEncoderConfig)
+    embeddings = model.language.encoder.get_input_embeddings() if pieces else model.language.embedding
     return {**counts, "embeddings": embeddings.weight.numel()}
 
 
