@@ -8,7 +8,7 @@ from pathlib import Path
 from models import load_restr
 from models.config import LANGUAGE_BACKBONES, VISION_BACKBONES, TextEncoderConfig, VisionConfig
 from models.restr import ReSTR
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.prepared import PreparedSplit
 from utils.text import Vocabulary
 
@@ -73,7 +73,7 @@ def load_model(path: Path, device: str, flags: dict) -> ReSTR:
     name = flags["l_backbone"]
     if isinstance(own, TextEncoderConfig):
         if name and Path(name).name != Path(own.name).name:
-            wrong.append(f"--l_backbone {name} (it has {own.name})")
+            wrong.append(f"--l_backbone {name} (it has {one_line(own.name, 80)})")
     elif name and name not in LANGUAGE_BACKBONES:
         raise InputError(f"--l_backbone {name}: choose from {', '.join(LANGUAGE_BACKBONES)}")
     elif name and replace(LANGUAGE_BACKBONES[name], vocabulary_size=own.vocabulary_size) != own:

@@ -8,6 +8,7 @@ from torch import nn
 
 from models.blocks import LayerNorm, PostNormBlock, init_weights
 from models.config import LARGEST, LanguageConfig, TextEncoderConfig
+from utils.errors import one_line
 from utils.files.reading import json_value, refusing
 from utils.subwords import import_transformers
 from utils.text import TEXT_LENGTH
@@ -60,7 +61,9 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextEncoderConfig, out_width: int):
         super().__init__()
-        with refusing(config.name, "text encoder of transformers", "choose another --l_backbone or --text_length"):
+        with refusing(
+            one_line(config.name, 80), "text encoder of transformers", "choose another --l_backbone or --text_length"
+        ):
             self.encoder = create_text_encoder(config)
         self.proj = nn.Linear(self.encoder.config.hidden_size, out_width)
         self.norm = LayerNorm(out_width)

@@ -152,7 +152,7 @@ def test_the_text_encoder_learns_as_slowly_as_the_vision_encoder(whole):
 
 WRONG = {
     "class": {"encoder": "TimmWrapperModel"},
-    "no class": {"encoder": "\x1b[2J" + 9_000 * "é"},
+    "no class": {"encoder": "\x1b[2J" + 9_000 * "é", "name": "\x1b[2J" + 9_000 * "é"},
     "not JSON": {"settings": "{" * 100_000},
     "list": {"settings": "[]"},
     "endless": {"settings": {"num_hidden_layers": 10**6}},
