@@ -33,11 +33,12 @@ from train.process import EXIT_RESUME, StopSignal, settle_memory
 from train.run import Run, data_of, locked, resumable
 from train.start import announce, conclude
 from train.start_from import start_from
+from train.text_encoder import load_text_encoder, read_tokeniser
 from utils.cli import run_main
 from utils.device import Ranks, group
 from utils.errors import InputError, one_line
 from utils.prepared import PreparedSplit
-from utils.text import PAD, TEXT_LENGTH, Vocabulary, read_embeddings
+from utils.text import PAD, Vocabulary, read_embeddings
 
 
 def main() -> int:
@@ -78,8 +79,8 @@ def train(options: Options, ranks: Ranks) -> int:
         torch.manual_seed(options.recipe.seed)
         model, weights = build_model(options, config, split, vocabulary, resuming)
         trainer = build_trainer(options, model.to(ranks.device), ranks)
-        facts = data_of(data, {data.set: split, data.valset: valset}, vocabulary)
-        run = Run(options, ranks, model, trainer, path, vocabulary, facts, valset)
+        facts = data_of(data, {data.set: split, data.valset: valset}, model.subwords or vocabulary)
+        run = Run(options, ranks, model, trainer, path, model.subwords or vocabulary, facts, valset)
         run.start(resuming)
         return carry_out(run, split, weights, stop)
 
@@ -114,7 +115,7 @@ def check(options: Options, split: PreparedSplit, valset: PreparedSplit, ranks: 
         raise InputError(
             f"--batch_size {recipe.batch_size} cannot be divided by {ranks.world} processes x --accum {recipe.accum}"
         )
-    sample = 4 * math.prod(data.input_size) + 8 * TEXT_LENGTH  # bytes of TrainDataset's image, mask and ids
+    sample = 4 * math.prod(data.input_size) + 8 * options.model.text_length  # bytes of image, mask and ids
     check_shared_memory(sample * recipe.batch_size // parts, data.num_workers, recipe.accum)
     check_room(valset, options.validation.batch_size, data.num_workers)
 
@@ -125,13 +126,18 @@ def build_model(
     """The model with its first weights and their source: a pre-trained ViT and GloVe, unless there are trained ones."""
     model, flags = build_restr(config), options.model
     model.set_grad_checkpointing(options.machine.grad_checkpoint)
+    if not flags.own_words:
+        model.subwords = split.subwords = read_tokeniser(flags.l_backbone, config.language)
     if resuming:
         return model, "saved by this run"
     if flags.start_from:
         return model, start_from(model, flags.start_from, vocabulary, options.data.embeddings, options.recipe.seed)
     file = options.data.embeddings or split.embeddings_file()
     missing = flags.no_pretrained and not options.data.embeddings and not file.exists()
-    if flags.random_embeddings or missing:
+    if not flags.own_words:
+        load_text_encoder(model.language, flags.l_backbone)
+        words = f"and text encoder {flags.l_backbone}"
+    elif flags.random_embeddings or missing:
         words = "random: --random_embeddings" if flags.random_embeddings else f"random: {file} is not there"
     else:
         table = read_embeddings(file, config.language.vocabulary_size, config.language.width)

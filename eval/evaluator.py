@@ -176,6 +176,7 @@ def evaluate(
     a split whose expressions are not those that its meta.json was written for.
     """
     settings, ranks = settings or EvalSettings(), ranks or Ranks(torch.device("cpu"))
+    split.subwords = model.subwords
     watched = () if on_sample is None else range(len(split)) if shown is None else shown
     groups = split.image_groups()[ranks.rank :: ranks.world]
     images = ImageGroups(split, groups, rotate_expressions, reword, reword and encoder(model, split))
@@ -203,7 +204,8 @@ def evaluate(
 
 def encoder(model: nn.Module, split: PreparedSplit) -> Callable[[str], np.ndarray]:
     """What turns an expression into ids as `split` holds them. Raises InputError if neither side knows the words."""
-    return (Vocabulary(model.vocabulary) if model.vocabulary else split.vocabulary()).ids
+    words = model.subwords or (Vocabulary(model.vocabulary) if model.vocabulary else split.vocabulary())
+    return words.ids
 
 
 def check_complete(scores: list[SampleScore], split: PreparedSplit, changed: bool = False) -> None:

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import torch
 
-from models.config import ReSTRConfig
+from models.config import LanguageConfig, ReSTRConfig, TextEncoderConfig
 from models.reference import from_reference, reference_config
 from models.restr import ReSTR, model_with
 from models.tensor_file import load_tensors
 from utils.errors import InputError
 from utils.files.writing import atomic_write
 from utils.hub import WEIGHTS, fetch, is_address, read_files
+from utils.subwords import Subwords
 
 FORMAT, VERSION = "restr-checkpoint", 1
 MAX_STEP = 10**12
-REST = {"vocabulary": list | None, "data": dict, "step": int, "metrics": dict, "training": dict | None}
+REST = {"vocabulary": list | str | None, "data": dict, "step": int, "metrics": dict, "training": dict | None}
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Checkpoint:
 
     weights: dict[str, torch.Tensor]
     config: ReSTRConfig
-    vocabulary: list[str] | None  # None: not known (a file of the authors' code)
+    vocabulary: list[str] | str | None  # str: a tokeniser; None: not known (a file of the authors' code)
     data: dict = field(default_factory=dict)  # "dataset", "image_size", "vocabulary_sha256", ...
     step: int = 0
     metrics: dict = field(default_factory=dict)
@@ -78,7 +79,10 @@ def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Che
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     words, size = values["vocabulary"], config.language.vocabulary_size
-    if words is not None and (len(words) != size or not all(isinstance(word, str) for word in words)):
+    whole = isinstance(words, list) and len(words) == size and all(isinstance(word, str) for word in words)
+    if isinstance(words, str) if isinstance(config.language, LanguageConfig) else not isinstance(words, str):
+        raise InputError(f"{path}: its 'vocabulary' is of a wrong kind: the checkpoint is damaged")
+    if isinstance(words, list) and not whole:
         raise InputError(f"{path}: its vocabulary is not the {size} words of its model: the checkpoint is damaged")
     return Checkpoint(values["model"], config, **{name: values[name] for name in REST})
 
@@ -95,11 +99,15 @@ def load_restr(
     path = checkpoint_file(path)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = read_checkpoint(path, reference, **assumed)
+    subwords, language = None, checkpoint.config.language
+    if isinstance(language, TextEncoderConfig):
+        sizes = language.text_length, language.vocabulary_size
+        subwords = Subwords(checkpoint.vocabulary, *sizes, f"{path}: its tokeniser")
     try:
         model = model_with(checkpoint.config, checkpoint.weights).to(device)
     except InputError as error:
         raise InputError(f"{path}: the weights do not fit its configuration: {error}") from None
-    model.vocabulary = checkpoint.vocabulary
+    model.vocabulary, model.subwords = checkpoint.vocabulary, subwords
     known = {name: getattr(checkpoint, name) for name in ("data", "step", "metrics")}
     model.provenance = {"file": str(path), "sha256": file_sha256(path), **known}
     return model

@@ -3,8 +3,8 @@
     python tools/push_to_hub.py --checkpoint weights/restr_unc/best.pth --repo owner/restr-refcoco        # writes files
     python tools/push_to_hub.py --checkpoint weights/restr_unc/best.pth --repo owner/restr-refcoco --yes  # uploads them
 
-The folder hub/NAME, or --out, gets model.safetensors, config.json, vocabulary.txt and README.md, a model card with the
-results of eval/evaluate.py: those beside the checkpoint (eval_*/metrics.json), or --metrics. Without --yes nothing
+The folder hub/NAME, or --out, gets model.safetensors, config.json, vocabulary.txt (of a text encoder of transformers:
+tokenizer.json) and README.md, a model card with the results of eval/evaluate.py: those beside the checkpoint (eval_*/metrics.json), or --metrics. Without --yes nothing
 leaves this machine. Afterwards anybody can say load_restr("hf://owner/restr-refcoco"), or --checkpoint with the same.
 """
 
@@ -28,10 +28,10 @@ from utils.cli import ArgumentParser, run_main
 from utils.datasets import is_public, title
 from utils.errors import InputError, one_line
 from utils.files.writing import atomic_write
-from utils.hub import CONFIG, VOCABULARY, WEIGHTS, write_files
+from utils.hub import CONFIG, TOKENISER, VOCABULARY, WEIGHTS, write_files
 
 CARD = "README.md"
-FILES = (WEIGHTS, CONFIG, VOCABULARY, CARD)
+FILES = (WEIGHTS, CONFIG, VOCABULARY, TOKENISER, CARD)
 METRICS = ("oIoU", "mIoU")
 TEXT = """---
 {data}
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     write_files(folder, checkpoint_values(checkpoint))
     with atomic_write(folder / CARD) as file:
         file.write(str(card).encode())
-    for file in FILES:
+    for file in (file for file in FILES if (folder / file).is_file()):
         print(f"{folder / file}  {(folder / file).stat().st_size:,} bytes", flush=True)
     if not args.yes:
         print(f"not uploaded: read {folder / CARD}, then give --yes to upload these files to {args.repo}")
@@ -150,7 +150,7 @@ def card_of(repo: str, licence: str, checkpoint: Checkpoint, sha256: str, result
         repo=repo,
         trained=trained,
         numbers=sum(tensor.numel() for tensor in checkpoint.weights.values()),
-        words=len(checkpoint.vocabulary),
+        words=checkpoint.config.language.vocabulary_size,
         height=height,
         width=width,
         results=RESULTS.format(sha256=sha256, table=format_table(rows)) if rows else NO_RESULTS,
@@ -164,7 +164,7 @@ def name_of(result: Result) -> str:
 
 
 def upload(repo: str, folder: Path, private: bool) -> str:
-    """Create the model on the hub if it is new, and commit the four files. Returns where. Raises InputError."""
+    """Create the model on the hub if it is new, and commit its files. Returns where. Raises InputError."""
     hub = HfApi()
     try:
         hub.create_repo(repo, private=private, exist_ok=True)

@@ -13,13 +13,16 @@ from models.config import LANGUAGE_BACKBONES, DecoderConfig, FusionConfig, ReSTR
 from models.fusion import VARIANTS
 from models.loss import LossConfig
 from models.vision import vision_config
+from train.text_encoder import read_text_encoder
 from utils.cli import ArgumentParser
 from utils.device import Precision, Process
 from utils.errors import InputError
 from utils.options import COUNT, COUNT_OR_0, POSITIVE, add_options, flags_of, option, read_options, size
+from utils.text import TEXT_LENGTH
 
 CONTENT = "its content is compared, so that a folder may move"
 CONFIG = "the configuration of the model is compared"
+TEXT = "the configuration of the text encoder is compared"
 START = "read at step 0 only"
 PLACE = "which run, not how"
 FILES = "more or fewer files beside the same weights and log"
@@ -54,7 +57,12 @@ class ModelOptions:
     """The shape of the model and its first weights."""
 
     v_backbone: str = option(VisionConfig.backbone, "plain ViT of timm, or vit_shapes_patch8 (demo)", harmless=CONFIG)
-    l_backbone: str = option("transformer_glove", "language encoder", choices=[*LANGUAGE_BACKBONES], harmless=CONFIG)
+    l_backbone: str = option(
+        "transformer_glove",
+        f"{', '.join(LANGUAGE_BACKBONES)}, or a text encoder of transformers: a folder, or a name on the hub",
+        harmless=CONFIG,
+    )
+    text_length: int = option(TEXT_LENGTH, "tokens of a text encoder of transformers", limits=(4, 64), harmless=TEXT)
     mm_fusion: str = option("decoder_transformer", "the only one", choices=["decoder_transformer"], harmless=CONFIG)
     fusion: str = option(FusionConfig.variant, "fusion encoder", choices=[*VARIANTS], harmless=CONFIG)
     tr_n_layers: int = option(FusionConfig.layers, "blocks of each fusion encoder", limits=(1, 1000), harmless=CONFIG)
@@ -67,11 +75,20 @@ class ModelOptions:
     random_embeddings: bool = option(False, "random word embeddings", harmless=START)
     print_model: bool = option(False, "print parameters and FLOPs, and stop", harmless=PLACE)
 
+    @property
+    def own_words(self) -> bool:
+        """Whether the language encoder reads by the vocabulary of the data, and not by a tokeniser of its own."""
+        return self.l_backbone in LANGUAGE_BACKBONES
+
     def config(self, image_size: tuple[int, int], words: int) -> ReSTRConfig:
         """The model that the flags ask for, for images of `image_size` and a vocabulary of `words` words."""
+        if self.own_words:
+            language = replace(LANGUAGE_BACKBONES[self.l_backbone], vocabulary_size=words)
+        else:
+            language = read_text_encoder(self.l_backbone, self.text_length)
         return ReSTRConfig(
             vision_config(self.v_backbone, image_size, drop_path=self.drop_path),
-            replace(LANGUAGE_BACKBONES[self.l_backbone], vocabulary_size=words),
+            language,
             FusionConfig(self.fusion, layers=self.tr_n_layers, shared=self.is_shared, drop_path=self.drop_path),
             DecoderConfig(not self.no_decoder),
         )
@@ -199,6 +216,12 @@ def parse_options(description: str, arguments: list[str] | None = None) -> Optio
         for other in others:
             if getattr(options.model, one) and getattr(options.model, other):
                 raise InputError(f"--{one} and --{other} contradict each other: leave one out")
+    if options.model.own_words and options.model.text_length != TEXT_LENGTH:
+        raise InputError(
+            f"--text_length is for text encoders of transformers: {options.model.l_backbone} reads {TEXT_LENGTH}"
+        )
+    if not options.model.own_words and (options.model.random_embeddings or options.data.embeddings):
+        raise InputError(f"--l_backbone {options.model.l_backbone} has its embeddings: leave out the flag for others")
     if not str(options.run.weights_dir / (options.run.exp_name or "")).isprintable():
         raise InputError("--weights_dir and --exp_name must consist of printable characters")
     return options

@@ -22,6 +22,14 @@ def start_from(model: ReSTR, file: Path, vocabulary: Vocabulary, embeddings: Pat
     """
     source = load_restr(file, "cpu", shared=model.config.fusion.shared)
     _check_same(file, source, model)
+    source.vision.backbone.set_input_size(model.image_size)
+    if model.subwords:
+        if source.subwords.words != model.subwords.words:
+            raise InputError(
+                f"{file}: has another tokeniser than --l_backbone: give the folder that it was trained from"
+            )
+        model.load_state_dict(source.state_dict())
+        return f"{source.provenance['file']}; words: those of its tokeniser"
     words = Vocabulary(source.vocabulary or vocabulary.words, file).words
     old, number = source.language.embedding.weight.detach(), len(vocabulary)
     if len(words) != len(old):
@@ -35,7 +43,6 @@ def start_from(model: ReSTR, file: Path, vocabulary: Vocabulary, embeddings: Pat
         noise = torch.randn(number, old.shape[1], generator=torch.Generator().manual_seed(seed))
         table = old[1:].mean(0) + old[1:].std(0) * noise  # but the padding's
     table[rows >= 0] = old[rows[rows >= 0]]
-    source.vision.backbone.set_input_size(model.image_size)
     model.load_state_dict(source.state_dict() | {"language.embedding.weight": table})
     carried = int((rows >= 0).sum())
     origin = f"from {embeddings}" if embeddings else "drawn"
@@ -47,6 +54,9 @@ def _check_same(file: Path, source: ReSTR, model: ReSTR) -> None:
     differences = []
     for part in fields(model.config):
         found, asked = (getattr(_config(each), part.name) for each in (source, model))
+        if type(found) is not type(asked):
+            differences.append(f"another kind of {part.name} encoder")
+            continue
         for item in fields(found):
             then, now = getattr(found, item.name), getattr(asked, item.name)
             if then != now and item.name not in FREE:

@@ -10,11 +10,13 @@ from huggingface_hub.utils import disable_progress_bars, logging, parse_hf_uri
 from safetensors.torch import load_file, save
 
 from utils.errors import InputError, one_line
-from utils.files.reading import MEBIBYTE, read_json, refusing
+from utils.files.reading import MEBIBYTE, read_bytes, read_json, refusing
 from utils.files.writing import atomic_write, write_json
+from utils.subwords import MAX_TOKENIZER_BYTES
 from utils.text import Vocabulary
 
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.txt"
+TOKENISER = "tokenizer.json"  # in the place of the vocabulary, of a model with a text encoder of transformers
 FORMS = "hf://owner/name, hf://owner/name@revision or hf://owner/name/file"
 MAX_CONFIG_BYTES = 16 * MEBIBYTE
 _REMEDY = "download the model again"
@@ -37,7 +39,7 @@ def fetch(address: Path | str) -> Path:
     try:
         at = parse_hf_uri(address)
         name = at.path_in_repo or WEIGHTS
-        beside = (CONFIG, VOCABULARY) if name.endswith(".safetensors") else ()
+        beside = (CONFIG, VOCABULARY, TOKENISER) if name.endswith(".safetensors") else ()
         files = [name, *(Path(name).with_name(other).as_posix() for other in beside)]
         folder = snapshot_download(at.id, repo_type=at.type, revision=at.revision, allow_patterns=files)
     except (HfUriError, HFValidationError):
@@ -56,13 +58,17 @@ def fetch(address: Path | str) -> Path:
 
 
 def write_files(folder: Path, values: dict) -> None:
-    """Write the `values` of a checkpoint: "model" (tensors), "vocabulary" (words or None), all others to config.json.
+    """Write the `values` of a checkpoint: "model" (tensors), "vocabulary", all others to config.json.
 
-    model.safetensors comes last. Raises OSError; InputError for values that JSON or a vocabulary file cannot hold.
+    The vocabulary is a list of words, the text of a tokeniser, or None. model.safetensors comes last. Raises OSError; InputError for values that JSON or a vocabulary file cannot hold.
     """
     values = dict(values)
     tensors = {name: tensor.contiguous().clone() for name, tensor in values.pop("model").items()}  # none shared
-    if values["vocabulary"] is not None:
+    if isinstance(values["vocabulary"], str):
+        with atomic_write(folder / TOKENISER) as file:
+            file.write(values["vocabulary"].encode())
+        values["vocabulary"] = TOKENISER
+    elif values["vocabulary"] is not None:
         words = Vocabulary(values["vocabulary"], folder / VOCABULARY)
         words.save(folder / VOCABULARY)
         if Vocabulary.load(folder / VOCABULARY).words != words.words:
@@ -83,7 +89,10 @@ def read_files(path: Path) -> dict:
     values = read_json(path.with_name(CONFIG), "configuration", _REMEDY, MAX_CONFIG_BYTES)
     if not isinstance(values, dict):
         raise InputError(f"{path.with_name(CONFIG)}: is not the configuration of a model; {_REMEDY}")
-    if values.get("vocabulary") is not None:
+    if values.get("vocabulary") == TOKENISER:
+        text = read_bytes(path.with_name(TOKENISER), MAX_TOKENIZER_BYTES, "tokeniser", _REMEDY)
+        values["vocabulary"] = text.decode(errors="replace")
+    elif values.get("vocabulary") is not None:
         values["vocabulary"] = Vocabulary.load(path.with_name(VOCABULARY)).words
     with refusing(path, "safetensors file", _REMEDY):
         return {**values, "model": load_file(path)}

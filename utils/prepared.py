@@ -24,6 +24,7 @@ from utils.files.images import read_image, read_mask_png
 from utils.files.reading import BUILD_REMEDY, read_json, safe_name
 from utils.geometry import pad
 from utils.options import MAX_CANVAS_SIDE
+from utils.subwords import Subwords
 from utils.text import TEXT_LENGTH, Vocabulary
 
 FORMAT, VERSION = "restr-batches", 1
@@ -162,7 +163,8 @@ class PreparedSplit:
 
     `folder` Path, `split`, `dataset`, and `meta`: the content of meta.json, None in a folder of the authors' code.
     `whole`: the number of expressions in the folder, of which `select` leaves a part.
-    `words`: ids are below it; None where a folder does not tell, until `vocabulary` does.
+    `words`: ids are below it; None where a folder does not tell, until `vocabulary` does. `subwords`, if set, makes the
+    ids of each expression when it is read, in place of the stored ones.
     Raises InputError: no such folder or split, one whose build has not finished, or more or fewer expressions.
     """
 
@@ -170,6 +172,7 @@ class PreparedSplit:
         self.folder, self.split = Path(folder), safe_name(split, "split")
         self.meta = read_meta(self.folder)
         self.words: int | None = None
+        self.subwords: Subwords | None = None
         if self.meta is None:
             self.dataset, self.whole = _reference_dataset(self.folder, split)
         else:
@@ -313,7 +316,9 @@ class PreparedSplit:
             raise self.broken(i, f"text_batch is not {TEXT_LENGTH} ids of words of the vocabulary")
         if expression.shape != (1,) or expression.dtype.kind != "U":
             raise self.broken(i, "sent_batch is not one expression")
-        return ids.astype(np.int64), str(expression[0]), self._string(i, entry, "im_name_batch")
+        text = str(expression[0])
+        ids = self.subwords.ids(text, self.name(i)) if self.subwords else ids.astype(np.int64)
+        return ids, text, self._string(i, entry, "im_name_batch")
 
     def _string(self, i: int, entry: dict[str, np.ndarray], key: str) -> str:
         if entry[key].size != 1 or entry[key].dtype.kind != "U":
