@@ -4,8 +4,9 @@
     python tools/push_to_hub.py --checkpoint weights/restr_unc/best.pth --repo owner/restr-refcoco --yes  # uploads them
 
 The folder hub/NAME, or --out, gets model.safetensors, config.json, vocabulary.txt (of a text encoder of transformers:
-tokenizer.json) and README.md, a model card with the results of eval/evaluate.py: those beside the checkpoint (eval_*/metrics.json), or --metrics. Without --yes nothing
-leaves this machine. Afterwards anybody can say load_restr("hf://owner/restr-refcoco"), or --checkpoint with the same.
+tokenizer.json) and README.md, a model card with the results of eval/evaluate.py: those beside the checkpoint
+(eval_*/metrics.json), or --metrics. Without --yes nothing leaves this machine. Afterwards anybody can say
+load_restr("hf://owner/restr-refcoco"), or --checkpoint with the same.
 """
 
 import sys

@@ -60,7 +60,8 @@ def fetch(address: Path | str) -> Path:
 def write_files(folder: Path, values: dict) -> None:
     """Write the `values` of a checkpoint: "model" (tensors), "vocabulary", all others to config.json.
 
-    The vocabulary is a list of words, the text of a tokeniser, or None. model.safetensors comes last. Raises OSError; InputError for values that JSON or a vocabulary file cannot hold.
+    The vocabulary is a list of words, the text of a tokeniser, or None. model.safetensors comes last.
+    Raises OSError; InputError for values that JSON or a vocabulary file cannot hold.
     """
     values = dict(values)
     tensors = {name: tensor.contiguous().clone() for name, tensor in values.pop("model").items()}  # none shared
