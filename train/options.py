@@ -33,9 +33,13 @@ ROUNDING = "the same step except for rounding"
 class DataOptions:
     """What is trained and validated on."""
 
-    data_dir: Path = option(..., "folder written by build_batches.py", harmless=CONTENT)
+    data_dir: list[Path] = option(..., "folder, or folders, written by build_batches.py", nargs="+", harmless=CONTENT)
     set: str = option("train", "split to train on", harmless=CONTENT)
     valset: str = option("val", "split to validate on", harmless=CONTENT)
+    mix: list[int] | None = option(
+        None, "share of each folder, such as 2 1 1 (default: the size of each)", nargs="+", limits=(1, 1000)
+    )
+    keep_overlap: bool = option(False, "train on images of the folders' evaluation splits, too", harmless=CONTENT)
     input_size: tuple | None = option(
         None, "height,width in pixels (default: as DATA was built)", type=size, metavar="H,W", harmless=CONFIG
     )
@@ -183,6 +187,11 @@ def parse_options(description: str, arguments: list[str] | None = None) -> Optio
     options.validation = replace(options.validation, amp=options.machine.amp_dtype)
     if options.model.no_pretrained and options.model.v_weights:
         raise InputError("--no_pretrained and --v_weights contradict each other: leave one out")
+    shares, folders = options.data.mix, options.data.data_dir
+    if shares and len(shares) != len(folders):
+        raise InputError(
+            f"--mix {' '.join(map(str, shares))}: give one number for each folder, which are {len(folders)}"
+        )
     if not str(options.run.weights_dir / (options.run.exp_name or "")).isprintable():
         raise InputError("--weights_dir and --exp_name must consist of printable characters")
     return options

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from eval.metrics import summarise
 from eval.visualise import sheet, spread, write_prediction
 from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from models.restr import check_weights
+from train.folders import TrainingSet
 from train.logs import NoLog, RunLog
 from train.loop import Trainer
 from train.options import FLAGS, DataOptions, Options
@@ -87,7 +89,8 @@ class Run:
     """One training: model and state, their folder, log and validation. Only the first rank writes.
 
     Of the folder `path`, `last.pth` is the whole state and `last.prev.pth` the one before it; `best.pth` and
-    DATASET_STEP.pth hold weights only. A run goes on with the same model, data and compared options only.
+    DATASET_STEP.pth hold weights only. Of several data sets the latter are named after the folder, as evaluate.py finds
+    them too. A run goes on with the same model, data and compared options only.
     """
 
     options: Options
@@ -97,7 +100,7 @@ class Run:
     path: Path
     vocabulary: Vocabulary
     data: dict  # what `data_of` says
-    valset: PreparedSplit
+    valsets: dict[str, PreparedSplit]  # by name; the best checkpoint is the one of their highest mean oIoU
     log: RunLog | NoLog = field(default_factory=NoLog)
     spared: list[Path] = field(default_factory=list)  # numbered checkpoints that stay, however old
 
@@ -150,17 +153,23 @@ class Run:
         trainer.best, trainer.validated = metrics["oIoU"] if best else trainer.best, trainer.step
         if self.ranks.is_main:
             scores = f"oIoU {metrics['oIoU']:.1f} (best {trainer.best:.1f}) mIoU {metrics['mIoU']:.1f}"
-            log(f"step {trainer.step:,} {self.valset.split} {scores}")
+            each = [f"{name} {own['oIoU']:.1f}" for name, own in metrics.get("by_dataset", {}).items()]
+            log(f"step {trainer.step:,} {self.options.data.valset} {scores}{': ' * bool(each)}{', '.join(each)}")
             checkpoint = self._checkpoint(metrics=metrics)
-            save_checkpoint(self.path / f"{self.valset.dataset}_{trainer.step}.pth", checkpoint)  # the authors' name
+            save_checkpoint(self.path / f"{self._stem}_{trainer.step}.pth", checkpoint)
             if best:
                 save_checkpoint(self.path / "best.pth", checkpoint)
             self._prune()
         self.save()
 
+    @property
+    def _stem(self) -> str:
+        """What the names of numbered checkpoints begin with; of one data set it is that of the authors' code."""
+        return next(iter(self.valsets.values())).dataset if len(self.valsets) == 1 else self.path.resolve().name
+
     def _numbered(self) -> list[tuple[int, Path]]:
         """The numbered checkpoints and their steps, oldest first."""
-        pattern = re.compile(re.escape(self.valset.dataset) + r"_(\d+)\.pth")
+        pattern = re.compile(re.escape(self._stem) + r"_(\d+)\.pth")
         return sorted((int(match[1]), file) for file in self.path.iterdir() if (match := pattern.fullmatch(file.name)))
 
     def _prune(self) -> None:
@@ -171,9 +180,28 @@ class Run:
                 file.unlink()
 
     def _evaluate(self) -> dict:
-        """Metrics of the validation split, logged with images of a fixed set of samples; the same on each rank."""
+        """Metrics of the validation split, logged with images of a fixed set of samples; the same on each rank.
+
+        Of several splits: means of theirs, and "by_dataset" with each.
+        """
+        found = {name: self._evaluate_one(name, valset) for name, valset in self.valsets.items()}
+        metrics, *others = found.values()
+        if others:
+            prec = {x: fmean(own["prec"][x] for own in found.values()) for x in metrics["prec"]}
+            metrics = {key: fmean(own[key] for own in found.values()) for key in ("oIoU", "mIoU")}
+            metrics |= {"prec": prec, "by_dataset": found}
+        prec = {f"Prec@{x}": value for x, value in metrics["prec"].items()}
+        each = {f"{name} {key}": own[key] for name, own in found.items() for key in ("oIoU", "mIoU") if others}
+        values = {"oIoU": metrics["oIoU"], "mIoU": metrics["mIoU"], **prec, **each}
+        self.log.record("val", self.trainer.step, values)
+        return metrics
+
+    def _evaluate_one(self, name: str, valset: PreparedSplit) -> dict:
+        """Metrics of one validation split, whose images are logged; `name` tells splits of one data set apart."""
         step, settings = self.trainer.step, self.options.validation
-        folder = self.path / "vis" / str(step)
+        folder, prefix = self.path / "vis" / str(step), ""
+        if name != valset.dataset:
+            folder, prefix = folder / name, f"{name}/"
 
         sheets = []
 
@@ -186,13 +214,11 @@ class Run:
         how = {
             "num_workers": self.options.data.num_workers,
             "on_sample": show,
-            "shown": spread(len(self.valset), PICTURES),
+            "shown": spread(len(valset), PICTURES),
         }
-        metrics = summarise(evaluate(self.model, self.valset, settings, self.ranks, **how), self.valset.dataset)
-        for name, picture in gather(sheets):  # each rank has drawn its own
-            self.log.picture(f"val/{name}", step, picture)
-        prec = {f"Prec@{x}": value for x, value in metrics["prec"].items()}
-        self.log.record("val", step, {"oIoU": metrics["oIoU"], "mIoU": metrics["mIoU"], **prec})
+        metrics = summarise(evaluate(self.model, valset, settings, self.ranks, **how), valset.dataset)
+        for sample, picture in gather(sheets):  # each rank has drawn its own
+            self.log.picture(f"val/{prefix}{sample}", step, picture)
         return metrics
 
     def _checkpoint(self, **more) -> Checkpoint:
@@ -237,13 +263,18 @@ class Run:
                 raise OtherRun(f"--resume: the run in {file.parent} was trained on other data ({name}): {OTHER}")
 
 
-def data_of(options: DataOptions, splits: dict[str, PreparedSplit], vocabulary: Vocabulary) -> dict:
-    """What a run is trained and validated on, as plain values; `splits` by name."""
+def data_of(
+    options: DataOptions, split: TrainingSet, valsets: dict[str, PreparedSplit], vocabulary: Vocabulary
+) -> dict:
+    """What a run is trained and validated on, as plain values."""
+    several = len(valsets) > 1
+    splits = [(name, own) for part in (split.splits, valsets) for name, own in part.items() if own.meta]
     return {
-        "dataset": splits[options.set].dataset,
+        "dataset": ", ".join(split.datasets),
         "set": options.set,
         "valset": options.valset,
         "image_size": list(options.input_size),
         "vocabulary_sha256": vocabulary.sha256,
-        "splits": {name: split.meta["splits"][name] for name, split in splits.items() if split.meta},
+        "splits": {f"{name} " * several + own.split: own.meta["splits"][own.split] for name, own in splits},
+        **({"left_out": split.left_out} if several else {}),
     }
