@@ -68,7 +68,7 @@ def _data(run: Run, split: TrainingSet, form: str, not_looked_at: list[str] | No
         share = f"{name}, share {run.options.data.mix[number]}, " if run.options.data.mix else f"{name}, " * several
         line = f"{own.folder}: {share}{own.split} {count:,} expressions, {valset.split} {len(valset):,}"
         if out := split.left_out.get(name):
-            line += f"; left out {out['expressions']:,} for {out['images']:,} images of evaluation splits"
+            line += f"; {out['expressions']:,} left out, as their {out['images']:,} images are in evaluation splits"
         lines.append(line)
     if not several:
         return f"{lines[0]}, {form}"
@@ -82,8 +82,8 @@ def conclude(run: Run) -> None:
     """Print the result of a finished run, and the command for each data set that evaluates its best checkpoint."""
     if not run.ranks.is_main:
         return
-    mean = f"mean of {', '.join(run.valsets)}: " * (len(run.valsets) > 1)
-    best = f"{run.path}: {run.trainer.step:,} steps, best {run.options.data.valset} oIoU {mean}{run.trainer.best:.2f}"
+    mean = f" (mean of {', '.join(run.valsets)})" * (len(run.valsets) > 1)
+    best = f"{run.path}: {run.trainer.step:,} steps, best {run.options.data.valset} oIoU{mean} {run.trainer.best:.2f}"
     commands = [shlex.join(map(str, _evaluation(run, valset))) for valset in run.valsets.values()]
     print("\n".join([f"{best}; to evaluate it:", *commands]))
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.cli import progress_bar
 from utils.datasets import DATASETS
 from utils.errors import InputError, one_line
 from utils.files.arrays import read_npz
@@ -293,9 +294,14 @@ class PreparedSplit:
         """The image of each expression. Where no file says it, every npz is read, and the file is written."""
         self._index = self._index or self.stored_index()
         if self._index is None:
-            self._index = ImageIndex.of(self.text(i)[2] for i in range(len(self)))
+            shown = {"desc": f"{self.dataset} {self.split}: images", "unit": "expr", "delay": 5, "leave": False}
+            bar = progress_bar(iterable=range(len(self)), disable=os.environ.get("RANK", "0") != "0", **shown)
+            self._index = ImageIndex.of(map(self._image_name, bar))
             write_index(self._files.index, self._index, self._texts_sha256)
         return self._index
+
+    def _image_name(self, i: int) -> str:
+        return self._string(i, read_npz(self._files.npz(i), TEXT_KEYS[2:]), TEXT_KEYS[2])
 
     def stored_index(self) -> ImageIndex | None:
         """The content of the file that says the image of each expression; None if it cannot be used."""
