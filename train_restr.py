@@ -34,11 +34,12 @@ from train.options import Options, parse_options
 from train.process import EXIT_RESUME, StopSignal, settle_memory
 from train.run import Run, data_of, locked, resumable
 from train.start import announce, conclude
+from train.start_from import start_from
 from utils.cli import run_main
 from utils.device import Ranks, group
 from utils.errors import InputError, one_line
 from utils.prepared import PreparedSplit
-from utils.text import PAD, TEXT_LENGTH, read_embeddings
+from utils.text import PAD, TEXT_LENGTH, Vocabulary, read_embeddings
 
 
 def main() -> int:
@@ -76,23 +77,31 @@ def train(options: Options, ranks: Ranks) -> int:
     with locked(path) if ranks.is_main else nullcontext():
         resuming = resumable(path, options.run.resume)
         torch.manual_seed(options.recipe.seed)
-        model, weights = build_model(options, config, split, resuming)
+        model, weights = build_model(options, config, split, vocabulary, resuming)
         trainer = build_trainer(options, model.to(ranks.device), ranks)
         facts = data_of(data, split, valsets, vocabulary)
         run = Run(options, ranks, model, trainer, path, vocabulary, facts, valsets)
         run.start(resuming)
-        try:
-            announce(run, split, weights)
-            with explained(options.machine.compile), explained_loaders():
-                fit(trainer, micro_batches(options, split, trainer.step, ranks), run, stop)
-        except Stopped:
-            if ranks.is_main:
-                print(f"saved step {trainer.step} in {path}: continue with --resume", file=sys.stderr)
-            return EXIT_RESUME
-        finally:
-            run.log.close()
-        conclude(run)
-        return 0
+        return carry_out(run, split, weights, stop)
+
+
+def carry_out(run: Run, split: TrainingSet, weights: str, stop: StopSignal) -> int:
+    """Check and train a run that has started from `weights`. Returns the exit code."""
+    options, trainer = run.options, run.trainer
+    try:
+        announce(run, split, weights)
+        with explained(options.machine.compile), explained_loaders():
+            if not options.run.no_check:
+                run.check()
+            fit(trainer, micro_batches(options, split, trainer.step, run.ranks), run, stop)
+    except Stopped:
+        if run.ranks.is_main:
+            print(f"saved step {trainer.step} in {run.path}: continue with --resume", file=sys.stderr)
+        return EXIT_RESUME
+    finally:
+        run.log.close()
+    conclude(run)
+    return 0
 
 
 def check(options: Options, split: TrainingSet, valsets: dict[str, PreparedSplit], ranks: Ranks) -> None:
@@ -113,13 +122,15 @@ def check(options: Options, split: TrainingSet, valsets: dict[str, PreparedSplit
 
 
 def build_model(
-    options: Options, config: ReSTRConfig, split: TrainingSet, resuming: bool
+    options: Options, config: ReSTRConfig, split: TrainingSet, vocabulary: Vocabulary, resuming: bool
 ) -> tuple[torch.nn.Module, str]:
-    """The model with its first weights, a pre-trained ViT and GloVe unless saved ones are to come, and their source."""
+    """The model with its first weights and their source: a pre-trained ViT and GloVe, unless there are trained ones."""
     model, flags = build_restr(config), options.model
     model.set_grad_checkpointing(options.machine.grad_checkpoint)
     if resuming:
         return model, "saved by this run"
+    if flags.start_from:
+        return model, start_from(model, flags.start_from, vocabulary, options.data.embeddings, options.recipe.seed)
     file = options.data.embeddings or split.embeddings_file()
     missing = flags.no_pretrained and not options.data.embeddings and not file.exists()
     if flags.random_embeddings or missing:

@@ -13,13 +13,20 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from eval.loaders import loading, shared
+from eval.visualise import spread
 from train.folders import TrainingSet
-from train.options import Options
+from train.options import VAL_LIMITS, Options
 from utils.device import Ranks
 from utils.errors import InputError
 from utils.geometry import fit_inside, pad
 from utils.prepared import PreparedSplit
 from utils.resample import resize_image, resize_mask
+
+
+def judged(valset: PreparedSplit, limit: int | None) -> PreparedSplit:
+    """What validation judges of a split: `limit` expressions, evenly spread; 0: all; None: as VAL_LIMITS says."""
+    limit = VAL_LIMITS.get(valset.dataset, 0) if limit is None else limit
+    return valset.select(sorted(spread(len(valset), limit))) if limit else valset
 
 
 class TrainDataset(Dataset):

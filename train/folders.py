@@ -34,11 +34,23 @@ def open_splits(folders: list[Path], split: str) -> dict[str, PreparedSplit]:
 
 
 def open_folders(options: DataOptions) -> tuple[TrainingSet, dict[str, PreparedSplit], Vocabulary]:
-    """The training set, the validation splits by name, and the vocabulary. Raises InputError."""
-    splits, valsets = (open_splits(options.data_dir, split) for split in (options.set, options.valset))
+    """The training set, the validation splits by name, and the vocabulary; with --overfit a few expressions of each.
+
+    Raises InputError.
+    """
+    splits, few = open_splits(options.data_dir, options.set), options.overfit
+    for split in splits.values():
+        if few is not None and few > len(split):
+            fault = f"{split.folder} has {len(split):,} expressions in {split.split}"
+            raise InputError(f"--overfit {few}: {fault}; give fewer")
+    if few is None:
+        valsets = open_splits(options.data_dir, options.valset)
+    else:
+        options.valset = options.set
+        splits = valsets = {name: split.select(range(few)) for name, split in splits.items()}
     training = TrainingSet(splits)
     vocabulary = training.vocabulary(options.vocabulary)
-    if not options.keep_overlap:
+    if few is None and not options.keep_overlap:
         training.leave_out_overlap()
     return training, valsets, vocabulary
 
@@ -47,11 +59,11 @@ class TrainingSet:
     """The training splits of one or more folders, one after another, as `train.data.TrainDataset` reads them.
 
     Args: splits, by name. Raises InputError for folders that were built at different sizes.
-    `lengths`: expressions of each split; `left_out`: by name, those that `leave_out_overlap` found.
+    `left_out`: by name, how much `leave_out_overlap` has left out.
     """
 
     def __init__(self, splits: dict[str, PreparedSplit]):
-        self.splits = splits
+        self.splits = dict(splits)
         self._first, *others = splits.values()
         for other in others:
             sizes = {self._first.image_size, other.image_size} - {None}
@@ -59,11 +71,6 @@ class TrainingSet:
                 fault = f"was built at another size than {self._first.folder}"
                 raise InputError(f"{other.folder}: {fault}; build both with the same --img-size")
         self.left_out: dict[str, dict] = {}
-        self._keep([np.arange(len(split)) for split in splits.values()])
-
-    def _keep(self, indices: list[np.ndarray]) -> None:
-        self._indices, self.lengths = indices, [len(own) for own in indices]
-        self._ends = np.cumsum(self.lengths)
 
     def leave_out_overlap(self) -> None:
         """Leave out the expressions for images that also stand in an evaluation split of one of the folders.
@@ -78,7 +85,6 @@ class TrainingSet:
             for name in _judged(split)
             for image in PreparedSplit(split.folder, name).image_index().names.tolist()
         }
-        indices = []
         for name, split in self.splits.items():
             images = split.image_index()
             out = np.array([photograph(split.dataset, image) in judged for image in images.names.tolist()])
@@ -89,8 +95,7 @@ class TrainingSet:
             digest = hashlib.sha256(own.astype("<i4")).hexdigest()
             counts = {"expressions": len(split) - len(own), "images": int(out.sum()), "kept_sha256": digest}
             self.left_out[name] = counts
-            indices.append(own)
-        self._keep(indices)
+            self.splits[name] = split.select(own.tolist())
 
     def not_looked_at(self) -> list[str]:
         """Evaluation splits of the public data sets that are not built, so that their images are not known."""
@@ -127,19 +132,27 @@ class TrainingSet:
     def __len__(self) -> int:
         return sum(self.lengths)
 
+    @property
+    def lengths(self) -> list[int]:
+        """The number of expressions of each split."""
+        return [len(split) for split in self.splits.values()]
+
     def read(self, i: int) -> Sample:
         """Expression i, as PreparedSplit.read gives it."""
-        split, own = self._at(i)
+        _, split, own = self._at(i)
         return split.read(own)
 
     def name(self, i: int) -> str:
-        """The name of expression i: "unc_train_17"."""
-        split, own = self._at(i)
-        return split.name(own)
+        """The name of expression i: "unc_train_17"; "unc#2/unc_train_17" where two folders hold unc."""
+        name, split, own = self._at(i)
+        return split.name(own) if name == split.dataset else f"{name}/{split.name(own)}"
 
-    def _at(self, i: int) -> tuple[PreparedSplit, int]:
-        which = int(np.searchsorted(self._ends, i, "right"))
-        return [*self.splits.values()][which], int(self._indices[which][i - self._ends[which]])
+    def _at(self, i: int) -> tuple[str, PreparedSplit, int]:
+        for name, split in self.splits.items():
+            if i < len(split):
+                return name, split, i
+            i -= len(split)
+        raise IndexError(f"{len(self)} expressions, and not {i} more")
 
 
 def _judged(split: PreparedSplit) -> list[str]:

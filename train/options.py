@@ -27,6 +27,8 @@ SPEED = "memory and speed only"
 SKIPPED = "when to give up; a skipped step changes no weight"
 CORES = min(8, os.cpu_count() or 1)
 ROUNDING = "the same step except for rounding"
+CHECK = "nothing that the run computes"
+VAL_LIMITS = {"referit": 10_000}  # of data sets whose validation is not whole; as many as the authors' code judges
 
 
 @dataclass
@@ -40,6 +42,9 @@ class DataOptions:
         None, "share of each folder, such as 2 1 1 (default: the size of each)", nargs="+", limits=(1, 1000)
     )
     keep_overlap: bool = option(False, "train on images of the folders' evaluation splits, too", harmless=CONTENT)
+    overfit: int | None = option(
+        None, "train and validate on the first N expressions of --set: IoU near 1, or something is wrong", limits=COUNT
+    )
     input_size: tuple | None = option(
         None, "height,width in pixels (default: as DATA was built)", type=size, metavar="H,W", harmless=CONFIG
     )
@@ -60,6 +65,7 @@ class ModelOptions:
     drop_path: float = option(FusionConfig.drop_path, "share of dropped last blocks", limits=(0, 0.9), harmless=CONFIG)
     is_shared: bool = option(False, "one block applied --tr_n_layers times in each fusion encoder", harmless=CONFIG)
     no_decoder: bool = option(False, "patch logits only, without the patch loss", harmless=CONFIG)
+    start_from: Path | None = option(None, "checkpoint whose weights a new run starts from", harmless=START)
     v_weights: Path | None = option(None, "ViT weights (default: downloaded by timm)", harmless=START)
     no_pretrained: bool = option(False, "random ViT weights; embeddings may be missing", harmless=START)
     random_embeddings: bool = option(False, "random word embeddings", harmless=START)
@@ -122,6 +128,7 @@ class RunOptions:
     weights_dir: Path = option(Path("weights"), "parent folder of the run's folder", harmless=PLACE)
     resume: bool = option(False, "continue from last.pth", harmless=PLACE)
     allow_changes: bool = option(False, "with --resume, accept flags that differ from the saved run", harmless=PLACE)
+    no_check: bool = option(False, "no trial of validation and checkpoint before the first step", harmless=CHECK)
     save_every: int = option(5000, "steps between validations and checkpoints", limits=COUNT)
     keep: int | None = option(
         None, "newest numbered checkpoints that stay; 0: all (default: 3)", limits=COUNT_OR_0, harmless=FILES
@@ -146,9 +153,16 @@ class Validation(EvalSettings):
     """How the run is validated: the threshold has no flag, and --batch_size is that of training."""
 
     threshold: float = EvalSettings.threshold
+    val_limit: int | None = option(
+        None, "expressions to validate on, evenly spread; 0: all (default: all, of referit 10,000)", limits=COUNT_OR_0
+    )
     batch_size: int = option(
         8, "images, and expressions, at a time", flag="eval_batch_size", limits=(1, 1024), harmless=SPEED
     )
+
+
+# Flags of ModelOptions of which one at most can be given.
+CONTRADICTIONS = {"no_pretrained": ["v_weights"], "start_from": ["no_pretrained", "v_weights", "random_embeddings"]}
 
 
 @dataclass
@@ -185,8 +199,10 @@ def parse_options(description: str, arguments: list[str] | None = None) -> Optio
     args = parser.parse_args(arguments)
     options = Options(**{part: read_options(kind, args) for part, kind in GROUPS.items()})
     options.validation = replace(options.validation, amp=options.machine.amp_dtype)
-    if options.model.no_pretrained and options.model.v_weights:
-        raise InputError("--no_pretrained and --v_weights contradict each other: leave one out")
+    for one, others in CONTRADICTIONS.items():
+        for other in others:
+            if getattr(options.model, one) and getattr(options.model, other):
+                raise InputError(f"--{one} and --{other} contradict each other: leave one out")
     shares, folders = options.data.mix, options.data.data_dir
     if shares and len(shares) != len(folders):
         raise InputError(

@@ -4,9 +4,10 @@ import fcntl
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -14,10 +15,11 @@ import numpy as np
 import torch
 
 from eval.evaluator import evaluate
-from eval.metrics import summarise
+from eval.metrics import PRECISIONS, summarise
 from eval.visualise import sheet, spread, write_prediction
 from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from models.restr import check_weights
+from train.data import judged
 from train.folders import TrainingSet
 from train.logs import NoLog, RunLog
 from train.loop import Trainer
@@ -31,6 +33,7 @@ from utils.text import Vocabulary
 
 OTHER = "choose another --exp_name"
 KEEP = 3  # numbered checkpoints, without --keep
+SCORES = ("oIoU", "mIoU")
 PICTURES = 8  # validation samples that are drawn, evenly spaced over the split
 
 
@@ -100,16 +103,21 @@ class Run:
     path: Path
     vocabulary: Vocabulary
     data: dict  # what `data_of` says
-    valsets: dict[str, PreparedSplit]  # by name; the best checkpoint is the one of their highest mean oIoU
+    valsets: dict[str, PreparedSplit]  # by name; from `start` on, what of them is judged
     log: RunLog | NoLog = field(default_factory=NoLog)
     spared: list[Path] = field(default_factory=list)  # numbered checkpoints that stay, however old
 
     def start(self, resuming: bool) -> None:
         """Open the log; with `resuming` go on from the newest whole state. Raises InputError."""
         known = self._resume() if resuming else 0
+        self.valsets = self._judged()
         if self.ranks.is_main:
             wandb = self.options.compared() if self.options.run.wandb else None
             self.log = RunLog(self.path, self.trainer.step, known, wandb)
+
+    def _judged(self) -> dict[str, PreparedSplit]:
+        limit = self.options.validation.val_limit
+        return {name: judged(valset, limit) for name, valset in self.valsets.items()}
 
     def _resume(self) -> int:
         """Go on from the newest whole state: the bytes of log.jsonl that it knows. Raises the newest's InputError."""
@@ -127,6 +135,26 @@ class Run:
             return known
         raise InputError(faults[0])
 
+    def check(self) -> None:
+        """Do now what would otherwise fail after hours: judge two images, save the state, and go on from that file.
+
+        Each process has to make this call. It changes nothing, no random number either, and the file goes again.
+        Raises InputError or OSError.
+        """
+        started, file = time.monotonic(), self.path / f"{TEMPORARY_PREFIX}check.pth"
+        with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed for its processes
+            for valset in self.valsets.values():
+                self._judge(valset.select([0, len(valset) - 1]), progress=False)
+        if not self.ranks.is_main:
+            return
+        try:
+            save_checkpoint(file, self._state())
+            self._load(file)
+        finally:
+            file.unlink(missing_ok=True)
+        seconds = time.monotonic() - started
+        print(f"check     two images judged, a checkpoint written and read back, in {seconds:.1f} s", flush=True)
+
     def due(self) -> bool:
         """Whether this step is one to save and validate after."""
         step = self.trainer.step
@@ -138,10 +166,8 @@ class Run:
             remedy = "continue from last.pth with --resume --allow_changes and a lower --lr or a --grad_clip"
             raise InputError(f"{self.path}: at step {self.trainer.step} the weights are not finite: {remedy}")
         if self.ranks.is_main:
-            options, known = self.options.compared(), self.log.position()
-            training = {"trainer": self.trainer.state(), "options": options, "log_bytes": known}
             new, last = self.path / "last.new.pth", self.path / "last.pth"
-            save_checkpoint(new, self._checkpoint(training=training))
+            save_checkpoint(new, self._state())
             if last.exists():
                 last.replace(self.path / "last.prev.pth")
             new.replace(last)
@@ -184,42 +210,38 @@ class Run:
 
         Of several splits: means of theirs, and "by_dataset" with each.
         """
-        found = {name: self._evaluate_one(name, valset) for name, valset in self.valsets.items()}
-        metrics, *others = found.values()
-        if others:
-            prec = {x: fmean(own["prec"][x] for own in found.values()) for x in metrics["prec"]}
-            metrics = {key: fmean(own[key] for own in found.values()) for key in ("oIoU", "mIoU")}
-            metrics |= {"prec": prec, "by_dataset": found}
+        step, found = self.trainer.step, {}
+        for name, valset in self.valsets.items():
+            own = "" if name == valset.dataset else f"{name}/"  # two folders of one data set have samples of one name
+            folder = self.path / "vis" / str(step) / own if self.options.run.is_vis else None
+            found[name], sheets = self._judge(valset, folder)
+            for sample, picture in gather(sheets):  # each rank has drawn its own
+                self.log.picture(f"val/{own}{sample}", step, picture)
+        metrics = mean_metrics(found)
         prec = {f"Prec@{x}": value for x, value in metrics["prec"].items()}
-        each = {f"{name} {key}": own[key] for name, own in found.items() for key in ("oIoU", "mIoU") if others}
-        values = {"oIoU": metrics["oIoU"], "mIoU": metrics["mIoU"], **prec, **each}
-        self.log.record("val", self.trainer.step, values)
+        values = {key: metrics[key] for key in SCORES} | prec
+        if len(found) > 1:
+            values |= {f"{name} {key}": own[key] for name, own in found.items() for key in SCORES}
+        self.log.record("val", step, values)
         return metrics
 
-    def _evaluate_one(self, name: str, valset: PreparedSplit) -> dict:
-        """Metrics of one validation split, whose images are logged; `name` tells splits of one data set apart."""
-        step, settings = self.trainer.step, self.options.validation
-        folder, prefix = self.path / "vis" / str(step), ""
-        if name != valset.dataset:
-            folder, prefix = folder / name, f"{name}/"
-
-        sheets = []
+    def _judge(self, split: PreparedSplit, folder: Path | None = None, **how) -> tuple[dict, list]:
+        """Metrics, and (name, image) of those samples drawn that this process judged; `folder` gets files of them."""
+        settings, sheets = self.options.validation, []
 
         def show(prediction) -> None:
             sheets.append((prediction.score.name, np.asarray(sheet(prediction, settings.threshold))))
-            if self.options.run.is_vis:
+            if folder:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_prediction(folder, prediction, settings.threshold)
 
-        how = {
-            "num_workers": self.options.data.num_workers,
-            "on_sample": show,
-            "shown": spread(len(valset), PICTURES),
-        }
-        metrics = summarise(evaluate(self.model, valset, settings, self.ranks, **how), valset.dataset)
-        for sample, picture in gather(sheets):  # each rank has drawn its own
-            self.log.picture(f"val/{prefix}{sample}", step, picture)
-        return metrics
+        how |= {"num_workers": self.options.data.num_workers, "on_sample": show, "shown": spread(len(split), PICTURES)}
+        return summarise(evaluate(self.model, split, settings, self.ranks, **how), split.dataset), sheets
+
+    def _state(self) -> Checkpoint:
+        """The whole state, to continue from."""
+        options, known = self.options.compared(), self.log.position()
+        return self._checkpoint(training={"trainer": self.trainer.state(), "options": options, "log_bytes": known})
 
     def _checkpoint(self, **more) -> Checkpoint:
         weights, words = self.model.state_dict(), self.vocabulary.words
@@ -232,8 +254,13 @@ class Run:
         options, position = training.get("options"), training.get("log_bytes")
         if not isinstance(options, dict) or type(position) is not int or position < 0:
             raise InputError(f"{file}: holds no training state to --resume: {OTHER}")
+        options = {"val_limit": 0, **options}  # version 1.0 judged the whole split
+        validation = self.options.validation
+        if validation.val_limit is None:  # a run keeps to what it began with
+            self.options.validation = replace(validation, val_limit=options["val_limit"])
         self.check_same(file, state, options)
         try:
+            self._judged()
             check_weights(self.model.config, state.weights)
             if not all(weight.isfinite().all() for weight in state.weights.values()):
                 raise ValueError("weights are not finite")
@@ -261,6 +288,14 @@ class Run:
         for name, now in self.data.items():
             if state.data.get(name) != now:
                 raise OtherRun(f"--resume: the run in {file.parent} was trained on other data ({name}): {OTHER}")
+
+
+def mean_metrics(found: dict[str, dict]) -> dict:
+    """What `summarise` returns of one split; of several the means of theirs, and "by_dataset" with each."""
+    if len(found) == 1:
+        return next(iter(found.values()))
+    prec = {x: fmean(own["prec"][x] for own in found.values()) for x in PRECISIONS}
+    return {key: fmean(own[key] for own in found.values()) for key in SCORES} | {"prec": prec, "by_dataset": found}
 
 
 def data_of(

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,15 +172,17 @@ class PreparedSplit:
         self.meta = read_meta(self.folder)
         self.words: int | None = None
         if self.meta is None:
-            self.dataset, self._length = _reference_dataset(self.folder, split)
+            self.dataset, length = _reference_dataset(self.folder, split)
         else:
             self.dataset, self.words = self.meta["dataset"], self.meta["vocabulary"]["size"]
-            self._length = self._count_complete()
+            length = self._count_complete()
+        self._numbers: Sequence[int] = range(length)  # of the expressions' files
         self._self_contained = self.meta is None or self.meta["self_contained"]
         self._files = SplitFiles(self.folder, self.dataset, split)
         if self.meta:
             self._check_count()
         self._index: ImageIndex | None = None
+        self._whole: PreparedSplit | None = None  # that this is a part of
 
     def _count_complete(self) -> int:
         """The number of expressions. Raises InputError unless the split was built to its end."""
@@ -233,8 +236,14 @@ class PreparedSplit:
             vocabulary = source.removeprefix("vocabulary_").removesuffix(".txt")
         return Path(os.path.abspath(self.folder)).parent.parent / name.format(vocabulary)  # noqa: PTH100
 
+    def select(self, indices: Sequence[int]) -> PreparedSplit:
+        """These expressions, in this order, as a split of their own; each keeps its name."""
+        part = copy(self)
+        part._numbers, part._whole = [self._numbers[i] for i in indices], self._whole or self
+        return part
+
     def __len__(self) -> int:
-        return self._length
+        return len(self._numbers)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -253,7 +262,7 @@ class PreparedSplit:
 
     def name(self, i: int) -> str:
         """The name of expression i: "unc_val_17"."""
-        return self._files.name(i)
+        return self._files.name(self._numbers[i])
 
     def read(self, i: int) -> Sample:
         """All of expression i; its npz is opened once. Raises InputError: a missing or damaged file, unequal sizes."""
@@ -292,6 +301,9 @@ class PreparedSplit:
 
     def image_index(self) -> ImageIndex:
         """The image of each expression. Where no file says it, every npz is read, and the file is written."""
+        if self._whole:
+            whole = self._whole.image_index()
+            return ImageIndex.of(whole.names[whole.numbers[self._numbers]].tolist())
         self._index = self._index or self.stored_index()
         if self._index is None:
             shown = {"desc": f"{self.dataset} {self.split}: images", "unit": "expr", "delay": 5, "leave": False}
@@ -316,7 +328,7 @@ class PreparedSplit:
         if not 0 <= i < len(self):
             raise IndexError(f"{self.folder}: {self.split} has {len(self)} expressions, not {i}")
         keys = [ARRAY_KEYS[which] for which in arrays] if self._self_contained else FILE_KEYS
-        return read_npz(self._files.npz(i), (*TEXT_KEYS, *keys), optional_keys=(SUMS_KEY,))
+        return read_npz(self._npz(i), (*TEXT_KEYS, *keys), optional_keys=(SUMS_KEY,))
 
     def _text(self, i: int, entry: dict[str, np.ndarray]) -> tuple[np.ndarray, str, str]:
         ids, expression = entry["text_batch"], entry["sent_batch"]
@@ -330,7 +342,7 @@ class PreparedSplit:
     def _string(self, i: int, entry: dict[str, np.ndarray], key: str) -> str:
         if entry[key].size != 1 or entry[key].dtype.kind != "U":
             raise self.broken(i, f"{key} is not a name")
-        return safe_name(entry[key].item(), f"{self._files.npz(i)}: {key}")
+        return safe_name(entry[key].item(), f"{self._npz(i)}: {key}")
 
     def _stored(self, i: int, entry: dict[str, np.ndarray], which: int) -> np.ndarray:
         """The IMAGE or the MASK as the folder has it."""
@@ -358,7 +370,10 @@ class PreparedSplit:
 
     def broken(self, i: int, fault: str) -> InputError:
         """The error of an expression whose files cannot be used. Built again, its image and mask are compared too."""
-        return InputError(f"{self._files.npz(i)}: {one_line(fault)}; {BUILD_REMEDY}")
+        return InputError(f"{self._npz(i)}: {one_line(fault)}; {BUILD_REMEDY}")
+
+    def _npz(self, i: int) -> Path:
+        return self._files.npz(self._numbers[i])
 
 
 def _shown(array: np.ndarray) -> str:

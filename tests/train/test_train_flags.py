@@ -136,7 +136,7 @@ def test_words_start_from_the_table_and_padding_from_zero(tmp_path):
     table = np.random.default_rng(0).normal(size=(language.vocabulary_size, language.width)).astype(np.float32)
     np.save(tmp_path / "emb.npy", table)
     args = parse("--no_pretrained", "--embeddings", str(tmp_path / "emb.npy"))
-    model, source = train_restr.build_model(args, CONFIG, split=None, resuming=False)
+    model, source = train_restr.build_model(args, CONFIG, None, None, resuming=False)
     table[0] = 0
     assert np.array_equal(model.language.embedding.weight.detach(), table)
     assert source == f"ViT random: --no_pretrained; word embeddings {tmp_path / 'emb.npy'}"
@@ -163,7 +163,7 @@ def test_every_flag_is_compared_on_resume_or_harmless():
 
 CHANGES = {  # flag -> another value than the default
     "adamW is_cos amp tf32 eval_antialias": [],
-    "batch_size num_steps warm_iter save_every log_every seed": ["7"],
+    "batch_size num_steps warm_iter save_every log_every seed overfit val_limit": ["7"],
     "lr v_lr_scale end_lr power weight_decay momentum grad_clip alpha_loc patch_thres": ["0.25"],
     "patch_label": ["share"],
     "eval_pad": ["black"],
