@@ -184,9 +184,8 @@ def check_complete(scores: list[SampleScore], split: PreparedSplit) -> None:
             f"{len(judged)} expressions ({len(set(judged))} different) were evaluated but the split has {len(split)}"
         )
     entry = split.meta["splits"][split.split] if split.meta else {}
-    built = entry.get("texts_sha256")  # folders of earlier versions do not say
-    whole = len(split) == entry.get("expressions")  # and not a part of it, as `PreparedSplit.select` makes
-    if built and whole and built != texts_digest((score.image_name, score.sentence) for score in scores):
+    built = entry.get("texts_sha256") if len(split) == split.whole else None  # folders of version 1.0 do not say
+    if built and built != texts_digest((score.image_name, score.sentence) for score in scores):
         raise InputError(
             f"{split.folder}: the {len(split):,} expressions of {split.split} are not those that {META} was written "
             "for; move the folder away and build it again with build_batches.py"

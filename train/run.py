@@ -260,7 +260,7 @@ class Run:
             self.options.validation = replace(validation, val_limit=options["val_limit"])
         self.check_same(file, state, options)
         try:
-            self._judged()
+            self._judged()  # an error if the file's --val_limit is no number
             check_weights(self.model.config, state.weights)
             if not all(weight.isfinite().all() for weight in state.weights.values()):
                 raise ValueError("weights are not finite")

@@ -28,11 +28,11 @@ def announce(run: Run, split: TrainingSet, weights: str) -> None:
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in run.options.values().items()}
     folders = [str(folder) for folder in run.options.data.data_dir]
     flags["data_dir"] = folders if len(folders) > 1 else folders[0]
-    about = {"step": step, "processes": run.ranks.world, "parameters": parameters, "flags": flags}
+    about = {"step": step, "processes": run.ranks.world, "parameters": parameters, "weights": weights, "flags": flags}
     if len(folders) > 1:
         about |= {"left_out": split.left_out, "not_looked_at": split.not_looked_at()}
     about |= facts(run.ranks.device)
-    print(_summary(run, split, weights, about))
+    print(_summary(run, split, about))
     earlier = []
     if path.exists():
         before = read_json(path, "record of a run's starts", "move it away")
@@ -41,7 +41,7 @@ def announce(run: Run, split: TrainingSet, weights: str) -> None:
     run.log.text("config", step, f"```\n{json.dumps(about, indent=1)}\n```")
 
 
-def _summary(run: Run, split: TrainingSet, weights: str, about: dict) -> str:
+def _summary(run: Run, split: TrainingSet, about: dict) -> str:
     options, step = run.options, run.trainer.step
     recipe, height, width = options.recipe, *options.data.input_size
     optimiser = "AdamW" if recipe.adamW else "SGD"
@@ -52,7 +52,7 @@ def _summary(run: Run, split: TrainingSet, weights: str, about: dict) -> str:
         "run": f"{run.path}, {f'goes on after step {step:,}' if step else 'from the start'}",
         "data": _data(run, split, form, about.get("not_looked_at")),
         "model": f"{about['parameters']:,} trainable parameters",
-        "weights": weights,
+        "weights": about["weights"],
         "training": f"{recipe.num_steps:,} steps of {recipe.batch_size} samples, {optimiser}, learning rate "
         f"{recipe.lr:g}, validation every {options.run.save_every:,} steps",
         "device": f"{several}{about['device']}{precision}",
@@ -62,15 +62,18 @@ def _summary(run: Run, split: TrainingSet, weights: str, about: dict) -> str:
 
 def _data(run: Run, split: TrainingSet, form: str, not_looked_at: list[str] | None) -> str:
     """Of one folder a line; of several one for each, then what they have together."""
-    several, lines = len(split.splits) > 1, []
+    lines = []
     for number, (name, own) in enumerate(split.splits.items()):
-        valset, count = run.valsets[name], split.lengths[number]
-        share = f"{name}, share {run.options.data.mix[number]}, " if run.options.data.mix else f"{name}, " * several
-        line = f"{own.folder}: {share}{own.split} {count:,} expressions, {valset.split} {len(valset):,}"
-        if out := split.left_out.get(name):
-            line += f"; {out['expressions']:,} left out, as their {out['images']:,} images are in evaluation splits"
+        train, val = (
+            f"{len(one):,}" + f" of {one.whole:,}" * (len(one) < one.whole) for one in (own, run.valsets[name])
+        )
+        called = f" ({name})" * (name != own.dataset)
+        share = f"share {run.options.data.mix[number]}, " if run.options.data.mix else ""
+        line = f"{own.folder}{called}: {share}{own.split} {train} expressions, {run.options.data.valset} {val}"
+        if name in split.left_out:
+            line += f", left out for {split.left_out[name]['images']:,} images of evaluation splits"
         lines.append(line)
-    if not several:
+    if len(lines) == 1:
         return f"{lines[0]}, {form}"
     lines.append(f"together {len(split):,} expressions, {form}")
     if split.left_out and not_looked_at:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from models import ReSTR, load_restr
+from models import ReSTR, ReSTRConfig, load_restr
 from utils.errors import InputError, one_line
 from utils.text import Vocabulary, read_embeddings
 
@@ -22,7 +22,7 @@ def start_from(model: ReSTR, file: Path, vocabulary: Vocabulary, embeddings: Pat
     """
     source = load_restr(file, "cpu", shared=model.config.fusion.shared)
     _check_same(file, source, model)
-    words = source.vocabulary or vocabulary.words
+    words = Vocabulary(source.vocabulary or vocabulary.words, file).words
     old, number = source.language.embedding.weight.detach(), len(vocabulary)
     if len(words) != len(old):
         fault = f"does not say which its {len(old):,} words are, and the data have {number:,}"
@@ -38,15 +38,15 @@ def start_from(model: ReSTR, file: Path, vocabulary: Vocabulary, embeddings: Pat
     source.vision.backbone.set_input_size(model.image_size)
     model.load_state_dict(source.state_dict() | {"language.embedding.weight": table})
     carried = int((rows >= 0).sum())
-    new = f"{number - carried:,} {f'from {embeddings}' if embeddings else 'drawn'}"
-    return f"{source.provenance['file']} (step {source.provenance['step']:,}); words: {carried:,} carried over, {new}"
+    origin = f"from {embeddings}" if embeddings else "drawn"
+    return f"{source.provenance['file']}; words: {carried:,} carried over, {number - carried:,} {origin}"
 
 
 def _check_same(file: Path, source: ReSTR, model: ReSTR) -> None:
     """Raise InputError unless `source`, of `file`, is finite and a model as `model` but for FREE."""
     differences = []
     for part in fields(model.config):
-        found, asked = (getattr(with_heads(each), part.name) for each in (source, model))
+        found, asked = (getattr(_config(each), part.name) for each in (source, model))
         for item in fields(found):
             then, now = getattr(found, item.name), getattr(asked, item.name)
             if then != now and item.name not in FREE:
@@ -57,7 +57,7 @@ def _check_same(file: Path, source: ReSTR, model: ReSTR) -> None:
         raise InputError(f"{file}: its weights are not finite, its training has diverged: take an earlier checkpoint")
 
 
-def with_heads(model: ReSTR):
-    """The configuration with the number of heads that the fusion encoders have."""
+def _config(model: ReSTR) -> ReSTRConfig:
+    """Its configuration, with the number of heads of the fusion encoders: the authors' says it, ours by default not."""
     fusion = model.config.fusion
     return replace(model.config, fusion=replace(fusion, heads=fusion.heads or model.vision.heads))

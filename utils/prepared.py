@@ -163,6 +163,7 @@ class PreparedSplit:
     """The expressions of one split of prepared data, by index, in the order of the annotations.
 
     `folder` Path, `split`, `dataset`, and `meta`: the content of meta.json, None in a folder of the authors' code.
+    `whole`: the number of expressions in the folder, of which `select` leaves a part.
     `words`: ids are below it; None where a folder does not tell, until `vocabulary` does.
     Raises InputError: no such folder or split, one whose build has not finished, or more or fewer expressions.
     """
@@ -172,17 +173,17 @@ class PreparedSplit:
         self.meta = read_meta(self.folder)
         self.words: int | None = None
         if self.meta is None:
-            self.dataset, length = _reference_dataset(self.folder, split)
+            self.dataset, self.whole = _reference_dataset(self.folder, split)
         else:
             self.dataset, self.words = self.meta["dataset"], self.meta["vocabulary"]["size"]
-            length = self._count_complete()
-        self._numbers: Sequence[int] = range(length)  # of the expressions' files
+            self.whole = self._count_complete()
+        self._numbers: Sequence[int] = range(self.whole)  # of the expressions' files
         self._self_contained = self.meta is None or self.meta["self_contained"]
         self._files = SplitFiles(self.folder, self.dataset, split)
         if self.meta:
             self._check_count()
         self._index: ImageIndex | None = None
-        self._whole: PreparedSplit | None = None  # that this is a part of
+        self._origin: PreparedSplit | None = None  # of which this is a part
 
     def _count_complete(self) -> int:
         """The number of expressions. Raises InputError unless the split was built to its end."""
@@ -239,7 +240,7 @@ class PreparedSplit:
     def select(self, indices: Sequence[int]) -> PreparedSplit:
         """These expressions, in this order, as a split of their own; each keeps its name."""
         part = copy(self)
-        part._numbers, part._whole = [self._numbers[i] for i in indices], self._whole or self
+        part._numbers, part._origin = [self._numbers[i] for i in indices], self._origin or self
         return part
 
     def __len__(self) -> int:
@@ -301,8 +302,8 @@ class PreparedSplit:
 
     def image_index(self) -> ImageIndex:
         """The image of each expression. Where no file says it, every npz is read, and the file is written."""
-        if self._whole:
-            whole = self._whole.image_index()
+        if self._origin:
+            whole = self._origin.image_index()
             return ImageIndex.of(whole.names[whole.numbers[self._numbers]].tolist())
         self._index = self._index or self.stored_index()
         if self._index is None:

@@ -163,7 +163,7 @@ def test_every_flag_is_compared_on_resume_or_harmless():
 
 CHANGES = {  # flag -> another value than the default
     "adamW is_cos amp tf32 eval_antialias": [],
-    "batch_size num_steps warm_iter save_every log_every seed overfit val_limit": ["7"],
+    "batch_size num_steps warm_iter save_every log_every seed": ["7"],
     "lr v_lr_scale end_lr power weight_decay momentum grad_clip alpha_loc patch_thres": ["0.25"],
     "patch_label": ["share"],
     "eval_pad": ["black"],
@@ -175,6 +175,7 @@ CHANGES = {  # flag -> another value than the default
     "is_shared no_decoder": [],
     "input_size": ["96"],
     "mix": ["3"],
+    "overfit val_limit": ["7"],
 }
 
 
