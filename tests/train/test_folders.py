@@ -192,7 +192,11 @@ def test_a_run_over_two_folders(mixed, folders):
         f"{name} {split}" for name in ("Gref", "unc") for split in ("train", "val")
     }
     said, config = Path(f"{mixed}.out").read_text(), json.loads((mixed / "config.json").read_text())
-    facts = ("share 2, train 20 of 24 expressions, val 8, left out for 1 image", "share 1, train 20 of 28", "together 40 ")
+    facts = (
+        "share 2, train 20 of 24 expressions, val 8, left out for 1 image",
+        "share 1, train 20 of 28",
+        "together 40 ",
+    )
     assert [fact for fact in facts if fact not in said] == []
     assert "not looked at: the images of unc testB" in said and said.count("evaluate.py --data_dir") == 2
     assert {name: out["expressions"] for name, out in config["left_out"].items()} == {"Gref": 4, "unc": 8}
