@@ -115,8 +115,8 @@ def check_fit(model: ReSTR, path: Path, split: PreparedSplit, other_dataset: boo
             f"the vocabulary of {split.folder} ({theirs['size']} words) is not that of {path} ({words} words): "
             "build the batches with the vocabulary that the model was trained with"
         )
-    trained_on = model.provenance["data"].get("dataset")
-    if trained_on and trained_on != split.dataset and not other_dataset:
+    trained_on = model.provenance["data"].get("dataset")  # "unc, Gref" of two
+    if trained_on and split.dataset not in trained_on.split(", ") and not other_dataset:
         raise InputError(
             f"{path} was trained on {trained_on} and {split.folder} holds {split.dataset}: "
             "give the other --data_dir, or --allow_other_dataset if that is what you want to measure"

@@ -1,11 +1,12 @@
 """Refs in RefCOCO's layout: a file of refs, and instances.json with masks and image sizes.
 
+
 In gRefCOCO's form of it `ann_id` is a list: of annotations, whose union is the mask, or [-1] for no object, which
 `"no_target": true` says too.
 """
 
 import re
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,17 @@ class CocoFiles:
         """
         entries, faults = self._checked_entries(splits)
         return [sentence for entry in entries for sentence in entry["sentences"]], faults
+
+    def image_ids(self, splits: Collection[str]) -> tuple[dict[str, set[int]], list[str]]:
+        """The ids of each split's images, from the file of refs alone, and what is wrong with entries of it.
+
+        Raises InputError as `check` does.
+        """
+        entries, faults = self._checked_entries(splits)
+        ids: dict[str, set[int]] = {split: set() for split in splits}
+        for entry in entries:
+            ids[entry["split"]].add(entry["image_id"])
+        return ids, faults
 
     def check(self, splits: Container[str] | None) -> tuple[list[Ref], list[str]]:
         """The usable refs of the splits (None: of all) in the order of the file, and what is wrong with the others.

@@ -31,9 +31,10 @@ from prepare.workers import run_all
 from utils.datasets import DATASETS
 from utils.errors import InputError
 from utils.files.images import MAX_IMAGE_BYTES, read_image
-from utils.files.reading import read_bytes
+from utils.files.reading import BUILD_REMEDY, read_bytes
 from utils.files.writing import atomic_write
 from utils.geometry import fit_inside, pad
+from utils.image_index import ImageIndex
 from utils.prepared import NO_TARGET, SIZES, SUMS_KEY, PreparedSplit, SplitFiles, is_train, texts_digest
 from utils.resample import resize_image, resize_mask
 from utils.text import Vocabulary, tokenize
@@ -74,6 +75,12 @@ def plan(refs: list[Ref], source: Path) -> list[Job]:
     if not by_image:
         raise InputError(f"{source}: the split has no expressions")
     return [Job(tuple(group)) for group in by_image.values()]
+
+
+def image_index(jobs: list[Job]) -> ImageIndex:
+    """The image of each expression."""
+    names = {i: ref.image_name for job in jobs for ref, sentences in job.refs for i, _ in sentences}
+    return ImageIndex.of(names[i] for i in range(len(names)))
 
 
 def split_entry(jobs: list[Job]) -> dict:
@@ -191,10 +198,12 @@ def _build(
     shows, all files are compared with what they have to be.
     """
     files, (number, shards) = writer.files, options.shard
+    index = image_index(jobs).encoded(entry["texts_sha256"])
     was_complete = meta["splits"][files.split]["complete"]
     sizes = writer.sizes()
     lacking, mine = writer.missing(jobs, sizes), jobs[number - 1 :: shards]
-    cut = not lacking and was_complete and meta.get(SIZES, {}).get(files.split) not in (None, writer.total(jobs, sizes))
+    recorded = meta.get(SIZES, {}).get(files.split)
+    cut = not lacking and was_complete and recorded not in (None, writer.total(jobs, sizes) + len(index))
     todo = mine if cut else writer.missing(mine, sizes)
     if was_complete and (lacking or cut):
         record_split(files, entry, None)
@@ -208,9 +217,11 @@ def _build(
     if todo:
         sizes = writer.sizes()
     left = writer.missing(jobs, sizes)
+    if not left:
+        writer.write_file(files.index, index, durable=True)
     if not left and not (was_complete and not lacking and not cut):
         sync_file_system(files.folder)
-        record_split(files, entry, writer.total(jobs, sizes))
+        record_split(files, entry, writer.total(jobs, sizes) + len(index))
     return sizes, left, empty
 
 
@@ -247,6 +258,9 @@ def damage(folder: Path, split: str, workers: int) -> list[str]:
     numbers = range(len(data))
     jobs = [numbers[i : i + VERIFIED_AT_ONCE] for i in numbers[::VERIFIED_AT_ONCE]]
     found = run_all(partial(_faults, data), jobs, workers, len, desc=f"{data.dataset} {split}", unit="expr")
+    index = SplitFiles(folder, data.dataset, split).index
+    if index.exists() and data.stored_index() is None:  # of version 1.0 there is none
+        found.append([f"{index}: is damaged, or of other expressions; {BUILD_REMEDY}"])
     return sorted(set().union(*found))
 
 
@@ -314,7 +328,7 @@ class Writer:
             image = resize_image(image, fit.size)
         if not self.self_contained:
             data = encode_png(image) if fit else data
-            self._write(self._image_path(job), data)
+            self.write_file(self._image_path(job), data)
             image_sum = zlib.crc32(data)
         empty = []
         for ref, sentences in job.refs:
@@ -325,7 +339,7 @@ class Writer:
                 mask = resize_mask(mask, fit.size)
             if not self.self_contained:
                 label = encode_png(mask)
-                self._write(self._label_path(ref), label)
+                self.write_file(self._label_path(ref), label)
                 pictures = {"image_file": self._image_path(job).name, "label_file": self._label_path(ref).name}
                 pictures[SUMS_KEY] = np.array([image_sum, zlib.crc32(label)], np.uint32)
             elif fit:
@@ -350,12 +364,12 @@ class Writer:
             ids = self.vocabulary.ids(sentence)
         archive = io.BytesIO()  # in memory, as writing an archive goes back and forth in it
         np.savez(archive, text_batch=ids, sent_batch=[sentence], im_name_batch=ref.image_name, **pictures)
-        self._write(self.files.npz(number), archive.getvalue())
+        self.write_file(self.files.npz(number), archive.getvalue())
 
     @staticmethod
-    def _write(path: Path, data: bytes) -> None:
+    def write_file(path: Path, data: bytes, durable: bool = False) -> None:
         """Unless the file is so already: an earlier run may have written it, also with another zlib, or lost a part."""
         if path.exists() and path.read_bytes() == data:
             return
-        with atomic_write(path, durable=False) as file:
+        with atomic_write(path, durable) as file:
             file.write(data)

@@ -4,6 +4,7 @@
     python tools/check_data.py -d unc Gref    # these two
     python tools/check_data.py -d unc --deep  # also open every image and draw every mask: minutes
     python tools/check_data.py -d NAME --refs FILE.jsonl     # your own data, all splits
+    python tools/check_data.py --overlap      # which splits have images that another data set trains on
 
 Counts refs, expressions and images per split and compares them with the published ones, estimates what the build takes,
 and prints where what is missing can be downloaded. A data set of which nothing is there, and that -d does not name, is
@@ -25,6 +26,7 @@ from prepare.own_data import add_own_data, own_data
 from prepare.public import IMAGES_REMEDY, coco_files, read_referit
 from prepare.ref import Ref, missing_files, noting, require_distinct_names
 from tools.data_sources import needs_of
+from tools.overlap import show_overlap
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import COCO_IMAGES, DATASETS, NAMES, REFERIT, WORDS, Counts, Dataset, short_name
 from utils.errors import InputError, one_line
@@ -90,11 +92,17 @@ def main() -> int:
     where = "folder that holds data/ and external/ (default: the repository)"
     parser.add_argument("--root", type=Path, metavar="DIR", default=Path(__file__).resolve().parents[1], help=where)
     parser.add_argument("--deep", action="store_true", help="check of every image and mask, which takes minutes")
+    shared = (
+        "only the matrix of images of one split that are training images of another data set, from annotations alone"
+    )
+    parser.add_argument("--overlap", action="store_true", help=shared)
     add_own_data(parser.add_argument_group("your own data"))
     options = parser.parse_args()
     if not options.root.is_dir():
         raise InputError(f"--root {options.root}: no such folder")
     report = Report()
+    if options.overlap and options.refs:
+        raise InputError("--overlap compares public data sets: leave --refs out")
     (check_own if options.refs else check_public)(options, report)
     if report.faults:
         print(f"{report.faults} kinds of faults: see FAULT above")
@@ -110,6 +118,9 @@ def check_public(options, report: Report) -> None:
         own_data(name, None, options.instances, options.images)
     datasets = [DATASETS[name] for name in names]
     found = [dataset for dataset in datasets if options.dataset or is_there(dataset, root)]
+    if options.overlap:
+        show_overlap(found, root, report)
+        return
     absent: set[Path] = set()
     for dataset in datasets:
         print(f"{dataset.name:9} {dataset.title:18} {f'below {root}' if dataset in found else '-'}")

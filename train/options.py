@@ -38,9 +38,13 @@ VAL_LIMITS = {"referit": 10_000}  # of data sets whose validation is not whole; 
 class DataOptions:
     """What is trained and validated on."""
 
-    data_dir: Path = option(..., "folder written by build_batches.py", harmless=CONTENT)
+    data_dir: list[Path] = option(..., "folder, or folders, written by build_batches.py", nargs="+", harmless=CONTENT)
     set: str = option("train", "split to train on", harmless=CONTENT)
     valset: str = option("val", "split to validate on", harmless=CONTENT)
+    mix: list[int] | None = option(
+        None, "share of each folder, such as 2 1 1 (default: the size of each)", nargs="+", limits=(1, 1000)
+    )
+    keep_overlap: bool = option(False, "train on images of the folders' evaluation splits, too", harmless=CONTENT)
     overfit: int | None = option(
         None, "train and validate on the first N expressions of --set: IoU near 1, or something is wrong", limits=COUNT
     )
@@ -222,6 +226,11 @@ def parse_options(description: str, arguments: list[str] | None = None) -> Optio
         )
     if not options.model.own_words and (options.model.random_embeddings or options.data.embeddings):
         raise InputError(f"--l_backbone {options.model.l_backbone} has its embeddings: leave out the flag for others")
+    shares, folders = options.data.mix, options.data.data_dir
+    if shares and len(shares) != len(folders):
+        raise InputError(
+            f"--mix {' '.join(map(str, shares))}: give one number for each folder, which are {len(folders)}"
+        )
     if not str(options.run.weights_dir / (options.run.exp_name or "")).isprintable():
         raise InputError("--weights_dir and --exp_name must consist of printable characters")
     return options

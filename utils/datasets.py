@@ -1,5 +1,6 @@
 """The public data sets (RefCOCO and its kin, ReferIt): where their files are, and their published numbers."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,3 +97,14 @@ def is_public(name: str, split: str, expressions: int) -> bool:
 def title(name: str) -> str:
     """The usual name of a data set: "RefCOCO" for "unc"; the user's own keep theirs."""
     return DATASETS[name].title if name in DATASETS else name
+
+
+def photograph(dataset: str, image_name: str) -> tuple[str, str | int]:
+    """What two data sets call the same photograph: COCO's id, or the name of an image that is not known to be COCO's.
+
+    Of the public data sets on COCO the id is what `image_name` ends with; elsewhere the name has to be COCO's own.
+    """
+    family = DATASETS[dataset].family if dataset in DATASETS else "custom"
+    ending = r"(\d+)$" if family == "mscoco" else r"COCO_(?:train|val)2014_(\d{12})$"
+    number = re.search(ending, image_name)
+    return ("coco", int(number[1])) if number else (family, image_name)

@@ -37,7 +37,9 @@ def add_options(group, kind: type) -> None:
     hints = typing.get_type_hints(kind)
     for name, field in flags_of(kind):
         about, how = field.metadata, dict(field.metadata["argparse"])
-        plain = next((t for t in typing.get_args(hints[field.name]) if t is not types.NoneType), hints[field.name])
+        plain = hints[field.name]
+        while inner := [part for part in typing.get_args(plain) if part is not types.NoneType]:  # of list[int] | None
+            plain = inner[0]
         if plain is bool:
             how["action"] = "store_true"
         else:

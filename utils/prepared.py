@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.cli import progress_bar
 from utils.datasets import DATASETS
 from utils.errors import InputError, one_line
 from utils.files.arrays import read_npz
 from utils.files.images import read_image, read_mask_png
 from utils.files.reading import BUILD_REMEDY, read_json, safe_name
 from utils.geometry import pad
+from utils.image_index import ImageIndex, read_index, write_index
 from utils.options import MAX_CANVAS_SIDE
 from utils.subwords import Subwords
 from utils.text import TEXT_LENGTH, Vocabulary
@@ -64,12 +66,13 @@ def build_command(meta: dict, split: str) -> str:
 
 
 class SplitFiles:
-    """Paths of one split's files: `batches`, `images` and `labels` are the three `folders`."""
+    """Paths of one split's files: `batches`, `images` and `labels` are the three `folders`, `index` an ImageIndex."""
 
     def __init__(self, folder: Path, dataset: str, split: str):
         self.folder, self.dataset, self.split = folder, dataset, split
         self.folders = tuple(folder / f"{split}_{kind}" for kind in ("batch", "image", "label"))
         self.batches, self.images, self.labels = self.folders
+        self.index = folder / f"{split}_images.npz"  # not in folders of version 1.0, until it is needed
 
     def name(self, number: int | str) -> str:
         """The name of an expression: "unc_val_17"."""
@@ -183,7 +186,8 @@ class PreparedSplit:
         self._files = SplitFiles(self.folder, self.dataset, split)
         if self.meta:
             self._check_count()
-        self._groups: list[list[int]] | None = None
+        self._index: ImageIndex | None = None
+        self._origin: PreparedSplit | None = None  # of which this is a part
 
     def _count_complete(self) -> int:
         """The number of expressions. Raises InputError unless the split was built to its end."""
@@ -245,7 +249,7 @@ class PreparedSplit:
     def select(self, indices: Sequence[int]) -> PreparedSplit:
         """These expressions, in this order, as a split of their own; each keeps its name."""
         part = copy(self)
-        part._numbers, part._groups = [self._numbers[i] for i in indices], None
+        part._numbers, part._origin = [self._numbers[i] for i in indices], self._origin or self
         return part
 
     def __len__(self) -> int:
@@ -257,6 +261,14 @@ class PreparedSplit:
         if self.meta is not None:
             return tuple(self.meta["image_size"])
         return self.image(0).shape[:2] if is_train(self.split) else None
+
+    def evaluation_splits(self) -> list[str]:
+        """The names of the whole splits of the same folder that are not for training."""
+        if self.meta is None:
+            names = [path.name.removesuffix("_batch") for path in self.folder.glob("*_batch")]
+        else:
+            names = [name for name, entry in self.meta["splits"].items() if entry["complete"]]
+        return sorted(name for name in names if not is_train(name))
 
     def name(self, i: int) -> str:
         """The name of expression i: "unc_val_17"."""
@@ -294,13 +306,32 @@ class PreparedSplit:
         return f"{self._text(i, entry)[2]} {hashlib.sha256(self._stored(i, entry, MASK)).hexdigest()}"
 
     def image_groups(self) -> list[list[int]]:
-        """Indices of the expressions of each image, in order of first appearance. Reads every npz file, once."""
-        if self._groups is None:
-            groups: dict[str, list[int]] = {}
-            for i in range(len(self)):
-                groups.setdefault(self.text(i)[2], []).append(i)
-            self._groups = list(groups.values())
-        return self._groups
+        """Indices of the expressions of each image, in order of first appearance."""
+        return self.image_index().groups()
+
+    def image_index(self) -> ImageIndex:
+        """The image of each expression. Where no file says it, every npz is read, and the file is written."""
+        if self._origin:
+            whole = self._origin.image_index()
+            return ImageIndex.of(whole.names[whole.numbers[self._numbers]].tolist())
+        self._index = self._index or self.stored_index()
+        if self._index is None:
+            shown = {"desc": f"{self.dataset} {self.split}: images", "unit": "expr", "delay": 5, "leave": False}
+            bar = progress_bar(iterable=range(len(self)), disable=os.environ.get("RANK", "0") != "0", **shown)
+            self._index = ImageIndex.of(map(self._image_name, bar))
+            write_index(self._files.index, self._index, self._texts_sha256)
+        return self._index
+
+    def _image_name(self, i: int) -> str:
+        return self._string(i, read_npz(self._files.npz(i), TEXT_KEYS[2:]), TEXT_KEYS[2])
+
+    def stored_index(self) -> ImageIndex | None:
+        """The content of the file that says the image of each expression; None if it cannot be used."""
+        return read_index(self._files.index, len(self), self._texts_sha256)
+
+    @property
+    def _texts_sha256(self) -> str:
+        return self.meta["splits"][self.split].get("texts_sha256", "") if self.meta else ""
 
     def _entry(self, i: int, *arrays: int) -> dict[str, np.ndarray]:
         """Texts and file names in the npz of expression i; of a self-contained one IMAGE and MASK as `arrays` say."""

@@ -174,6 +174,7 @@ CHANGES = {  # flag -> another value than the default
     "drop_path": ["0.3"],
     "is_shared no_decoder": [],
     "input_size": ["96"],
+    "mix": ["3"],
     "overfit val_limit": ["7"],
 }
 

@@ -14,7 +14,8 @@ from eval.metrics import summarise
 from models import load_restr
 from tests.support.small_model import tiny_model
 from tests.support.train_runs import FLAGS, arguments, equal, outcome, records, refused, state, train
-from train.data import judged, read_splits
+from train.data import judged
+from train.folders import open_folders
 from train.options import parse_options
 from train.run import Run, data_of
 from utils.device import Ranks
@@ -102,12 +103,12 @@ def test_a_run_keeps_to_the_part_that_it_began_with(batches, tmp_path):
 
 def test_overfit_trains_and_validates_on_the_first_expressions(batches, tmp_path):
     options = parse_options("", ["--data_dir", str(batches), "--overfit", "3"])
-    split, valset = read_splits(options.data)
-    for part in (split, valset):
+    split, valsets, _ = open_folders(options.data)
+    for part in (split, valsets["Gref"]):
         assert [part.name(i) for i in range(len(part))] == [f"Gref_train_{i}" for i in range(3)]
     options.data.overfit = 21
     with pytest.raises(InputError, match="--overfit 21: .* has 20 expressions in train; give fewer"):
-        read_splits(options.data)
+        open_folders(options.data)
     more = ("--num_steps", "120", "--save_every", "60", "--alpha_loc", "1", "--drop_path", "0")
     assert train(batches, tmp_path / "run", "--overfit", "2", *more)[0] == 0
     (first, last) = (line for line in records(tmp_path / "run") if line["kind"] == "val")
@@ -126,15 +127,14 @@ def trial(batches, folder, *flags):
     """A run before its first step, in this process."""
     folder.mkdir()
     options = parse_options("", arguments(batches, folder, *flags, base=[*FLAGS, "--num_workers", "1"]))
-    split, valset = read_splits(options.data)
-    vocabulary = split.vocabulary()
+    split, valsets, vocabulary = open_folders(options.data)
     options.data.input_size = (48, 48)
     model, _ = train_restr.build_model(
         options, options.model.config((48, 48), len(vocabulary)), split, vocabulary, False
     )
     trainer = train_restr.build_trainer(options, model, ALONE)
-    facts = data_of(options.data, {"train": split, "val": valset}, vocabulary)
-    run = Run(options, ALONE, model, trainer, folder, vocabulary, facts, valset)
+    facts = data_of(options.data, split, valsets, vocabulary)
+    run = Run(options, ALONE, model, trainer, folder, vocabulary, facts, valsets)
     run.start(False)
     return run
 
