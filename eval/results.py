@@ -154,7 +154,8 @@ def _setting(result: Result) -> tuple[int | None, str | None]:
     flags = read_json(path, "record of a run's starts", "move it away")
     with refusing(path, "config.json of train_restr.py", "move it away"):
         flags = dict(flags["flags"])
-        return int(flags["seed"]), json.dumps([{k: v for k, v in flags.items() if k not in FREE}, result.marks])
+        others = {name: value for name, value in flags.items() if name not in FREE}
+        return int(flags["seed"]), json.dumps([others, result.marks], sort_keys=True)
 
 
 def _named(results: dict[int | None, Result], names: dict[int | None, str]) -> str:
