@@ -69,7 +69,7 @@ def test_masks_are_those_of_evaluation(model, run, tmp_path):
     split, judged = PreparedSplit(folder, "val"), []
     evaluate(model, split, EvalSettings(), on_sample=judged.append, progress=False)
     assert len(judged) == COUNT
-    for score, image, _, logits in judged:
+    for score, image, _, logits, _ in judged:
         path, probability = folder / "val_image" / f"{score.image_name}.jpg", 1 / (1 + np.exp(-logits.astype(float)))
         for threshold, expected in ((), logits >= 1e-9), ((0.52,), probability >= 0.52):  # the evaluator's, another
             assert 0 < expected.mean() < 1  # a mask that is neither empty nor everything
