@@ -163,14 +163,14 @@ def test_every_flag_is_compared_on_resume_or_harmless():
 
 CHANGES = {  # flag -> another value than the default
     "adamW is_cos amp tf32 eval_antialias": [],
-    "batch_size num_steps warm_iter save_every log_every seed no_target_pixels": ["7"],
+    "batch_size num_steps warm_iter save_every log_every seed": ["7"],
     "lr v_lr_scale end_lr power weight_decay momentum grad_clip alpha_loc patch_thres": ["0.25"],
     "patch_label": ["share"],
     "eval_pad": ["black"],
     "v_backbone": ["vit_shapes_patch8"],
     "l_backbone": ["transformer_shapes"],
     "fusion": ["vanilla"],
-    "tr_n_layers": ["3"],
+    "tr_n_layers no_target_pixels": ["3"],
     "drop_path": ["0.3"],
     "is_shared no_decoder": [],
     "input_size": ["96"],
