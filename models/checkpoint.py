@@ -73,7 +73,9 @@ def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Che
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     words, size = values["vocabulary"], config.language.vocabulary_size
-    if isinstance(words, list) and (len(words) != size or not all(isinstance(word, str) for word in words)):
+    own = isinstance(config.language, TextEncoderConfig)  # load_restr checks its tokeniser
+    wrong = not isinstance(words, list) or len(words) != size or not all(isinstance(word, str) for word in words)
+    if words is not None and not own and wrong:
         raise InputError(f"{path}: its vocabulary is not the {size} words of its model: the checkpoint is damaged")
     return Checkpoint(values["model"], config, **{name: values[name] for name in REST})
 
@@ -81,7 +83,7 @@ def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Che
 def load_restr(
     path: Path | str, device: str | torch.device | None = None, reference: dict | None = None, **assumed
 ) -> ReSTR:
-    """The model of a checkpoint file, in eval mode, with `vocabulary` (words or None) and `provenance`.
+    """The model of a checkpoint file, in eval mode, with `vocabulary`, `subwords` and `provenance`.
 
     Of a folder it is best.pth. `device`: by default CUDA if available, else the CPU. `provenance` is a dict of the
     file's name, its sha256, `data`, `step` and `metrics`. `reference` and `assumed` are those of `read_checkpoint`.
