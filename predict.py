@@ -143,7 +143,7 @@ def remarks(result: Segmentation) -> str:
     if result.unknown:
         said += f"; not in the vocabulary: {result.unknown_words}"
     if result.unread:
-        said += f"; only the first {len(result.words)} words are read, not: {one_line(' '.join(result.unread), 80)}"
+        said += f"; only the first {len(result.words)} tokens are read, not: {one_line(' '.join(result.unread), 80)}"
     return said
 
 

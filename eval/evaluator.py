@@ -176,7 +176,7 @@ def evaluate(
     a split whose expressions are not those that its meta.json was written for.
     """
     settings, ranks = settings or EvalSettings(), ranks or Ranks(torch.device("cpu"))
-    split.subwords = model.subwords
+    split.subwords = model.subwords  # with which it reads the expressions, in place of the stored ids
     watched = () if on_sample is None else range(len(split)) if shown is None else shown
     groups = split.image_groups()[ranks.rank :: ranks.world]
     images = ImageGroups(split, groups, rotate_expressions, reword, reword and encoder(model, split))

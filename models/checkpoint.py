@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from models.config import LanguageConfig, ReSTRConfig, TextEncoderConfig
+from models.config import ReSTRConfig, TextEncoderConfig
 from models.reference import from_reference, reference_config
 from models.restr import ReSTR, model_with
 from models.tensor_file import load_tensors
@@ -79,10 +79,9 @@ def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Che
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     words, size = values["vocabulary"], config.language.vocabulary_size
-    whole = isinstance(words, list) and len(words) == size and all(isinstance(word, str) for word in words)
-    if isinstance(words, str) if isinstance(config.language, LanguageConfig) else not isinstance(words, str):
-        raise InputError(f"{path}: its 'vocabulary' is of a wrong kind: the checkpoint is damaged")
-    if isinstance(words, list) and not whole:
+    own = isinstance(config.language, TextEncoderConfig)  # load_restr checks its tokeniser
+    wrong = not isinstance(words, list) or len(words) != size or not all(isinstance(word, str) for word in words)
+    if words is not None and not own and wrong:
         raise InputError(f"{path}: its vocabulary is not the {size} words of its model: the checkpoint is damaged")
     return Checkpoint(values["model"], config, **{name: values[name] for name in REST})
 
@@ -90,7 +89,7 @@ def read_checkpoint(path: Path, reference: dict | None = None, **assumed) -> Che
 def load_restr(
     path: Path | str, device: str | torch.device | None = None, reference: dict | None = None, **assumed
 ) -> ReSTR:
-    """The model of a checkpoint file, in eval mode, with `vocabulary` (words or None) and `provenance`.
+    """The model of a checkpoint file, in eval mode, with `vocabulary`, `subwords` and `provenance`.
 
     `path`: see `checkpoint_file`. `device`: by default CUDA if available, else the CPU. `provenance` is a dict of the
     file's name, its sha256, `data`, `step` and `metrics`. `reference` and `assumed` are those of `read_checkpoint`.

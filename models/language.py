@@ -61,9 +61,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextEncoderConfig, out_width: int):
         super().__init__()
-        with refusing(
-            one_line(config.name, 80), "text encoder of transformers", "choose another --l_backbone or --text_length"
-        ):
+        with refusing(one_line(config.name, 80), "text encoder of transformers", "choose another, or fewer tokens"):
             self.encoder = create_text_encoder(config)
         self.proj = nn.Linear(self.encoder.config.hidden_size, out_width)
         self.norm = LayerNorm(out_width)
@@ -98,6 +96,8 @@ def create_text_encoder(config: TextEncoderConfig) -> nn.Module:
     if any(type(value) is int and value > most["layers" not in name] for name, value in values.items()):
         raise ValueError("a number is too large")
     encoder = without_pooling(kind(kind.config_class(**values, vocab_size=config.vocabulary_size - 1)))
+    if not 0 <= (encoder.config.pad_token_id or 0) < encoder.config.vocab_size:
+        raise ValueError("its padding is no token")
     for name, layer in encoder.named_modules():
         if name.endswith(("position_embedding", "position_embeddings")) and isinstance(layer, nn.Embedding):
             positions = layer.num_embeddings - (0 if layer.padding_idx is None else layer.padding_idx + 1)

@@ -179,7 +179,7 @@ def remarks(result: Segmentation) -> str:
     if result.unknown:
         said.append(f"Not in the vocabulary: {escape(result.unknown_words)}.")
     if result.unread:
-        said.append(f"Only the first {len(result.words)} words are read.")
+        said.append(f"Only the first {len(result.words)} tokens are read.")
     return note("caution", " ".join(said)) if said else ""
 
 

@@ -160,6 +160,7 @@ WRONG = {
     "another": {"settings": {"hidden_size": 15}},
     "activation": {"settings": {"hidden_act": "os.system"}},
     "kind of number": {"settings": {"num_attention_heads": "2"}},
+    "padding": {"settings": {"pad_token_id": -1}},
     "few positions": {"settings": {"max_position_embeddings": 10}},
     "vocabulary": {"vocabulary_size": 1},
     "length": {"text_length": 10**6},

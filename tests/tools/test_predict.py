@@ -101,7 +101,7 @@ def test_words_that_count_for_nothing_are_named(run, tmp_path, capsys):
     assert lines[0].endswith("of the image")
     assert 'not in the vocabulary: "zebra", ' in lines[1] and lines[1].endswith('"giraffe"') and "\x1b" not in lines[1]
     assert lines[1].partition("vocabulary")[2].count("zebra") == 1
-    assert lines[2].endswith("only the first 20 words are read, not: w5 w6")
+    assert lines[2].endswith("only the first 20 tokens are read, not: w5 w6")
     assert lines[3].endswith("it has no words")
 
 
