@@ -100,7 +100,8 @@ def model(place):
 
 def test_unchanged_words_have_the_ids_of_the_prepared_data(split, model, batches):
     for each, coder in ((split, model), (PreparedSplit(batches, "val"), torch.nn.Module())):
-        coder.vocabulary = getattr(coder, "vocabulary", None)  # the second does not know its own, as the authors' files
+        for name in ("vocabulary", "subwords"):  # the second does not know its own, as the authors' files
+            setattr(coder, name, getattr(coder, name, None))
         encode = encoder(coder, each)
         for i in range(len(each)):
             ids, text, _ = each.text(i)

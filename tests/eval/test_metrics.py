@@ -13,7 +13,7 @@ from utils.errors import InputError
 
 def score(intersection: int, union: int, length: int = 3, index: int = 0, box_iou=None) -> SampleScore:
     return SampleScore(
-        index, f"unc_val_{index}", intersection, union, length, "red circle", "COCO_train2014_1", box_iou
+        index, f"unc_val_{index}", intersection, union, length, "red circle", "COCO_train2014_1", box_iou=box_iou
     )
 
 

@@ -155,7 +155,7 @@ def test_the_trial_leaves_weights_state_random_numbers_and_folder(batches, tmp_p
 def test_the_trial_judges_the_first_and_the_last_and_reads_what_it_wrote(batches, tmp_path, monkeypatch):
     run = trial(batches, tmp_path / "run")
     judged_names, read = [], []
-    monkeypatch.setattr("train.run.sheet", lambda found, _: judged_names.append(found.score.name) or found.image)
+    monkeypatch.setattr("train.run.sheet", lambda found: judged_names.append(found.score.name) or found.image)
     monkeypatch.setattr(run, "_load", lambda file: read.append(file.stat().st_size))
     run.check()
     assert judged_names == ["Gref_val_0", "Gref_val_19"] and read[0] > 1e6
