@@ -59,8 +59,9 @@ def _check_same(file: Path, source: ReSTR, model: ReSTR) -> None:
             continue
         for item in fields(found):
             then, now = getattr(found, item.name), getattr(asked, item.name)
-            if then != now and item.name not in FREE:
-                differences.append(f"{part.name} {item.name.replace('_', ' ')} {one_line(then, 40)}, not {now}")
+            if then != now and item.compare and item.name not in FREE:
+                shown = f"{one_line(then, 40)}, not {one_line(now, 40)}"
+                differences.append(f"{part.name} {item.name.replace('_', ' ')} {shown}")
     if differences:
         raise InputError(f"{file}: another model ({'; '.join(differences)}): pass the flags that it was trained with")
     if not all(weight.isfinite().all() for weight in source.state_dict().values()):

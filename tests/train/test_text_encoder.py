@@ -74,6 +74,19 @@ def test_a_resumed_run_ends_with_the_same_bits(whole, batches, bert, tmp_path):
     assert "another model" in refused(batches, tmp_path / "run", "--resume", "--text_length", "13", base=base(bert))
 
 
+def test_a_copy_of_its_folder_is_the_same_encoder(whole, batches, bert, tmp_path):
+    """For a run that goes on, and for one that starts from its weights."""
+    shutil.copytree(whole, tmp_path / "run")
+    copied = base(shutil.copytree(bert, tmp_path / "elsewhere"))
+    assert train(batches, tmp_path / "run", "--resume", base=copied) == (0, "")
+    copied.remove("--no_pretrained")
+    flags = ("--start_from", str(whole), "--num_steps", "1")
+    assert train(batches, tmp_path / "next", *flags, base=copied) == (0, "")
+    other = base(write_text_encoder(tmp_path / "clip", "CLIPTextModel"))
+    other.remove("--no_pretrained")
+    assert len(refused(batches, tmp_path / "third", *flags, base=other)) < 400
+
+
 @pytest.mark.slow
 def test_the_loss_falls(batches, bert, tmp_path):
     flags = ("--num_steps", "40", "--save_every", "40", "--alpha_loc", "1")
