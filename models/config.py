@@ -1,6 +1,6 @@
 """The numbers of a ReSTR. Every default is the paper's: `ReSTRConfig()` is its model."""
 
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import get_args
 
 from models.fusion import VARIANTS
@@ -54,7 +54,7 @@ class LanguageConfig:
 class TextEncoderConfig:
     """A text encoder of Hugging Face transformers, which reads the ids of its own tokeniser plus 1; 0 is padding."""
 
-    name: str  # its folder's, or the one on the hub
+    name: str = field(compare=False)  # its folder's, or the one on the hub
     encoder: str  # its class, one of models.language.TEXT_ENCODERS
     settings: str  # JSON of the fields of its configuration
     vocabulary_size: int  # the encoder's own, plus 1
