@@ -12,7 +12,7 @@ from utils.text import Vocabulary, read_embeddings
 FREE = ("image_size", "vocabulary_size", "drop_path")  # what a new run may have otherwise than the model it starts from
 
 
-def start_from(model: ReSTR, file: Path, vocabulary: Vocabulary, embeddings: Path | None, seed: int) -> str:
+def start_from(model: ReSTR, file: Path | str, vocabulary: Vocabulary, embeddings: Path | None, seed: int) -> str:
     """Fill `model` with the weights of a checkpoint, ours or the authors', and say what came from where.
 
     Word embeddings go by word; those of new words come from the table `embeddings` or, without one, are drawn from the
@@ -49,7 +49,7 @@ def start_from(model: ReSTR, file: Path, vocabulary: Vocabulary, embeddings: Pat
     return f"{source.provenance['file']}; words: {carried:,} carried over, {number - carried:,} {origin}"
 
 
-def _check_same(file: Path, source: ReSTR, model: ReSTR) -> None:
+def _check_same(file: Path | str, source: ReSTR, model: ReSTR) -> None:
     """Raise InputError unless `source`, of `file`, is finite and a model as `model` but for FREE."""
     differences = []
     for part in fields(model.config):
