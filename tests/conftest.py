@@ -15,8 +15,10 @@ needs_shared = pytest.mark.skipif(not (SHARED / "reference").is_dir(), reason="t
 
 
 def pytest_configure() -> None:
-    # A shell's `make test &` has SIGINT ignored, and so would the programs that tests start and interrupt.
+    # A shell's `make test &` has SIGINT ignored, `nohup make test` SIGHUP, and so would the programs that tests start
+    # and send signals.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # Before torch is imported: toy models are slower on several threads, and pytest-xdist uses every core.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

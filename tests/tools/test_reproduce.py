@@ -245,7 +245,8 @@ import pathlib, signal, sys, time
 caught = []
 signal.signal(int(sys.argv[1]), lambda number, frame: caught.append(number))
 pathlib.Path(sys.argv[2]).write_text("ready")
-while not caught:
+limit = time.monotonic() + 60
+while not caught and time.monotonic() < limit:
     time.sleep(0.01)
 time.sleep(0.3)
 pathlib.Path(sys.argv[2]).write_text(f"{len(caught)} caught")
