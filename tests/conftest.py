@@ -65,3 +65,21 @@ def batches(tmp_path_factory) -> Path:
     for split in ("train", "val"):
         folder = build(BuildOptions(root, "Gref", split, (48, 48), workers=1)).folder
     return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """The file of an untrained small model (tests/support/small_model.py)."""
+    from tests.support.small_model import write_checkpoint
+
+    path = tmp_path_factory.mktemp("small") / "best.pth"
+    write_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint):
+    """The model in `checkpoint`, on the CPU."""
+    from models import load_restr
+
+    return load_restr(checkpoint, "cpu")

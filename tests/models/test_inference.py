@@ -8,19 +8,6 @@ from eval.evaluator import EvalSettings
 from models import ReSTR, load_restr
 from models.inference import logit, segment
 from tests.support.hostile import refused
-from tests.support.small_model import write_checkpoint
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("inference") / "best.pth"
-    write_checkpoint(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint):
-    return load_restr(checkpoint, "cpu")
 
 
 def noise() -> np.ndarray:

@@ -12,26 +12,13 @@ from PIL import Image
 import predict
 from eval.evaluator import EvalSettings, evaluate
 from eval.visualise import patch_picture
-from models import load_restr
 from models.inference import Segmentation, segment
 from tests.support.memory_split import COUNT, write_folder
-from tests.support.small_model import SIZE, write_checkpoint
+from tests.support.small_model import SIZE
 from utils.cli import run_main
 from utils.prepared import PreparedSplit
 
 ORIENTATION = 274  # EXIF tag
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("predict") / "best.pth"
-    write_checkpoint(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint):
-    return load_restr(checkpoint, "cpu")
 
 
 @pytest.fixture
