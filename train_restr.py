@@ -140,21 +140,22 @@ def build_model(
     missing = flags.no_pretrained and not options.data.embeddings and not file.exists()
     if not flags.own_words:
         load_text_encoder(model.language, flags.l_backbone)
-        words = f"and text encoder {flags.l_backbone}"
+        words = f"text encoder {flags.l_backbone}"
     elif flags.random_embeddings or missing:
-        words = "random: --random_embeddings" if flags.random_embeddings else f"random: {file} is not there"
+        why = "--random_embeddings" if flags.random_embeddings else f"{file} is not there"
+        words = f"word embeddings random: {why}"
     else:
         table = read_embeddings(file, config.language.vocabulary_size, config.language.width)
         table[PAD] = 0  # the padding row gets no gradient, so another table's value would stay
         model.language.embedding.weight.data.copy_(torch.from_numpy(table))
-        words = f"{file}"
+        words = f"word embeddings {file}"
     if not flags.no_pretrained:
         try:
             load_pretrained(model.vision, flags.v_weights)
         except InputError as error:
             raise InputError(f"{error} (--v_weights FILE, or --no_pretrained)") from None
     vision = flags.v_weights or f"{flags.v_backbone} of timm's hub"
-    return model, f"ViT {'random: --no_pretrained' if flags.no_pretrained else vision}; word embeddings {words}"
+    return model, f"ViT {'random: --no_pretrained' if flags.no_pretrained else vision}; {words}"
 
 
 def build_trainer(options: Options, model: torch.nn.Module, ranks: Ranks) -> Trainer:

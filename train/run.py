@@ -153,7 +153,8 @@ class Run:
         finally:
             file.unlink(missing_ok=True)
         seconds = time.monotonic() - started
-        print(f"check     two images judged, a checkpoint written and read back, in {seconds:.1f} s", flush=True)
+        images = "two images judged" + ", of each data set" * (len(self.valsets) > 1)
+        print(f"check     {images}, a checkpoint written and read back, in {seconds:.1f} s", flush=True)
 
     def due(self) -> bool:
         """Whether this step is one to save and validate after."""
