@@ -33,7 +33,7 @@ from train.process import EXIT_RESUME, StopSignal, settle_memory
 from train.run import Run, data_of, locked, resumable
 from train.start import announce, conclude
 from utils.cli import run_main
-from utils.device import Ranks, group
+from utils.device import Ranks, explained_memory, group
 from utils.errors import InputError, one_line
 from utils.prepared import PreparedSplit
 from utils.text import PAD, TEXT_LENGTH, read_embeddings
@@ -156,11 +156,10 @@ def build_trainer(options: Options, model: torch.nn.Module, ranks: Ranks) -> Tra
 @contextmanager
 def explained(compiled: bool) -> Iterator[None]:
     """Report out-of-memory and torch.compile failures (raised in the first step) as an InputError."""
+    remedy = "pass --accum 2 (4, 8, ...) for the same steps in less memory, --amp or --grad_checkpoint"
     try:
-        yield
-    except torch.OutOfMemoryError as error:
-        remedy = "pass --accum 2 (4, 8, ...) for the same steps in less memory, --amp or --grad_checkpoint"
-        raise InputError(f"out of GPU memory: {remedy} ({one_line(error, 120)})") from None
+        with explained_memory(remedy):
+            yield
     except Exception as error:
         if compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise InputError(f"--compile: {one_line(error, 160)}: leave it out, or install a C++ compiler") from None

@@ -50,7 +50,7 @@ class CoarseToFineDecoder(nn.Module):
         if on_gpu(x):
             from models.resize import LeakyResizeHead
 
-            return LeakyResizeHead.apply(x, weight, self.sizes[-1])
+            return LeakyResizeHead.apply(x, weight, self.sizes[-1]).to(weight.dtype)
         pairs = zip(x.split(GROUP, 1), weight.split(GROUP, 1), strict=True)
         parts = [recomputed(_resize_and_project, *pair, self.sizes[-1]) for pair in pairs]
         return torch.cat(parts, 1).sum(1, keepdim=True, dtype=weight.dtype)  # B 6 480 480 to B 1 480 480

@@ -12,8 +12,7 @@ import triton
 import triton.language as tl
 
 SLOPE = tl.constexpr(0.01)  # of the leaky ReLU
-CHANNELS = 32  # of a program's block
-MAP_COLUMNS, LOGIT_COLUMNS = 16, 64
+MAP, LOGITS = (16, 32), (64, 32)  # columns x channels of a program's block
 
 
 class LeakyResize(torch.autograd.Function):
@@ -22,51 +21,41 @@ class LeakyResize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        batch, channels, *inside = x.shape
-        y = _map(x, size)
-        grid = batch * size[0], triton.cdiv(size[1], MAP_COLUMNS), triton.cdiv(channels, CHANNELS)
-        _resize[grid](x, y, *inside, *size, channels, MAP_COLUMNS, CHANNELS)
+        y, sides = _map(x, size), (*x.shape[-2:], *size)
+        _resize[_grid(y)](x, y, *sides, x.shape[1], *MAP)
         ctx.save_for_backward(y)  # its sign is that of the resized x
-        ctx.inside = inside
+        ctx.sides = sides
         return y
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
         (y,) = ctx.saved_tensors
-        batch, channels, *size = y.shape
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        out = _map(y, ctx.inside)
-        grid = batch * ctx.inside[0], triton.cdiv(ctx.inside[1], MAP_COLUMNS), triton.cdiv(channels, CHANNELS)
-        _resize_gradient[grid](grad, y, out, *ctx.inside, *size, channels, *_reach(ctx.inside, size), MAP_COLUMNS, CHANNELS)
+        grad, out = grad.contiguous(memory_format=torch.channels_last), _map(y, ctx.sides[:2])
+        _resize_gradient[_grid(out)](grad, y, out, *ctx.sides, y.shape[1], *_reach(*ctx.sides), *MAP)
         return out, None
 
 
 class LeakyResizeHead(torch.autograd.Function):
     """`LeakyResize`, then a 1 x 1 convolution to one channel, without the large map between.
 
-    Args of forward: x B x C x h x w; weight float32 1 x C x 1 x 1. Returns float32 B x 1 x H x W.
+    Args of forward: x B x C x h x w; weight 1 x C x 1 x 1. Returns float32 B x 1 x H x W.
     """
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        batch, channels, *inside = x.shape
-        logits = x.new_empty(batch, 1, *size, dtype=torch.float32)
-        grid = batch * size[0], triton.cdiv(size[1], LOGIT_COLUMNS)
-        _head[grid](x, weight, logits, *inside, *size, channels, LOGIT_COLUMNS, CHANNELS)
+        logits, sides = x.new_empty(len(x), 1, *size, dtype=torch.float32), (*x.shape[-2:], *size)
+        _head[len(x) * size[0], triton.cdiv(size[1], LOGITS[0])](x, weight, logits, *sides, x.shape[1], *LOGITS)
         ctx.save_for_backward(x, weight)
         return logits
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
         x, weight = ctx.saved_tensors
-        batch, channels, *inside = x.shape
-        size = grad.shape[-2:]
-        grid = batch * inside[0], triton.cdiv(inside[1], MAP_COLUMNS), triton.cdiv(channels, CHANNELS)
-        out, parts = torch.empty_like(x), weight.new_empty(grid[0] * grid[1], channels)
-        reach = _reach(inside, size)
-        _head_gradient[grid](grad.contiguous(), x, weight, out, parts, *inside, *size, channels, *reach, MAP_COLUMNS, CHANNELS)
-        return out, parts.sum(0).view_as(weight), None
+        sides, channels, grid = (*x.shape[-2:], *grad.shape[-2:]), x.shape[1], _grid(x)
+        out, parts = torch.empty_like(x), grad.new_empty(grid[0] * grid[1], channels)  # of the weight's gradient
+        _head_gradient[grid](grad.contiguous(), x, weight, out, parts, *sides, channels, *_reach(*sides), *MAP)
+        return out, parts.sum(0).to(weight.dtype).view_as(weight), None
 
 
 def _map(like: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -75,9 +64,15 @@ def _map(like: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return torch.empty(shape, memory_format=torch.channels_last, **how)
 
 
-def _reach(inside: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """The most rows, and columns, of the output that one pixel of the input is part of."""
-    return tuple(math.ceil(2 * (m - 1) / (n - 1)) for n, m in zip(inside, size, strict=True))
+def _grid(x: torch.Tensor) -> tuple[int, int, int]:
+    """Programs that each make a block of a row of the map x."""
+    batch, channels, height, width = x.shape
+    return batch * height, triton.cdiv(width, MAP[0]), triton.cdiv(channels, MAP[1])
+
+
+def _reach(h: int, w: int, height: int, width: int) -> tuple[int, int]:
+    """The most rows, and columns, of the output that one of the h x w pixels of the input is part of."""
+    return math.ceil(2 * (height - 1) / (h - 1)), math.ceil(2 * (width - 1) / (w - 1))
 
 
 @triton.jit
@@ -105,13 +100,17 @@ def _row(number, rows):
 
 
 @triton.jit
+def _between_rows(top_ptr, bottom_ptr, below, x, c, channels, good):
+    top = _load(top_ptr, x, c, channels, good)
+    return top + below * (_load(bottom_ptr, x, c, channels, good) - top)
+
+
+@triton.jit
 def _interpolated(x_ptr, y0, y1, below, x0, x1, right, w, c, channels, good):
     """Values of a block, columns x channels, of one row of the output, before the leaky ReLU."""
     top, bottom = x_ptr + y0 * w * channels, x_ptr + y1 * w * channels
-    a, b = _load(top, x0, c, channels, good), _load(top, x1, c, channels, good)
-    d, e = _load(bottom, x0, c, channels, good), _load(bottom, x1, c, channels, good)
-    upper, lower = a + right * (b - a), d + right * (e - d)
-    return upper + below * (lower - upper)
+    left = _between_rows(top, bottom, below, x0, c, channels, good)
+    return left + right * (_between_rows(top, bottom, below, x1, c, channels, good) - left)
 
 
 @triton.jit
@@ -194,10 +193,9 @@ def _head_gradient(
         below = _share(y, i, h, H)
         y0, y1, down = _between(tl.minimum(tl.maximum(y, 0), H - 1), h, H)
         top, bottom = x_ptr + (image * h + y0) * w * channels, x_ptr + (image * h + y1) * w * channels
-        a, b, d = (_load(top, left, c, channels, good), _load(top, j, c, channels, good), _load(top, after, c, channels, good))
-        a += down * (_load(bottom, left, c, channels, good) - a)
-        b += down * (_load(bottom, j, c, channels, good) - b)
-        d += down * (_load(bottom, after, c, channels, good) - d)
+        a = _between_rows(top, bottom, down, left, c, channels, good)
+        b = _between_rows(top, bottom, down, j, c, channels, good)
+        d = _between_rows(top, bottom, down, after, c, channels, good)
         for column in range(REACH):
             x = _first(j, w, W) + column
             share = below * _share(x, j, w, W)
