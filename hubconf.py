@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-dependencies = ["torch", "timm", "numpy", "PIL"]
+dependencies = ["torch", "timm", "numpy", "PIL", "huggingface_hub", "safetensors"]
 ROOMS = ("models", "utils")  # names that the caller's project may have too
 
 
 def restr(checkpoint: str, device: str | None = None) -> "torch.nn.Module":
-    """The ReSTR of a checkpoint file, or of best.pth in a folder, ready for `segment`, `set_image` and `predict`.
+    """The ReSTR of a checkpoint, ready for `segment`, `set_image` and `predict`: a file, a folder or hf://owner/name.
 
     `device`: default CUDA if available, else the CPU. The caller's own modules `models` and `utils` stay what they are;
     so store the model's `state_dict()`: pickle would not find its classes. Raises InputError, a ValueError, for a file

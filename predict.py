@@ -6,11 +6,13 @@
 Every text is looked for in every image, which is encoded once. Each pair gives NAME-WORDS_mask.png (0 or 255),
 NAME-WORDS_overlay.png and NAME-WORDS_patches.png (the coarse map, a patch of the model a square), for example
 photo-woman_in_gray_shirt_mask.png: NAME is the image's, WORDS the text's letters and digits, and of two images or texts
-that give the same the second gets _2. A photograph with an EXIF orientation is turned upright first, as a viewer shows
-it; COCO's annotations and evaluate.py know only pixels as stored.
+that give the same the second gets _2. results.json has score, box and area of each of them. A photograph with
+an EXIF orientation is turned upright first, as a viewer shows it; COCO's annotations and evaluate.py know only pixels
+as stored.
 """
 
 import math
+import re
 import time
 import warnings
 from argparse import Namespace
@@ -19,8 +21,10 @@ from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from eval.boxes import mask_boxes
 from eval.visualise import ORANGE, overlay, patch_picture, probability
 from models import load_restr
 from models.inference import Segmentation, logit, segment
@@ -28,7 +32,8 @@ from utils.cli import ArgumentParser, run_main
 from utils.device import choose_device
 from utils.errors import InputError, one_line
 from utils.files.images import IMAGE_FORMATS, read_image
-from utils.files.writing import atomic_write, plain_name, plain_words
+from utils.files.writing import atomic_write, plain_name, plain_words, write_json
+from utils.options import COUNT_OR_0, within
 
 TOO_LOW = 0.01  # probability below which no threshold is worth trying
 
@@ -42,29 +47,35 @@ def parse_args(arguments: list[str] | None = None) -> Namespace:
     what.add_argument("--image", type=Path, metavar="PATH", help=images, **several)
     what.add_argument("--text", help="expressions, each in quotes; may be repeated", **several)
     model = parser.add_argument_group("model")
-    model.add_argument("--checkpoint", type=Path, metavar="FILE", required=True, help="what train_restr.py wrote")
+    trained = "what train_restr.py wrote, or hf://owner/name"
+    model.add_argument("--checkpoint", type=Path, metavar="FILE", required=True, help=trained)
     model.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     result = parser.add_argument_group("results")
     folder = {"type": Path, "metavar": "DIR", "default": Path("predictions")}
     result.add_argument("--out", help="folder, created if needed", **folder)
+    form = "form of results.json: plain, or coco, a list of COCO results with the masks as RLE"
+    result.add_argument("--format", choices=["plain", "coco"], default="plain", help=form)
     lowest = "probability, 0 to 1, from which a pixel belongs to the object"
     result.add_argument("--threshold", type=float, default=0.5, help=lowest)
-    return parser.parse_args(arguments)
+    fewest = "pixels below which a mask counts as empty, for expressions of nothing in the image"
+    result.add_argument("--no_target_pixels", type=within(int, *COUNT_OR_0), metavar="N", default=0, help=fewest)
+    args = parser.parse_args(arguments)
+    logit(args.threshold)  # refuses what is no probability
+    for number, text in enumerate(args.text, 1):
+        if not text.strip():
+            raise InputError(f"--text, number {number}: it is empty; describe the object in a word or more")
+    return args
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Segment each text in each image."""
     args = parse_args(arguments)
-    logit(args.threshold)  # refuses what is no probability
-    for number, text in enumerate(args.text, 1):
-        if not text.strip():
-            raise InputError(f"--text, number {number}: it is empty; describe the object in a word or more")
     paths = [path for given in args.image for path in (images_in(given) if given.is_dir() else [given])]
     names, words = unique(map(plain_name, paths)), unique(map(plain_words, args.text))
     model = load_restr(args.checkpoint, choose_device(args.device))
     args.out.mkdir(parents=True, exist_ok=True)
-    faults = []
-    for path, name in zip(paths, names, strict=True):
+    faults, records, coco_ids = [], [], image_ids(paths)
+    for path, name, coco_id in zip(paths, names, coco_ids, strict=True):
         try:
             image = read_image(path, remedy="give an image file", upright=True)
         except InputError as error:  # of a folder of photographs one is often damaged
@@ -76,10 +87,16 @@ def main(arguments: list[str] | None = None) -> None:
             results = segment(model, image, args.text, args.threshold)
         seconds = time.perf_counter() - started
         for text, word, result in zip(args.text, words, results, strict=True):
-            write(args.out / f"{name}-{word}", image, result, model.image_size)
-            print(f'{name}-{word}: "{one_line(text, 80)}", {found(result, args.threshold)}{remarks(result)}')
+            said = found(result, args.threshold, args.no_target_pixels)
+            if result.mask.sum() < args.no_target_pixels:
+                result = result._replace(mask=np.zeros_like(result.mask))
+            files = write(args.out / f"{name}-{word}", image, result, model.image_size)
+            about = {"image": str(path), "expression": text, **record(result), "files": files}
+            records.append(coco_result(coco_id, about, result) if args.format == "coco" else about)
+            print(f'{name}-{word}: "{one_line(text, 80)}", {said}{remarks(result)}')
         print(f"{one_line(path)}: {len(results)} expression{'s'[: len(results) - 1]} in {seconds:.2f} s")
-    if len(faults) < len(paths):
+    if records:
+        write_json(args.out / "results.json", records)
         print(f"results: {one_line(args.out)}")
     if faults:
         raise InputError(*map(str, faults))  # a line each
@@ -103,8 +120,13 @@ def unique(names: Iterable[str]) -> list[str]:
     return list(taken)
 
 
-def found(result: Segmentation, threshold: float) -> str:
-    """How much of the image the mask covers; where it is empty, a threshold with which it would not be."""
+def found(result: Segmentation, threshold: float, fewest: int = 0) -> str:
+    """How much of the image the mask covers; where it is empty, a threshold with which it would not be.
+
+    A mask of fewer than `fewest` pixels counts as empty.
+    """
+    if 0 < result.mask.sum() < fewest:
+        return f"nothing found: {result.mask.sum()} pixels, fewer than {fewest}"
     if result.mask.any():
         return f"{result.mask.mean():.1%} of the image"
     highest = float(probability(result.logits.astype(float)).max())
@@ -121,20 +143,56 @@ def remarks(result: Segmentation) -> str:
     if result.unknown:
         said += f"; not in the vocabulary: {result.unknown_words}"
     if result.unread:
-        said += f"; only the first {len(result.words)} words are read, not: {one_line(' '.join(result.unread), 80)}"
+        said += f"; only the first {len(result.words)} tokens are read, not: {one_line(' '.join(result.unread), 80)}"
     return said
 
 
-def write(stem: Path, image: np.ndarray, result: Segmentation, canvas: tuple[int, int]) -> None:
-    """The three images of a result, each whole or not at all; their names begin with `stem`."""
+def record(result: Segmentation) -> dict:
+    """What results.json says of a mask: `score`, the mean probability of its pixels, 0 if it has none; `box`, its
+    smallest box [x, y, width, height] in pixels, null if it is empty; `area` in pixels; `height` and `width` of the
+    (upright) image; the words that the model does not know, and those that it did not read.
+    """
+    mask, (left, top, right, bottom) = result.mask, mask_boxes(torch.from_numpy(result.mask)[None])[0].tolist()
+    return {
+        "score": float(probability(result.logits[mask].astype(float)).mean()) if mask.any() else 0.0,
+        "box": [left, top, right - left, bottom - top] if mask.any() else None,
+        "area": int(mask.sum()),
+        "height": mask.shape[0],
+        "width": mask.shape[1],
+        "unknown_words": list(dict.fromkeys(word.strip() for word in result.unknown)),
+        "unread_words": result.unread,
+    }
+
+
+def image_ids(paths: list[Path]) -> list[int]:
+    """COCO's ids, the 12 digits at the end of the images' names; 1, 2, 3, ... unless each has one of its own."""
+    found = [re.search(r"(?<!\d)\d{12}$", path.stem) for path in paths]
+    ids = [int(name[0]) for name in found if name]
+    return ids if len(set(ids)) == len(paths) else list(range(1, len(paths) + 1))
+
+
+def coco_result(image_id: int, about: dict, result: Segmentation) -> dict:
+    """A result as `loadRes` of pycocotools takes it, which computes area and box; all are of category 1."""
+    from pycocotools import mask  # only this form needs it
+
+    rle = mask.encode(np.asfortranarray(result.mask, np.uint8))
+    rle = {"size": list(rle["size"]), "counts": rle["counts"].decode()}
+    rest = {key: value for key, value in about.items() if key not in ("area", "box")}
+    return {"image_id": image_id, "category_id": 1, "segmentation": rle, **rest}
+
+
+def write(stem: Path, image: np.ndarray, result: Segmentation, canvas: tuple[int, int]) -> dict[str, str]:
+    """The three images of a result, each whole or not at all; their names, which begin with `stem`, by kind."""
     pictures = {
         "mask": result.mask.astype(np.uint8) * 255,
         "overlay": overlay(image, result.mask, ORANGE),
         "patches": patch_picture(image, result.patches, canvas),
     }
+    names = {what: f"{stem.name}_{what}.png" for what in pictures}
     for what, pixels in pictures.items():
-        with atomic_write(stem.with_name(f"{stem.name}_{what}.png")) as file:
+        with atomic_write(stem.with_name(names[what])) as file:
             Image.fromarray(pixels).save(file, "PNG")
+    return names
 
 
 if __name__ == "__main__":

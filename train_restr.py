@@ -3,6 +3,7 @@
 
     python train_restr.py --data_dir data/mscoco/unc_480_batch --adamW
     python train_restr.py --data_dir data/referit/referit_480_batch --set trainval --valset test --adamW
+    python train_restr.py --data_dir data/mscoco/unc_480_batch data/mscoco/Gref_480_batch --adamW    # both at once
     torchrun --nproc_per_node 8 train_restr.py --data_dir data/mscoco/unc_480_batch --adamW --amp    # eight GPUs
 
 A signal (Ctrl+C, SIGTERM, SIGUSR1, SIGHUP) saves and stops the run; the same command with --resume goes on.
@@ -26,17 +27,20 @@ from models.config import VisionConfig
 from models.loss import restr_loss
 from models.pretrained import load_pretrained
 from train.data import micro_batches
+from train.folders import TrainingSet, open_folders
 from train.logs import pass_over_disk_errors
 from train.loop import Stopped, Trainer, fit
 from train.options import Options, parse_options
 from train.process import EXIT_RESUME, StopSignal, settle_memory
 from train.run import Run, data_of, locked, resumable
 from train.start import announce, conclude
+from train.start_from import start_from
+from train.text_encoder import load_text_encoder, read_tokeniser
 from utils.cli import run_main
 from utils.device import Ranks, explained_memory, group
 from utils.errors import InputError, one_line
 from utils.prepared import PreparedSplit
-from utils.text import PAD, TEXT_LENGTH, read_embeddings
+from utils.text import PAD, Vocabulary, read_embeddings
 
 
 def main() -> int:
@@ -59,8 +63,7 @@ def main() -> int:
 def train(options: Options, ranks: Ranks) -> int:
     """Wire data, model, optimiser and run together, and train. Returns the exit code."""
     data = options.data
-    split, valset = PreparedSplit(data.data_dir, data.set), PreparedSplit(data.data_dir, data.valset)
-    vocabulary = split.vocabulary(data.vocabulary)
+    split, valsets, vocabulary = open_folders(data)
     data.input_size = data.input_size or split.image_size or VisionConfig.image_size
     config = options.model.config(data.input_size, len(vocabulary))
     if options.model.print_model:
@@ -69,58 +72,76 @@ def train(options: Options, ranks: Ranks) -> int:
         if ranks.is_main:
             print(describe(config))
         return 0
-    check(options, split, valset, ranks)
+    check(options, split, valsets, ranks)
     stop = StopSignal(ranks.is_main)
-    path = options.run.weights_dir / (options.run.exp_name or f"restr_{split.dataset}")
+    path = options.run.weights_dir / (options.run.exp_name or "_".join(["restr", *split.datasets]))
     with locked(path) if ranks.is_main else nullcontext():
         resuming = resumable(path, options.run.resume)
         torch.manual_seed(options.recipe.seed)
-        model, weights = build_model(options, config, split, resuming)
+        model, weights = build_model(options, config, split, vocabulary, resuming)
         trainer = build_trainer(options, model.to(ranks.device), ranks)
-        facts = data_of(data, {data.set: split, data.valset: valset}, vocabulary)
-        run = Run(options, ranks, model, trainer, path, vocabulary, facts, valset)
+        words = model.subwords or vocabulary
+        facts = data_of(data, split, valsets, words)
+        run = Run(options, ranks, model, trainer, path, words, facts, valsets)
         run.start(resuming)
-        try:
-            announce(run, split, weights)
-            with explained(options.machine.compile), explained_loaders():
-                fit(trainer, micro_batches(options, split, trainer.step, ranks), run, stop)
-        except Stopped:
-            if ranks.is_main:
-                print(f"saved step {trainer.step} in {path}: continue with --resume", file=sys.stderr)
-            return EXIT_RESUME
-        finally:
-            run.log.close()
-        conclude(run)
-        return 0
+        return carry_out(run, split, weights, stop)
 
 
-def check(options: Options, split: PreparedSplit, valset: PreparedSplit, ranks: Ranks) -> None:
+def carry_out(run: Run, split: TrainingSet, weights: str, stop: StopSignal) -> int:
+    """Check and train a run that has started from `weights`. Returns the exit code."""
+    options, trainer = run.options, run.trainer
+    try:
+        announce(run, split, weights)
+        with explained(options.machine.compile), explained_loaders():
+            if not options.run.no_check:
+                run.check()
+            fit(trainer, micro_batches(options, split, trainer.step, run.ranks), run, stop)
+    except Stopped:
+        if run.ranks.is_main:
+            print(f"saved step {trainer.step} in {run.path}: continue with --resume", file=sys.stderr)
+        return EXIT_RESUME
+    finally:
+        run.log.close()
+    conclude(run)
+    return 0
+
+
+def check(options: Options, split: TrainingSet, valsets: dict[str, PreparedSplit], ranks: Ranks) -> None:
     """Raise InputError for flags and data that do not go together."""
     data, recipe = options.data, options.recipe
     if split.image_size not in (None, data.input_size):  # None: the authors' folder, images of their own sizes
         asked, built = (f"{height},{width}" for height, width in (data.input_size, split.image_size))
-        raise InputError(f"--input_size {asked}: {data.data_dir} was built at {built}; leave it out, or build again")
+        raise InputError(f"--input_size {asked}: {data.data_dir[0]} was built at {built}; leave it out, or build again")
     parts = ranks.world * recipe.accum
     if recipe.batch_size % parts:
         raise InputError(
             f"--batch_size {recipe.batch_size} cannot be divided by {ranks.world} processes x --accum {recipe.accum}"
         )
-    sample = 4 * math.prod(data.input_size) + 8 * TEXT_LENGTH  # bytes of TrainDataset's image, mask and ids
+    sample = 4 * math.prod(data.input_size) + 8 * options.model.text_length  # bytes of image, mask and ids
     check_shared_memory(sample * recipe.batch_size // parts, data.num_workers, recipe.accum)
-    check_room(valset, options.validation.batch_size, data.num_workers)
+    for valset in valsets.values():
+        check_room(valset, options.validation.batch_size, data.num_workers)
 
 
 def build_model(
-    options: Options, config: ReSTRConfig, split: PreparedSplit, resuming: bool
+    options: Options, config: ReSTRConfig, split: TrainingSet, vocabulary: Vocabulary, resuming: bool
 ) -> tuple[torch.nn.Module, str]:
-    """The model with its first weights, a pre-trained ViT and GloVe unless saved ones are to come, and their source."""
+    """The model with its first weights and their source: a pre-trained ViT and GloVe, unless there are trained ones."""
     model, flags = build_restr(config), options.model
     model.set_grad_checkpointing(options.machine.grad_checkpoint)
+    if not flags.own_words:
+        model.subwords = read_tokeniser(flags.l_backbone, config.language)
+        split.tokenise_by(model.subwords)
     if resuming:
         return model, "saved by this run"
+    if flags.start_from:
+        return model, start_from(model, flags.start_from, vocabulary, options.data.embeddings, options.recipe.seed)
     file = options.data.embeddings or split.embeddings_file()
     missing = flags.no_pretrained and not options.data.embeddings and not file.exists()
-    if flags.random_embeddings or missing:
+    if not flags.own_words:
+        load_text_encoder(model.language, flags.l_backbone)
+        words = f"and text encoder {flags.l_backbone}"
+    elif flags.random_embeddings or missing:
         words = "random: --random_embeddings" if flags.random_embeddings else f"random: {file} is not there"
     else:
         table = read_embeddings(file, config.language.vocabulary_size, config.language.width)

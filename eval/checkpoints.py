@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from models import load_restr
-from models.config import LANGUAGE_BACKBONES, VISION_BACKBONES, VisionConfig
+from models.config import LANGUAGE_BACKBONES, VISION_BACKBONES, TextEncoderConfig, VisionConfig
 from models.restr import ReSTR
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.prepared import PreparedSplit
 from utils.text import Vocabulary
 
@@ -71,9 +71,12 @@ def load_model(path: Path, device: str, flags: dict) -> ReSTR:
     if name and VISION_BACKBONES.get(name, VisionConfig(name)).backbone != config.vision.backbone:
         wrong.append(f"--v_backbone {name} (it has {config.vision.backbone})")
     name = flags["l_backbone"]
-    if name and name not in LANGUAGE_BACKBONES:
+    if isinstance(own, TextEncoderConfig):
+        if name and Path(name).name != Path(own.name).name:
+            wrong.append(f"--l_backbone {name} (it has {one_line(own.name, 80)})")
+    elif name and name not in LANGUAGE_BACKBONES:
         raise InputError(f"--l_backbone {name}: choose from {', '.join(LANGUAGE_BACKBONES)}")
-    if name and replace(LANGUAGE_BACKBONES[name], vocabulary_size=own.vocabulary_size) != own:
+    elif name and replace(LANGUAGE_BACKBONES[name], vocabulary_size=own.vocabulary_size) != own:
         wrong.append(f"--l_backbone {name} (it has {own.depth} blocks of width {own.width})")
     if flags["is_shared"] and not config.fusion.shared:
         wrong.append("--is_shared (its fusion encoders do not share weights)")
@@ -103,15 +106,17 @@ def check_fit(model: ReSTR, path: Path, split: PreparedSplit, other_dataset: boo
         )
     words, theirs = model.config.language.vocabulary_size, meta["vocabulary"]
     same = words == theirs["size"]  # the authors' files have weights only
-    if model.vocabulary is not None:
+    if model.subwords:  # reads the expressions, and no ids
+        same = True
+    elif model.vocabulary is not None:
         same = Vocabulary(model.vocabulary).sha256 == theirs["sha256"]
     if not same:
         raise InputError(
             f"the vocabulary of {split.folder} ({theirs['size']} words) is not that of {path} ({words} words): "
             "build the batches with the vocabulary that the model was trained with"
         )
-    trained_on = model.provenance["data"].get("dataset")
-    if trained_on and trained_on != split.dataset and not other_dataset:
+    trained_on = model.provenance["data"].get("dataset")  # "unc, Gref" of two
+    if trained_on and split.dataset not in trained_on.split(", ") and not other_dataset:
         raise InputError(
             f"{path} was trained on {trained_on} and {split.folder} holds {split.dataset}: "
             "give the other --data_dir, or --allow_other_dataset if that is what you want to measure"

@@ -22,9 +22,10 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 from eval.checkpoints import check_fit, find_checkpoints, load_model, step_of
+from eval.controls import Control
 from eval.evaluator import EvalSettings, count_rotated, evaluate
 from eval.loaders import explained_loaders
-from eval.metrics import format_table, overall_iou, summarise
+from eval.metrics import SampleScore, format_table, overall_iou, summarise
 from eval.report.write import Other, Thumbnails, read_other, write_report
 from eval.visualise import Prediction, spread, write_prediction
 from models.checkpoint import checkpoint_file, file_sha256
@@ -33,6 +34,7 @@ from utils import device as distributed
 from utils.cli import ArgumentParser, run_main
 from utils.device import Precision, Process, Ranks
 from utils.files.writing import atomic_write, made_folder, write_json
+from utils.hub import is_address
 from utils.options import COUNT_OR_0, add_options, option, read_options, size
 from utils.prepared import META, PreparedSplit
 from utils.provenance import facts
@@ -58,7 +60,9 @@ class Model:
 
     restore_refseg: Path | None = option(None, "folder of checkpoints")
     iters: int | None = option(None, "steps of DIR; 0: each 5000th (default: best.pth)", nargs="+")
-    checkpoint: Path | None = option(None, "a file, or the folder of its best.pth; not with --restore_refseg")
+    checkpoint: Path | None = option(
+        None, "a file, the folder of its best.pth, or hf://owner/name; not with --restore_refseg"
+    )
     v_backbone: str | None = option(None, "checked against the checkpoint, as the next four are")
     l_backbone: str | None = option(None, "see --v_backbone")
     mm_fusion: str | None = option(None, "see --v_backbone", choices=["decoder_transformer"])
@@ -84,9 +88,6 @@ class Output:
         nargs="?",
         const=PICTURES,
     )
-    rotate_expressions: bool = option(
-        False, "control: also judge each expression against the next ref of its image; --output_dir gets that result"
-    )
     report: bool = option(False, "write report.html, which shows where the model fails: tables, charts, images")
     against: Path | None = option(
         None,
@@ -94,7 +95,7 @@ class Output:
         "shows its masks too if it was evaluated with --report",
     )
     num_workers: int = option(2, "processes that decode images; 0: none", limits=(0, 1024))
-    seed: int = option(1, "seed of torch; evaluation itself draws no random numbers", limits=(0, 2**63 - 1))
+    seed: int = option(1, "seed of what --expressions draws, and of torch, which draws nothing", limits=(0, 2**63 - 1))
 
 
 def parse(arguments: list[str] | None) -> Namespace:
@@ -104,6 +105,7 @@ def parse(arguments: list[str] | None) -> Namespace:
         "data": [Data],
         "model": [Model],
         "protocol": [EvalSettings, Precision],
+        "control for language": [Control],
         "running and output": [Output, Process],
     }
     for title, kinds in groups.items():
@@ -115,8 +117,14 @@ def parse(arguments: list[str] | None) -> Namespace:
         parser.error("give either --restore_refseg DIR with --iters N, or --checkpoint FILE")
     if args.checkpoint and args.iters:
         parser.error("--iters chooses among the files of --restore_refseg; --checkpoint names one")
+    if args.checkpoint and is_address(args.checkpoint) and not args.output_dir:
+        parser.error("--checkpoint hf://...: has no folder for its results: give --output_dir")
     if args.against and not args.report:
         parser.error("--against is shown in the report: give --report too")
+    if args.rotate_expressions and args.expressions not in (None, "rotated"):
+        parser.error(f"--rotate_expressions means --expressions rotated, not {args.expressions}: give one of the two")
+    if args.first_k and args.expressions != "first_k":
+        parser.error("--first_k goes with --expressions first_k: give that too")
     return args
 
 
@@ -124,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Evaluate each checkpoint asked for, write its files, print one table."""
     args = parse(arguments)
     settings = read_options(EvalSettings, args, amp=read_options(Precision, args).amp_dtype)
-    split = PreparedSplit(args.data_dir, args.set)
+    split, control = PreparedSplit(args.data_dir, args.set), read_options(Control, args, seed=args.seed)
     other = read_other(args.against, split) if args.against else None
     paths = [checkpoint_file(args.checkpoint)] if args.checkpoint else []
     if args.restore_refseg:
@@ -135,13 +143,13 @@ def main(arguments: list[str] | None = None) -> None:
         for path in paths:
             model = load_model(path, ranks.device, vars(args))
             check_fit(model, path, split, args.allow_other_dataset)
-            step, rotated = step_of(model, path), ["rotated"] * args.rotate_expressions
-            folder = path.parent / "_".join(["eval", split.dataset, args.set, step, *rotated, *_marks(settings)])
+            step = step_of(model, path)
+            folder = path.parent / "_".join(["eval", split.dataset, args.set, step, *control.marks, *_marks(settings)])
             if args.output_dir:
                 folder = args.output_dir / step if len(paths) > 1 else args.output_dir
             with made_folder(folder if args.is_vis is None else folder / "vis"):
-                metrics = _evaluate(model, split, settings, ranks, args, folder, other)
-            rows[" ".join([split.dataset, args.set, step, *rotated])] = metrics
+                metrics = _evaluate(model, split, settings, ranks, args, folder, other, control)
+            rows[" ".join([split.dataset, args.set, step, *control.marks])] = metrics
             files += _files(folder, args, len(split))
         if ranks.is_main:
             _print(rows)
@@ -165,35 +173,46 @@ def _marks(settings: EvalSettings) -> Iterator[str]:
     for field in fields(settings):
         value = getattr(settings, field.name)
         if value != field.default and not field.metadata.get("harmless"):
-            shown = f"{field.name}{value:g}" if isinstance(value, float) else str(value)
+            shown = value if isinstance(value, str) else f"{field.name}{value:g}"
             yield field.name if value is True else shown
 
 
 def _evaluate(
-    model: ReSTR, split: PreparedSplit, settings: EvalSettings, ranks: Ranks, args, folder: Path, other: Other | None
+    model: ReSTR,
+    split: PreparedSplit,
+    settings: EvalSettings,
+    ranks: Ranks,
+    args,
+    folder: Path,
+    other: Other | None,
+    control: Control,
 ) -> dict:
     """Metrics of one checkpoint; the first process writes them into `folder`, with a report beside `other`'s.
 
     samples.jsonl has one expression a line, with a report also its predicted mask, which a later --against shows;
     metrics.json comes last and says that all is there.
     """
-    thumbnails = Thumbnails(settings.threshold, other.masks if other else None) if args.report else None
+    thumbnails = Thumbnails(other.masks if other else None) if args.report else None
     drawn = set() if args.is_vis is None else spread(len(split), args.is_vis or len(split))
 
     def show(prediction: Prediction) -> None:
         if thumbnails:
             thumbnails(prediction)
         if prediction.score.index in drawn:
-            write_prediction(folder / "vis", prediction, settings.threshold)
+            write_prediction(folder / "vis", prediction)
 
     judge = partial(evaluate, model, split, settings, ranks, num_workers=args.num_workers)
-    control = {}
+    how = {"on_sample": show, "shown": None if thumbnails else drawn}
     with explained_loaders():
-        if args.rotate_expressions:
-            control = {"control": {"rotated": count_rotated(split), "oIoU_unrotated": overall_iou(judge())}}
-        how = {"on_sample": show, "shown": None if thumbnails else drawn}
-        scores = judge(rotate_expressions=args.rotate_expressions, **how)
-    metrics = summarise(scores, split.dataset) | control
+        plain = judge() if control.kind else []
+        if control.kind == "rotated":
+            how["rotate_expressions"] = True
+        elif control.kind:
+            how["reword"] = control.reword
+        scores = judge(**how)
+    metrics = summarise(scores, split.dataset, split.is_generalised)
+    if plain:
+        metrics["control"] = _control(control, split, plain, scores)
     if thumbnails:
         thumbnails.gather()
     if ranks.is_main:
@@ -208,15 +227,29 @@ def _evaluate(
     return metrics
 
 
+def _control(control: Control, split: PreparedSplit, plain: list[SampleScore], scores: list[SampleScore]) -> dict:
+    """What was done to how many expressions, and the oIoU of the `plain` ones."""
+    oiou = overall_iou(plain)
+    if control.kind == "rotated":
+        changed = count_rotated(split)
+        names_of_1_0 = {"rotated": changed, "oIoU_unrotated": oiou}
+    else:
+        changed, names_of_1_0 = sum(a.sentence != b.sentence for a, b in zip(plain, scores, strict=True)), {}
+    return {"expressions": control.kind, "told": control.told, "changed": changed, "oIoU_plain": oiou} | names_of_1_0
+
+
 def _record(model: ReSTR, split: PreparedSplit, settings: EvalSettings, device: torch.device) -> dict:
     """What a number has to be traced by: checkpoint, data, settings and `facts`."""
     meta = split.folder / META  # the authors' code makes none
+    decided = asdict(settings) | {"image_size": list(model.config.vision.image_size)}
+    if not settings.no_target_pixels:  # the same file as of version 1.0
+        del decided["no_target_pixels"]
     return {
         "dataset": split.dataset,
         "split": split.split,
         "checkpoint": {key: model.provenance[key] for key in ("file", "sha256", "step")},
         "data": {"folder": str(split.folder.resolve()), "meta_sha256": file_sha256(meta) if meta.is_file() else None},
-        "settings": asdict(settings) | {"image_size": list(model.config.vision.image_size)},
+        "settings": decided,
         **facts(device),
     }
 
@@ -225,10 +258,11 @@ def _print(rows: dict[str, dict]) -> None:
     print(format_table(rows))
     for title, metrics in rows.items():
         if "control" in metrics:
-            n, before = metrics["control"]["rotated"], metrics["control"]["oIoU_unrotated"]
+            control, after = metrics["control"], metrics["oIoU"]
+            counts, before = f"{control['changed']} of {metrics['n_samples']}", control["oIoU_plain"]
             print(
-                f"\n{title}: control, not a result. Judging {n} of {metrics['n_samples']} expressions against the next "
-                f"ref of their image: oIoU {before:.2f} -> {metrics['oIoU']:.2f}, {before - metrics['oIoU']:.2f} lost"
+                f"\n{title}: control, not a result. {counts} expressions {control['told']}: "
+                f"oIoU {before:.2f} -> {after:.2f}, {before - after:.2f} lost"
             )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from eval.boxes import box_overlap, mask_boxes
 from eval.loaders import PREFETCH, check_shared_memory, loading, shared
 from eval.metrics import RunningIoU, SampleScore
 from models.inference import THRESHOLD, canvas_logits, resize_and_crop, to_canvas
@@ -23,16 +24,17 @@ from utils import device as distributed
 from utils.cli import progress_bar
 from utils.device import Ranks, autocast
 from utils.errors import InputError
-from utils.options import option
+from utils.options import COUNT_OR_0, option
 from utils.prepared import META, PreparedSplit, texts_digest
-from utils.text import tokenize
+from utils.text import Vocabulary, tokenize
 
 
 class ImageGroup(NamedTuple):
     """An image at its original size and all its expressions."""
 
     indices: list[int]  # of the expressions, in the split
-    sentences: list[str]
+    sentences: list[str]  # as they are read
+    lengths: list[int]  # tokens of the expressions as the split has them
     name: str  # of the image
     image: Tensor  # H W 3, uint8
     ids: Tensor  # n 20, int64
@@ -43,11 +45,13 @@ class ImageGroup(NamedTuple):
 class ImageGroups(Dataset):
     """The groups of a split. An InputError is returned, not raised, so that it leaves a worker as the one line it is.
 
-    `rotate`: judge each expression against the next ref of its image (see `evaluate`).
+    `rotate`: judge each expression against the next ref of its image. `reword`: see `evaluate`; `encode`, what turns an
+    expression into ids, int64 [20].
     """
 
-    def __init__(self, split: PreparedSplit, groups: list[list[int]], rotate: bool = False):
+    def __init__(self, split: PreparedSplit, groups: list[list[int]], rotate: bool = False, reword=None, encode=None):
         self.split, self.groups, self.rotate = split, groups, rotate
+        self.reword, self.encode = reword, encode
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -56,6 +60,9 @@ class ImageGroups(Dataset):
         indices, split = self.groups[number], self.split
         try:
             ids, sentences, names = zip(*map(split.text, indices), strict=True)
+            lengths = [len(tokenize(sentence)) for sentence in sentences]
+            if self.reword:
+                ids, sentences = zip(*map(self._reworded, indices, ids, sentences), strict=True)
             image = split.image(indices[0])
             keys = [split.ref(i) for i in indices]
             refs = list(dict.fromkeys(keys))  # in order of appearance
@@ -69,7 +76,16 @@ class ImageGroups(Dataset):
             return error
         image, ids, masks = (shared(torch.from_numpy(array)) for array in (image, np.stack(ids), np.stack(masks)))
         targets = [(refs.index(key) + self.rotate) % len(refs) for key in keys]
-        return ImageGroup(list(indices), list(sentences), names[0], image, ids, masks, targets)
+        return ImageGroup(list(indices), list(sentences), lengths, names[0], image, ids, masks, targets)
+
+    def _reworded(self, index: int, ids: np.ndarray, sentence: str) -> tuple[np.ndarray, str]:
+        """Ids and text of a changed expression. Raises InputError if the split's own ids are not those of its text."""
+        changed = self.reword(index, sentence)
+        if changed == sentence:
+            return ids, sentence
+        if not np.array_equal(self.encode(sentence), ids):
+            raise self.split.broken(index, "its ids are not those of its words in the model's vocabulary")
+        return self.encode(changed), changed
 
 
 def check_room(split: PreparedSplit, batch_size: int, num_workers: int) -> None:
@@ -104,7 +120,7 @@ class EvalSettings:
 
     A pixel belongs to the object if its logit is at least `threshold`. pad: "grey" fills the canvas with zeros after
     normalisation (the authors' code), "black" with normalised black (as in training). amp: a name of
-    `utils.device.AMP_DTYPES`; None: float32.
+    `utils.device.AMP_DTYPES`; None: float32. A mask of fewer pixels than `no_target_pixels` counts as empty.
     """
 
     pad: str = option(
@@ -116,15 +132,22 @@ class EvalSettings:
         8, "images, and expressions, at a time", limits=(1, 1024), harmless="only speed and memory"
     )
     amp: str | None = None
+    no_target_pixels: int = option(
+        0, "pixels below which a prediction counts as none, for expressions without an object", limits=COUNT_OR_0
+    )
 
 
 class Prediction(NamedTuple):
-    """What `on_sample` gets: image H x W x 3 uint8, mask H x W bool, logits H x W float32, at the original size."""
+    """What `on_sample` gets, at the original size.
+
+    Image H x W x 3 uint8, mask H x W bool (the ground truth), logits H x W float32, found H x W bool (the prediction).
+    """
 
     score: SampleScore
     image: np.ndarray
     mask: np.ndarray
     logits: np.ndarray
+    found: np.ndarray
 
 
 def evaluate(
@@ -135,6 +158,7 @@ def evaluate(
     *,
     num_workers: int = 0,
     rotate_expressions: bool = False,
+    reword: Callable[[int, str], str] | None = None,
     on_sample: Callable[[Prediction], None] | None = None,
     shown: Collection[int] | None = None,
     progress: bool = True,
@@ -146,14 +170,16 @@ def evaluate(
     is left in the mode it came in; num_workers, processes that decode images ahead; on_sample, called with the
     Prediction of each of this process's expressions, or of those whose index is in `shown`; rotate_expressions, a
     control, not a metric: each expression is judged against the mask of the next ref of its image (an image of one ref
-    stays as it is), so that a model which finds objects without reading loses nothing.
+    stays as it is), so that a model which finds objects without reading loses nothing; reword, other controls: what
+    the model reads in place of an expression of that number, which is the `sentence` of its score (`length` stays).
     Raises InputError for data that cannot be read, ids outside the model's vocabulary, logits that are not finite, and
     a split whose expressions are not those that its meta.json was written for.
     """
     settings, ranks = settings or EvalSettings(), ranks or Ranks(torch.device("cpu"))
+    split.subwords = model.subwords  # with which it reads the expressions, in place of the stored ids
     watched = () if on_sample is None else range(len(split)) if shown is None else shown
     groups = split.image_groups()[ranks.rank :: ranks.world]
-    images = ImageGroups(split, groups, rotate_expressions)
+    images = ImageGroups(split, groups, rotate_expressions, reword, reword and encoder(model, split))
     scores, running, training = [], RunningIoU(), model.training
     hidden = not (progress and ranks.is_main)
     how = {"desc": f"{split.dataset} {split.split}", "unit": "expr", "leave": False, "disable": hidden}
@@ -172,20 +198,29 @@ def evaluate(
     finally:
         model.train(training)
     scores = sorted(distributed.gather(scores), key=lambda score: score.index)
-    check_complete(scores, split)
+    check_complete(scores, split, changed=reword is not None)
     return scores
 
 
-def check_complete(scores: list[SampleScore], split: PreparedSplit) -> None:
-    """Raise InputError unless every expression of the split was judged exactly once, and meta.json is of just these."""
+def encoder(model: nn.Module, split: PreparedSplit) -> Callable[[str], np.ndarray]:
+    """What turns an expression into ids as `split` holds them. Raises InputError if neither side knows the words."""
+    words = model.subwords or (Vocabulary(model.vocabulary) if model.vocabulary else split.vocabulary())
+    return words.ids
+
+
+def check_complete(scores: list[SampleScore], split: PreparedSplit, changed: bool = False) -> None:
+    """Raise InputError unless every expression of the split was judged exactly once, and meta.json is of just these.
+
+    `changed`: the scores hold other texts than the split, which are not compared.
+    """
     judged = [score.index for score in scores]
     if judged != list(range(len(split))):
         raise InputError(
             f"{len(judged)} expressions ({len(set(judged))} different) were evaluated but the split has {len(split)}"
         )
     entry = split.meta["splits"][split.split] if split.meta else {}
-    built = entry.get("texts_sha256")  # folders of earlier versions do not say
-    if built and built != texts_digest((score.image_name, score.sentence) for score in scores):
+    built = entry.get("texts_sha256") if len(split) == split.whole else None  # folders of version 1.0 do not say
+    if built and not changed and built != texts_digest((score.image_name, score.sentence) for score in scores):
         raise InputError(
             f"{split.folder}: the {len(split):,} expressions of {split.split} are not those that {META} was written "
             "for; move the folder away and build it again with build_batches.py"
@@ -206,30 +241,35 @@ def _judge(
     watched: Collection[int],
 ) -> tuple[list[SampleScore], list[Prediction]]:
     """Scores of all expressions of a few images, and the Predictions of those `watched`; without any, one wait."""
-    counts, logits_of = [], {}
+    counts, outputs = [], {}
     for group, rows, logits in _segment(model, batch, settings, device):
         masks = group.masks[group.targets[rows]].to(device, non_blocking=True)  # n H W
         found = logits >= settings.threshold
-        pixels = [(found & masks).sum((1, 2)), (found | masks).sum((1, 2)), logits.isfinite().flatten(1).all(1)]
+        if settings.no_target_pixels:
+            found &= (found.sum((1, 2)) >= settings.no_target_pixels)[:, None, None]
+        pixels = [mask.sum((1, 2)) for mask in (found & masks, found | masks, masks)]
+        pixels += [logits.isfinite().flatten(1).all(1), *box_overlap(mask_boxes(found), mask_boxes(masks))]
         counts.append(torch.stack([count.long() for count in pixels], 1))
-        for index, own in zip(group.indices[rows], logits, strict=True):
+        for index, *output in zip(group.indices[rows], logits, found, strict=True):
             if index in watched:
-                logits_of[index] = own.cpu().numpy()
+                outputs[index] = [own.cpu().numpy() for own in output]
     counted = iter(torch.cat(counts).tolist())
     scores, predictions = [], []
     for group in batch:
-        for index, sentence, target in zip(group.indices, group.sentences, group.targets, strict=True):
-            name, (intersection, union, finite) = split.name(index), next(counted)
+        for index, sentence, length, target in zip(
+            group.indices, group.sentences, group.lengths, group.targets, strict=True
+        ):
+            name, (intersection, union, true, finite, box_hit, box_union) = split.name(index), next(counted)
             if not finite:
                 raise InputError(
                     f"the model's logits for {name} are not finite: its training has diverged, or the checkpoint is "
                     "damaged; take an earlier one"
                 )
-            length = len(tokenize(sentence))
-            scores.append(SampleScore(index, name, intersection, union, length, sentence, group.name))
-            if index in logits_of:
+            box_iou = box_hit / box_union if box_union else 1.0
+            scores.append(SampleScore(index, name, intersection, union, length, sentence, group.name, true, box_iou))
+            if index in outputs:
                 pictures = group.image.numpy(), group.masks[target].numpy()
-                predictions.append(Prediction(scores[-1], *pictures, logits_of[index]))
+                predictions.append(Prediction(scores[-1], *pictures, *outputs[index]))
     return scores, predictions
 
 

@@ -9,6 +9,7 @@ A run may still be training: the line that it is writing is left out.
 import json
 import logging
 import math
+import re
 import sys
 import warnings
 from itertools import cycle
@@ -30,6 +31,7 @@ COLOURS = ("#1f5fbf", "#d9541e", "#2e8b57", "#8e44ad", "#b8860b", "#c2185b", "#0
 GREY = "#8a8f98"
 LOOKS = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ((0, (1, 3)), "v"))  # of the curves of one panel
 NOT_LOSSES = ("lr", "grad_norm")  # of what training logs
+OWN_OIOU = re.compile(r"[\w.+#-]+ oIoU")  # of each of several data sets: "Gref oIoU"
 COLUMNS = 3  # of panels
 MAX_LOSSES = 20
 MAX_LOG_BYTES = 256 * MEBIBYTE
@@ -123,7 +125,8 @@ def draw(runs: list[Run]):
             title = "Training loss" if name == "loss" else f"Loss: {one_line(name, 30)}"
             _panel(next(panels), title, coloured, "train", [name])
         _panel(next(panels), "Learning rate", coloured, "train", ["lr"])
-        _panel(iou := next(panels), "Validation IoU (%)", coloured, "val", ["oIoU", "mIoU"])
+        own = dict.fromkeys(name for run in runs for name in run.curves["val"] if OWN_OIOU.fullmatch(name))
+        _panel(iou := next(panels), "Validation IoU (%)", coloured, "val", ["oIoU", "mIoU", *[*own][:MAX_LOSSES]])
         _best(iou, coloured, "oIoU")
         _panel(next(panels), "Validation Prec@X (%)", coloured, "val", [f"Prec@{x}" for x in PRECISIONS])
         for panel in panels:

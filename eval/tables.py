@@ -2,23 +2,27 @@
 
     python eval/tables.py weights/*                     # Markdown on the screen
     python eval/tables.py weights/* --out results       # results/tables.md, tables.tex and tables.csv
+    python eval/tables.py weights/* --over_seeds        # one row for runs that differ in nothing but the seed
 
 One row for each run (the folder of its checkpoints) and each setting of the evaluation. Where a run was evaluated on a
-split at several steps, the latest one counts. Controls (--rotate_expressions) are left out.
+split at several steps, the latest one counts. Controls (--expressions) are left out.
+
+With --over_seeds numbers are mean ± standard deviation, that of the sample (divisor n - 1); a single run has no ±. In
+CSV, "value" is the mean, and "deviation" and "runs" follow.
 """
 
 import csv
 import io
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from eval.metrics import PRECISIONS, length_buckets
-from eval.results import Result, choose, find_files, read_result
+from eval.metrics import BOX_ACCURACY, GENERALISED, PRECISIONS, length_buckets
+from eval.results import Mean, Result, choose, find_files, over_seeds, read_result
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import is_public, title
 from utils.errors import InputError
@@ -44,7 +48,7 @@ KINDS = ("oIoU", "mIoU")
 CSV_HEAD = ("metric", "method", "dataset", "split", "tokens", "step", "samples", "value", "published", "difference")
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#!$&])")
 LATEX_WORDS = {"\\": "textbackslash", "~": "textasciitilde", "^": "textasciicircum", "†": "dag"}
-LATEX_WORDS |= {"<": "textless", ">": "textgreater", "|": "textbar"}
+LATEX_WORDS |= {"±": "textpm", "<": "textless", ">": "textgreater", "|": "textbar"}
 LATEX_SPECIAL = {ord(c): f"\\{word}{{}}" for c, word in LATEX_WORDS.items()} | {ord(c): f"\\{c}" for c in "{}$&#_%"}
 Rows = dict[str, dict[tuple[str, str], Result]]  # row -> (data set, split) -> result
 
@@ -67,6 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
     output.add_argument("--out", type=Path, metavar="DIR", help="folder for all three formats, instead of the screen")
     best = "choice of the step with the highest oIoU on each split; on a test split that flatters"
     parser.add_argument("--best", action="store_true", help=best)
+    seeds = "mean and standard deviation of runs that differ in nothing but --seed, by their config.json"
+    parser.add_argument("--over_seeds", action="store_true", help=seeds)
     options = parser.parse_args(arguments)
     files = find_files(options.paths)
     results = [result for file in files if (result := read_result(file))]
@@ -75,8 +81,10 @@ def main(arguments: list[str] | None = None) -> None:
     if not results:
         raise InputError("all of them are controls: there is nothing to show")
     rows = choose(results, options.best)
+    if options.over_seeds:
+        rows = over_seeds(rows)
     tables = tables_of(rows, options.best)
-    formats = {"markdown": markdown(tables), "latex": latex(tables), "csv": csv_of(rows)}
+    formats = {"markdown": markdown(tables), "latex": latex(tables), "csv": csv_of(rows, options.over_seeds)}
     if options.out is None:
         print(formats[options.format], end="")
         return
@@ -131,7 +139,9 @@ def is_other(result: Result) -> bool:
 
 
 def _noted(caption: str, results: Iterable[Result]) -> str:
-    """The caption, with what † means if one of the results has it."""
+    """The caption, with what ± and † mean if one of the results has them."""
+    results = list(results)
+    caption += "; ± standard deviation over seeds" * any("±" in percent(result.metrics["oIoU"]) for result in results)
     note = "; † other expressions than those of the public split, so not comparable"
     return caption + note * any(map(is_other, results))
 
@@ -145,6 +155,7 @@ def tables_of(rows: Rows, best: bool) -> list[Table]:
     return [
         *(_overview(kind, rows, columns, best) for kind in KINDS),
         _precision(results),
+        *_generalised(results),
         *(_by_length(kind, results, dataset) for kind in KINDS for dataset in datasets),
     ]
 
@@ -154,7 +165,7 @@ def _overview(kind: str, rows: Rows, columns: list[tuple[str, str]], best: bool)
     if kind == "oIoU":
         caption = f"oIoU (%), the paper's Table 1; in brackets the difference to {OURS}; * {UNVERIFIED_NOTE}"
         for method, numbers in PUBLISHED.items():
-            cells = [_number(numbers.get(of)) + "*" * ((method, of) in UNVERIFIED) for of in columns]
+            cells = [percent(numbers.get(of)) + "*" * ((method, of) in UNVERIFIED) for of in columns]
             lines.append([method, "", *cells])
     for run, row in rows.items():
         cells = [_cell(kind, row[of]) if of in row else "" for of in columns]
@@ -172,10 +183,13 @@ def _shown(of: tuple[str, str]) -> str:
 
 def _cell(kind: str, result: Result) -> str:
     difference = compared(result)[1] if kind == "oIoU" else ""
-    return _number(result.metrics[kind]) + "†" * is_other(result) + (f" ({difference})" if difference else "")
+    return percent(result.metrics[kind]) + "†" * is_other(result) + (f" ({difference})" if difference else "")
 
 
-def _number(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Two decimals; of a `Mean` of several runs also its standard deviation: "67.22 ± 0.15"; empty for None."""
+    if isinstance(value, Mean) and value.n > 1:
+        return f"{value:.2f} ± {value.deviation:.2f}"
     return "" if value is None else f"{value:.2f}"
 
 
@@ -186,11 +200,26 @@ def _steps(results: Iterable[Result]) -> str:
 def _precision(results: list[tuple[str, Result]]) -> Table:
     lines = []
     for run, result in results:
-        values = [_number(result.metrics["prec"][x]) for x in PRECISIONS]
+        values = [percent(result.metrics["prec"][x]) for x in PRECISIONS]
+        values.append(percent(result.metrics.get(BOX_ACCURACY)))  # none in files of version 1.0
         split = _shown(result.of) + "†" * is_other(result)
         lines.append([run, split, _steps([result]), str(result.metrics["n_samples"]), *values])
-    caption = _noted("Prec@X (%)", (result for _, result in results))
-    return Table(caption, ["method", "split", "step", "samples", *(f"@{x}" for x in PRECISIONS)], lines, left=2)
+    caption = _noted(f"Prec@X, and {BOX_ACCURACY} of the masks' bounding boxes (%)", (result for _, result in results))
+    head = ["method", "split", "step", "samples", *(f"@{x}" for x in PRECISIONS), BOX_ACCURACY]
+    return Table(caption, head, lines, left=2)
+
+
+def _generalised(results: list[tuple[str, Result]]) -> Iterator[Table]:
+    """Metrics of the splits that have expressions without an object; no table if there are none."""
+    lines = []
+    for run, result in results:
+        if more := result.metrics.get("generalised"):
+            counts = [result.metrics["n_samples"], more["n_no_target"]]
+            numbers = [percent(more[name]) for name in GENERALISED]
+            lines.append([run, _shown(result.of), _steps([result]), *map(str, counts), *numbers])
+    if lines:
+        head = ["method", "split", "step", "samples", "no object", *GENERALISED]
+        yield Table("Expressions of several objects or none (%); Prec@X of those with an object", head, lines, left=2)
 
 
 def _by_length(kind: str, results: list[tuple[str, Result]], dataset: str) -> Table:
@@ -202,34 +231,44 @@ def _by_length(kind: str, results: list[tuple[str, Result]], dataset: str) -> Ta
     lines = []
     for run, result, table in own:
         cells = [table.get(label, {"n": 0}) for label in labels]
-        values = [_number(cell[kind]) if cell["n"] else "" for cell in cells]
+        values = [percent(cell[kind]) if cell["n"] else "" for cell in cells]
         lines.append(
-            [run, result.of[1] + "†" * is_other(result), _steps([result]), *values, _number(result.metrics[kind])]
+            [run, result.of[1] + "†" * is_other(result), _steps([result]), *values, percent(result.metrics[kind])]
         )
     head = ["method", "split", "step", *labels, "all"]
     caption = _noted(f"{kind} (%) by number of tokens, {title(dataset)}", (result for _, result, _ in own))
     return Table(caption, head, lines, left=2)
 
 
-def csv_of(rows: Rows) -> str:
+def csv_of(rows: Rows, over_seeds: bool) -> str:
     """One line for each number: of the published methods, then of each result."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(CSV_HEAD)
+    writer.writerow(CSV_HEAD + ("deviation", "runs") * over_seeds)
     for method, numbers in PUBLISHED.items():
         for of, number in numbers.items():
             note = f" ({UNVERIFIED_NOTE})" if (method, of) in UNVERIFIED else ""
-            writer.writerow(["oIoU", method + note, *of, "", "", "", f"{number:.2f}", f"{number:.2f}", ""])
+            line = ["oIoU", method + note, *of, "", "", "", f"{number:.2f}", f"{number:.2f}", ""]
+            writer.writerow(line + ["", ""] * over_seeds)
     for run, row in rows.items():
         for result in row.values():
             metrics = result.metrics
             values = [(kind, "", metrics["n_samples"], metrics[kind]) for kind in KINDS]
             values += [(f"Prec@{x}", "", metrics["n_samples"], metrics["prec"][x]) for x in PRECISIONS]
+            if BOX_ACCURACY in metrics:
+                values.append((BOX_ACCURACY, "", metrics["n_samples"], metrics[BOX_ACCURACY]))
+            for name, value in (metrics.get("generalised") or {}).items():
+                if name in GENERALISED and value is not None:
+                    shown = f"{name}, with an object" if name.startswith("Prec") else name
+                    values.append((shown, "", metrics["n_samples"], value))
             for label, part in metrics["by_length"].items():
                 values += [(kind, label, part["n"], part[kind]) for kind in KINDS if part["n"]]
             for metric, tokens, samples, value in values:
                 beside = compared(result) if metric == "oIoU" and not tokens else ("", "")
-                writer.writerow([metric, run, *result.of, tokens, result.step or "", samples, f"{value:.4f}", *beside])
+                line = [metric, run, *result.of, tokens, result.step or "", samples, f"{value:.4f}", *beside]
+                if over_seeds:
+                    line += ["" if value.deviation is None else f"{value.deviation:.4f}", value.n]
+                writer.writerow(line)
     return file.getvalue()
 
 

@@ -72,7 +72,7 @@ def patch_picture(image: np.ndarray, patches: np.ndarray, canvas: tuple[int, int
     return heat(image, np.asarray(Image.fromarray(soft.astype(np.float32)).resize(size, Image.Resampling.NEAREST)))
 
 
-def sheet(prediction: Prediction, threshold: float) -> Image.Image:
+def sheet(prediction: Prediction) -> Image.Image:
     """Image, ground truth, probability and prediction, two by two, with the expression and the IoU above them."""
     height, width = prediction.mask.shape
     factor = PANEL_SIDE / max(height, width)
@@ -81,7 +81,7 @@ def sheet(prediction: Prediction, threshold: float) -> Image.Image:
     image = np.asarray(Image.fromarray(prediction.image).resize(size, smooth))
     mask, hard, soft = (
         np.asarray(Image.fromarray(array).resize(size, nearest))
-        for array in (prediction.mask, prediction.logits >= threshold, probability(prediction.logits))
+        for array in (prediction.mask, prediction.found, probability(prediction.logits))
     )
     panels = [
         ("image", image),
@@ -118,20 +118,19 @@ def grid(panels: Sequence[tuple[str, np.ndarray]], columns: int, caption: str = 
     return page
 
 
-def write_prediction(folder: Path, prediction: Prediction, threshold: float) -> None:
+def write_prediction(folder: Path, prediction: Prediction) -> None:
     """Write the five files of a sample into `folder`, which must exist; their names come from the sample's name only.
 
     Raises InputError for a sample name that is not a plain file name.
     """
     name = safe_name(prediction.score.name, "the name of a sample")
     soft = np.rint(255 * probability(prediction.logits)).astype(np.uint8)
-    hard = prediction.logits >= threshold
     pictures = {
         f"{name}_image.jpg": Image.fromarray(prediction.image),
         f"{name}_gt.png": Image.fromarray(prediction.mask.astype(np.uint8) * 255),
         f"{name}_soft.png": Image.fromarray(soft),
-        f"{name}_pred.png": Image.fromarray(hard.astype(np.uint8) * 255),
-        f"{name}.jpg": sheet(prediction, threshold),
+        f"{name}_pred.png": Image.fromarray(prediction.found.astype(np.uint8) * 255),
+        f"{name}.jpg": sheet(prediction),
     }
     for file_name, picture in pictures.items():
         with atomic_write(folder / file_name, durable=False) as file:

@@ -5,6 +5,7 @@ from typing import get_args
 
 from models.fusion import VARIANTS
 from utils.errors import InputError, one_line
+from utils.text import TEXT_LENGTH
 
 # The largest value of each number, far above any use: a configuration may come from a stranger's file. Whole numbers
 # start at 1, fractions at 0.
@@ -16,6 +17,7 @@ LARGEST = {
     "layers": 1_000,
     "heads": 1_000,
     "vocabulary_size": 10_000_000,
+    "text_length": 64,
     "mlp_ratio": 64.0,
     "drop_path": 0.9,
     "norm_eps": 0.1,
@@ -45,6 +47,18 @@ class LanguageConfig:
     depth: int = 6  # blocks. paper: section 4.1
     heads: int = 12  # paper: section 4.1
     mlp_ratio: float = 4.0
+    text_length = TEXT_LENGTH  # tokens; no field. paper: section 4.1
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """A text encoder of Hugging Face transformers, which reads the ids of its own tokeniser plus 1; 0 is padding."""
+
+    name: str  # its folder's, or the one on the hub
+    encoder: str  # its class, one of models.language.TEXT_ENCODERS
+    settings: str  # JSON of the fields of its configuration
+    vocabulary_size: int  # the encoder's own, plus 1
+    text_length: int  # tokens, with the special ones of the tokeniser
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,7 @@ class ReSTRConfig:
     """Everything that decides the shapes of a model; stored in each checkpoint."""
 
     vision: VisionConfig = VisionConfig()
-    language: LanguageConfig = LanguageConfig()
+    language: LanguageConfig | TextEncoderConfig = LanguageConfig()
     fusion: FusionConfig = FusionConfig()
     decoder: DecoderConfig = DecoderConfig()
 
@@ -94,16 +108,18 @@ class ReSTRConfig:
     def from_dict(cls, values: dict) -> "ReSTRConfig":
         """The inverse of `to_dict`. Raises InputError for an unknown or a missing part or number."""
         try:
-            known = cls().to_dict()
-            for given, names in [(values, known), *((values[part], numbers) for part, numbers in known.items())]:
-                if set(given) != set(names):
-                    raise KeyError(min(map(one_line, set(given) ^ set(names))))
+            kinds = {part.name: part.type for part in fields(cls)}
+            kinds["language"] = TextEncoderConfig if "encoder" in values["language"] else LanguageConfig
+            for given, kind in [(values, cls), *((values[part], kind) for part, kind in kinds.items())]:
+                names = {field.name for field in fields(kind)}
+                if set(given) != names:
+                    raise KeyError(min(map(one_line, set(given) ^ names)))
             vision = {**values["vision"], "image_size": tuple(values["vision"]["image_size"])}
             if vision["backbone"].partition(".")[0] == VisionConfig.backbone:  # version 1.0 stored None for its numbers
                 names = [name for name in ("patch_size", "width", "depth", "heads") if vision[name] is None]
                 vision |= {name: getattr(VisionConfig, name) for name in names}
             parts = {**values, "vision": vision}
-            return cls(**{part.name: part.type(**parts[part.name]) for part in fields(cls)})
+            return cls(**{part: kind(**parts[part]) for part, kind in kinds.items()})
         except InputError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from utils.errors import InputError, one_line
 from utils.files.images import read_image, to_rgb
 from utils.geometry import fit_inside, window
-from utils.text import TEXT_LENGTH, Vocabulary, tokenize
+from utils.text import Vocabulary
 
 # The logit from which a pixel belongs to the object, the authors' code's: a probability of a half, but without logits
 # that are exactly 0.
@@ -27,7 +27,7 @@ class Segmentation(NamedTuple):
     mask: bool H x W. logits: float32 H x W. patches: float32 rows x columns, the patch logits over the padded canvas.
     words: the tokens of the expression that the model read, and the attention in 0..1 that the class seed paid each
     (see `seed_attention`; the rest of 1 went to padding and the seed itself). unknown: tokens that the vocabulary
-    lacks. unread: tokens beyond the first 20.
+    lacks. unread: tokens beyond the first 20. Of a text encoder of transformers the tokens are its tokeniser's.
     """
 
     mask: np.ndarray
@@ -130,7 +130,7 @@ def segment(
     texts, lowest = [text] if isinstance(text, str) else text, logit(threshold)
     if model.vocabulary is None:
         raise InputError("the model does not know its vocabulary: convert the checkpoint with python -m models.convert")
-    vocabulary = Vocabulary(model.vocabulary)
+    vocabulary = model.subwords or Vocabulary(model.vocabulary)
     ids = [torch.from_numpy(vocabulary.ids(each)) for each in texts]  # each 20
     v, size = image if isinstance(image, EncodedImage) else encode(model, image)
     found = []
@@ -141,9 +141,8 @@ def segment(
         if not np.isfinite(logits).all():  # no pixel would reach the threshold, as if nothing were there
             name = (model.provenance or {}).get("file", "the model")
             raise InputError(f"{name}: its logits are not finite: its training has diverged; take an earlier one")
-        tokens = tokenize(each)
-        read, unread = tokens[:TEXT_LENGTH], tokens[TEXT_LENGTH:]
-        words = list(zip(read, attention[0][0, TEXT_LENGTH - len(read) :].tolist(), strict=True))
+        read, unread = vocabulary.split(each)
+        words = list(zip(read, attention[0][0][row != 0].tolist(), strict=True))
         patches = patch[0, 0].cpu().numpy()
         found.append(Segmentation(logits >= lowest, logits, patches, words, vocabulary.unknown(each), unread))
     return found[0] if isinstance(text, str) else found
@@ -182,7 +181,7 @@ def seed_attention(model: nn.Module) -> Iterator[list[Tensor]]:
         qkv = attention.qkv(x).float().reshape(*x.shape[:2], 3, attention.num_heads, -1)
         q, k, _ = qkv.permute(2, 0, 3, 1, 4)  # each B heads T d/heads
         weights = torch.softmax(q[:, :, -1:] @ k.transpose(-2, -1) * attention.scale, -1)  # B heads 1 T
-        found.append(weights.mean(1)[:, 0, -1 - TEXT_LENGTH : -1])
+        found.append(weights.mean(1)[:, 0, -1 - model.config.language.text_length : -1])
 
     hook = encoder.blocks[-1].attn.register_forward_pre_hook(look)
     try:

@@ -99,8 +99,10 @@ def from_reference(state_dict: dict[str, torch.Tensor], config: dict) -> ReSTR:
 def to_reference(model: ReSTR) -> dict[str, torch.Tensor]:
     """The authors' state dict with the weights of `model` (fusion `indirect` only); the unused ViT head is zero.
 
-    The order of the names is ours. Raises InputError for a fusion variant that the authors' model does not have.
+    The order of the names is ours. Raises InputError for a fusion variant or a language encoder that theirs lacks.
     """
+    if not isinstance(model.config.language, LanguageConfig):
+        raise InputError("the authors' model has no place for another language encoder")
     if model.config.fusion.variant != "indirect":
         raise InputError(f"the authors' model has no place for the fusion variant {model.config.fusion.variant}")
     steps = len(model.decoder.up) if model.decoder is not None else 0

@@ -11,9 +11,10 @@ from models.config import ReSTRConfig
 from models.decoder import CoarseToFineDecoder
 from models.fusion import MultimodalFusion
 from models.inference import EncodedImage, encode, segment
-from models.language import LanguageEncoder
+from models.language import ENCODERS, TextEncoder
 from models.vision import VisionEncoder
 from utils.errors import InputError, one_line
+from utils.subwords import Subwords
 
 
 class ReSTR(nn.Module):
@@ -26,11 +27,12 @@ class ReSTR(nn.Module):
         super().__init__()
         self.config = config
         self.vision = VisionEncoder(config.vision)
-        self.vocabulary: list[str] | None = None  # set by load_restr, as is the next
+        self.subwords: Subwords | None = None  # of an encoder of transformers; set by training and by load_restr
+        self.vocabulary: list[str] | str | None = None  # set by load_restr, as is the next
         self.provenance: dict | None = None
         self.image_size = config.vision.image_size  # (height, width) in pixels
         self.patch_size, self.grid, width = self.vision.patch_size, self.vision.grid, self.vision.width
-        self.language = LanguageEncoder(config.language, width)
+        self.language = ENCODERS[type(config.language)](config.language, width)
         self.fusion = MultimodalFusion(config.fusion, width, self.vision.heads)
         self.decoder = None
         if config.decoder.enabled:
@@ -93,8 +95,13 @@ class ReSTR(nn.Module):
         return self.segment(self.encoded, text, threshold)
 
     def parameter_groups(self, lr: float, vision_lr_scale: float) -> list[dict]:
-        """Optimiser groups: the vision encoder at `vision_lr_scale` times `lr` (paper: 0.1), the rest at `lr`."""
+        """Optimiser groups: the vision encoder at `vision_lr_scale` times `lr` (paper: 0.1), the rest at `lr`.
+
+        A text encoder of transformers is pre-trained as well, and goes with the vision encoder.
+        """
         vision = list(self.vision.parameters())
+        if isinstance(self.language, TextEncoder):
+            vision += self.language.encoder.parameters()
         ours = {id(parameter) for parameter in vision}
         rest = [parameter for parameter in self.parameters() if id(parameter) not in ours]
         return [{"params": rest, "lr": lr}, {"params": vision, "lr": lr * vision_lr_scale}]

@@ -77,6 +77,16 @@ def checked_segmentation(segmentation: Any, size: tuple[int, int], where: str) -
         raise InputError(f"{where}: {error}; {_REMEDY}") from error
 
 
+def united(parts: list[list | dict], size: tuple[int, int], where: str) -> list:
+    """The union of several objects that `checked_segmentation` returned, or of none: polygons and RLE in one list.
+
+    Raises InputError, as that does, if there is too much to draw.
+    """
+    polygons = [polygon for part in parts if isinstance(part, list) for polygon in part]
+    runs = [part for part in parts if isinstance(part, dict)]
+    return (checked_segmentation(polygons, size, where) if polygons else []) + runs
+
+
 def _checked_polygons(polygons: Any, size: tuple[int, int]) -> list:
     if not isinstance(polygons, list) or not 0 < len(polygons) <= MAX_POLYGONS:
         raise ValueError("the segmentation is neither polygons nor RLE")
@@ -129,14 +139,20 @@ def _unpacked_counts(text: str) -> list[int]:
 
 
 def draw(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
-    """What `checked_segmentation` returned, as bool H x W: the union of polygons, or the odd runs."""
+    """What `checked_segmentation` or `united` returned, as bool H x W: the union of polygons, or the odd runs."""
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
         inside = np.arange(len(counts)) % 2 == 1
         return np.repeat(inside, counts).reshape(size[::-1]).T.copy()  # runs go down the columns
     from pycocotools import mask as coco
 
-    return coco.decode(coco.merge(coco.frPyObjects(segmentation, *size))).astype(bool)
+    mask, polygons = np.zeros(size, bool), [part for part in segmentation if isinstance(part, list)]
+    if polygons:
+        mask |= coco.decode(coco.merge(coco.frPyObjects(polygons, *size))).astype(bool)
+    for runs in segmentation:
+        if isinstance(runs, dict):
+            mask |= draw(runs, size)
+    return mask
 
 
 def read_mat_mask(path: Path) -> np.ndarray:

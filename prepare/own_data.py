@@ -178,10 +178,22 @@ class OwnData:
         return checked_sentences(texts, where, REMEDY, self.skip_empty)
 
     def _outline(self, where: str, record: dict, size: tuple[int, int] | None, size_of: SizeOf):
-        """The mask of a line's object, which fits an image of `size`; unless that is None, as it cannot be read."""
+        """The mask of a line's object, which fits an image of `size`; unless that is None, as it cannot be read.
+
+        [] of a line that says that there is no object.
+        """
         given = [key for key in OUTLINES if record.get(key) is not None]
+        if record.get("no_target") not in (None, False, True):
+            raise InputError(f'{where}: "no_target" is neither true nor false; {REMEDY}')
+        if record.get("no_target"):
+            if given:
+                raise InputError(f'{where}: has "no_target" and a {given[0]}; keep one of the two')
+            return []
         if len(given) != 1:
-            raise InputError(f"{where}: has to have one of {', '.join(OUTLINES)}, and has {len(given)}; {REMEDY}")
+            no_object = "" if given else ' (of no object: "no_target": true)'
+            raise InputError(
+                f"{where}: has to have one of {', '.join(OUTLINES)}, and has {len(given)}{no_object}; {REMEDY}"
+            )
         outline = record[given[0]]
         if given == ["mask"]:
             path = self._folder / relative_path(outline, f'{where}: "mask"')

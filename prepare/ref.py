@@ -1,4 +1,4 @@
-"""One annotated object of a data set, and the checks that every reader of annotations makes."""
+"""One annotated object of a data set (or several, or none), and the checks that every reader of annotations makes."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ from utils.text import MAX_EXPRESSION
 
 @dataclass(frozen=True)
 class Ref:
-    """One annotated object: an image, the expressions for it, and its mask."""
+    """One annotated object, or several or none: an image, the expressions for it, and its mask."""
 
     ref_id: str  # unique in its split, and a plain file name
     image_path: Path
@@ -26,8 +26,13 @@ class Ref:
     size: tuple[int, int] | None  # height, width the annotations were made for; None: not known
     sentences: tuple[str, ...]  # may hold empty ones, which the build skips
     split: str
-    segmentation: list | dict | Path  # polygons, RLE, or a .mat or .png file
+    segmentation: list | dict | Path  # polygons, RLE, polygons and RLE (union), or a .mat or .png file; []: no object
     left_out: int = 0  # polygons of fewer than three points, which are not drawn
+
+    @property
+    def no_target(self) -> bool:
+        """Whether the annotations say that the expressions mean nothing in the image."""
+        return self.segmentation == []
 
     def mask(self) -> np.ndarray:
         """The object as bool H x W, possibly empty. Raises InputError for a missing or broken file."""

@@ -31,10 +31,11 @@ from prepare.workers import run_all
 from utils.datasets import DATASETS
 from utils.errors import InputError
 from utils.files.images import MAX_IMAGE_BYTES, read_image
-from utils.files.reading import read_bytes
+from utils.files.reading import BUILD_REMEDY, read_bytes
 from utils.files.writing import atomic_write
 from utils.geometry import fit_inside, pad
-from utils.prepared import SIZES, SUMS_KEY, PreparedSplit, SplitFiles, is_train, texts_digest
+from utils.image_index import ImageIndex
+from utils.prepared import NO_TARGET, SIZES, SUMS_KEY, PreparedSplit, SplitFiles, is_train, texts_digest
 from utils.resample import resize_image, resize_mask
 from utils.text import Vocabulary, tokenize
 
@@ -76,6 +77,12 @@ def plan(refs: list[Ref], source: Path) -> list[Job]:
     return [Job(tuple(group)) for group in by_image.values()]
 
 
+def image_index(jobs: list[Job]) -> ImageIndex:
+    """The image of each expression."""
+    names = {i: ref.image_name for job in jobs for ref, sentences in job.refs for i, _ in sentences}
+    return ImageIndex.of(names[i] for i in range(len(names)))
+
+
 def split_entry(jobs: list[Job]) -> dict:
     """What meta.json says of a split, but for `complete`.
 
@@ -94,6 +101,7 @@ def split_entry(jobs: list[Job]) -> dict:
             facts = ref.ref_id, ref.image_name, ref.size, outline, sentences
             annotations.update(json.dumps(facts).encode() + b"\n")
         files.update(json.dumps([path.stat().st_size for path in paths]).encode() + b"\n")
+    without = sum(len(pairs) for job in jobs for ref, pairs in job.refs if ref.no_target)
     return {
         "refs": sum(len(job.refs) for job in jobs),
         "expressions": len(texts),
@@ -101,6 +109,7 @@ def split_entry(jobs: list[Job]) -> dict:
         "texts_sha256": texts_digest((image, text) for _, image, text in texts),
         "annotations_sha256": annotations.hexdigest(),
         "files_sha256": files.hexdigest(),
+        **({NO_TARGET: without} if without else {}),
     }
 
 
@@ -189,10 +198,12 @@ def _build(
     shows, all files are compared with what they have to be.
     """
     files, (number, shards) = writer.files, options.shard
+    index = image_index(jobs).encoded(entry["texts_sha256"])
     was_complete = meta["splits"][files.split]["complete"]
     sizes = writer.sizes()
     lacking, mine = writer.missing(jobs, sizes), jobs[number - 1 :: shards]
-    cut = not lacking and was_complete and meta.get(SIZES, {}).get(files.split) not in (None, writer.total(jobs, sizes))
+    recorded = meta.get(SIZES, {}).get(files.split)
+    cut = not lacking and was_complete and recorded not in (None, writer.total(jobs, sizes) + len(index))
     todo = mine if cut else writer.missing(mine, sizes)
     if was_complete and (lacking or cut):
         record_split(files, entry, None)
@@ -206,9 +217,11 @@ def _build(
     if todo:
         sizes = writer.sizes()
     left = writer.missing(jobs, sizes)
+    if not left:
+        writer.write_file(files.index, index, durable=True)
     if not left and not (was_complete and not lacking and not cut):
         sync_file_system(files.folder)
-        record_split(files, entry, writer.total(jobs, sizes))
+        record_split(files, entry, writer.total(jobs, sizes) + len(index))
     return sizes, left, empty
 
 
@@ -245,6 +258,9 @@ def damage(folder: Path, split: str, workers: int) -> list[str]:
     numbers = range(len(data))
     jobs = [numbers[i : i + VERIFIED_AT_ONCE] for i in numbers[::VERIFIED_AT_ONCE]]
     found = run_all(partial(_faults, data), jobs, workers, len, desc=f"{data.dataset} {split}", unit="expr")
+    index = SplitFiles(folder, data.dataset, split).index
+    if index.exists() and data.stored_index() is None:  # of version 1.0 there is none
+        found.append([f"{index}: is damaged, or of other expressions; {BUILD_REMEDY}"])
     return sorted(set().union(*found))
 
 
@@ -301,7 +317,7 @@ class Writer:
     def write(self, job: Job) -> list[int]:
         """Write the files of a job but those that are as they have to be.
 
-        Returns the number of an expression of each ref whose mask is empty.
+        Returns the number of an expression of each ref whose mask is empty, though it should have an object.
         Raises InputError for a broken image or mask, and where sizes disagree.
         """
         data = read_bytes(job.image, MAX_IMAGE_BYTES, "image", _IMAGE_REMEDY)
@@ -312,18 +328,18 @@ class Writer:
             image = resize_image(image, fit.size)
         if not self.self_contained:
             data = encode_png(image) if fit else data
-            self._write(self._image_path(job), data)
+            self.write_file(self._image_path(job), data)
             image_sum = zlib.crc32(data)
         empty = []
         for ref, sentences in job.refs:
             mask = self._mask(ref, original)
-            if not mask.any():
+            if not mask.any() and not ref.no_target:
                 empty.append(sentences[0][0])
             if fit:
                 mask = resize_mask(mask, fit.size)
             if not self.self_contained:
                 label = encode_png(mask)
-                self._write(self._label_path(ref), label)
+                self.write_file(self._label_path(ref), label)
                 pictures = {"image_file": self._image_path(job).name, "label_file": self._label_path(ref).name}
                 pictures[SUMS_KEY] = np.array([image_sum, zlib.crc32(label)], np.uint32)
             elif fit:
@@ -348,12 +364,12 @@ class Writer:
             ids = self.vocabulary.ids(sentence)
         archive = io.BytesIO()  # in memory, as writing an archive goes back and forth in it
         np.savez(archive, text_batch=ids, sent_batch=[sentence], im_name_batch=ref.image_name, **pictures)
-        self._write(self.files.npz(number), archive.getvalue())
+        self.write_file(self.files.npz(number), archive.getvalue())
 
     @staticmethod
-    def _write(path: Path, data: bytes) -> None:
+    def write_file(path: Path, data: bytes, durable: bool = False) -> None:
         """Unless the file is so already: an earlier run may have written it, also with another zlib, or lost a part."""
         if path.exists() and path.read_bytes() == data:
             return
-        with atomic_write(path, durable=False) as file:
+        with atomic_write(path, durable) as file:
             file.write(data)

@@ -61,8 +61,9 @@ def resume(arguments: list) -> None:
 
 
 def test_run_resumes(tmp_path):
-    shutil.copytree(V1 / "run", tmp_path / "run")
-    where = ["--data_dir", V1 / "Gref_48_batch", "--weights_dir", tmp_path, "--exp_name", "run"]
+    for name in ("run", "Gref_48_batch"):  # to which the index of images is added
+        shutil.copytree(V1 / name, tmp_path / name)
+    where = ["--data_dir", tmp_path / "Gref_48_batch", "--weights_dir", tmp_path, "--exp_name", "run"]
     process = forked.start(resume, [*where, *FLAGS], output=tmp_path / "run")
     process.join(120)
     assert process.exitcode == 0, forked.errors(tmp_path / "run")

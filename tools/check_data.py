@@ -4,6 +4,7 @@
     python tools/check_data.py -d unc Gref    # these two
     python tools/check_data.py -d unc --deep  # also open every image and draw every mask: minutes
     python tools/check_data.py -d NAME --refs FILE.jsonl     # your own data, all splits
+    python tools/check_data.py --overlap      # which splits have images that another data set trains on
 
 Counts refs, expressions and images per split and compares them with the published ones, estimates what the build takes,
 and prints where what is missing can be downloaded. A data set of which nothing is there, and that -d does not name, is
@@ -24,6 +25,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository, from w
 from prepare.own_data import add_own_data, own_data
 from prepare.public import IMAGES_REMEDY, coco_files, read_referit
 from prepare.ref import Ref, missing_files, noting, require_distinct_names
+from tools.data_sources import needs_of
+from tools.overlap import show_overlap
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import COCO_IMAGES, DATASETS, NAMES, REFERIT, WORDS, Counts, Dataset, short_name
 from utils.errors import InputError, one_line
@@ -40,42 +43,6 @@ TRAIN_IMAGE_BYTES = 340_000
 IMAGE_BYTES = 160_000  # of the original files, which evaluation splits keep
 FILE_BYTES = 4_096  # each mask, and each expression: one block of the file system
 SECONDS_PER_REF = 0.02
-
-_REFER = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"  # gone since 2022
-_PHRASECUT = "https://github.com/chenxi116/TF-phrasecut-public (folder data/)"
-_DRIVE = "https://drive.google.com/drive/folders/12EEft_mg-47EwWegawyH0pHaX7781E3_"
-_GLOVE = "https://nlp.stanford.edu/projects/glove/ (glove.6B.zip, in it glove.6B.300d.txt)"
-
-
-def downloads(dataset: Dataset) -> dict[str, tuple[str, list[Path]]]:
-    """What a data set needs -> where people report that it is available, and which paths below the root it becomes."""
-    words = {
-        f"vocabulary, to data/vocabulary_{dataset.vocabulary}.txt": (
-            f"{_PHRASECUT}, or make your own with build_vocab.py",
-            [dataset.vocabulary_path(Path())],
-        ),
-        "word vectors, for build_vocab.py --glove": (_GLOVE, [dataset.embeddings_path(Path())]),
-    }
-    files = [dataset.refs_path(Path(), split) for split in dataset.splits]
-    if dataset.family == "referit":
-        return {
-            "images and masks, to data/referit/{images,mask}/": (_DRIVE, [REFERIT / "images", REFERIT / "mask"]),
-            "referit_query_{trainval,test}.json, to data/referit/": (_PHRASECUT, files),
-            **words,
-        }
-    folder = files[0].parent
-    link = f"https://web.archive.org/web/{dataset.archived}/{_REFER}/{folder.name}.zip"
-    return {
-        f"annotations, to {folder}/": (
-            link if dataset.archived else "those who publish the data set",
-            [files[0], folder / "instances.json"],
-        ),
-        "images (13 GB), to data/coco/images/train2014/": (
-            "http://images.cocodataset.org/zips/train2014.zip",
-            [COCO_IMAGES],
-        ),
-        **words,
-    }
 
 
 def is_there(dataset: Dataset, root: Path) -> bool:
@@ -125,11 +92,17 @@ def main() -> int:
     where = "folder that holds data/ and external/ (default: the repository)"
     parser.add_argument("--root", type=Path, metavar="DIR", default=Path(__file__).resolve().parents[1], help=where)
     parser.add_argument("--deep", action="store_true", help="check of every image and mask, which takes minutes")
+    shared = (
+        "only the matrix of images of one split that are training images of another data set, from annotations alone"
+    )
+    parser.add_argument("--overlap", action="store_true", help=shared)
     add_own_data(parser.add_argument_group("your own data"))
     options = parser.parse_args()
     if not options.root.is_dir():
         raise InputError(f"--root {options.root}: no such folder")
     report = Report()
+    if options.overlap and options.refs:
+        raise InputError("--overlap compares public data sets: leave --refs out")
     (check_own if options.refs else check_public)(options, report)
     if report.faults:
         print(f"{report.faults} kinds of faults: see FAULT above")
@@ -145,6 +118,9 @@ def check_public(options, report: Report) -> None:
         own_data(name, None, options.instances, options.images)
     datasets = [DATASETS[name] for name in names]
     found = [dataset for dataset in datasets if options.dataset or is_there(dataset, root)]
+    if options.overlap:
+        show_overlap(found, root, report)
+        return
     absent: set[Path] = set()
     for dataset in datasets:
         print(f"{dataset.name:9} {dataset.title:18} {f'below {root}' if dataset in found else '-'}")
@@ -162,16 +138,16 @@ def check_public(options, report: Report) -> None:
 def show_links(datasets: list[Dataset], root: Path, absent: set[Path]) -> None:
     """Print where to get what the data sets lack; `absent` are files that folders lack."""
     incomplete = {folder for file in absent for folder in file.parents}
-    needs = {what: source for dataset in datasets for what, source in downloads(dataset).items()}
-    lacking = {
-        what: link
-        for what, (link, paths) in needs.items()
-        if not all((root / path).exists() and root / path not in incomplete for path in paths)
-    }
+    needs = {need.what: need for dataset in datasets for need in needs_of(dataset)}.values()
+    lacking = [
+        need
+        for need in needs
+        if not all((root / path).exists() and root / path not in incomplete for path in need.paths)
+    ]
     if lacking:
-        print("where to get what is missing, as people reported on public trackers (no link was verified):")
-    for what, link in lacking.items():
-        print(f"  {what}\n    {link}")
+        print("where to get what is missing, as people reported on public trackers up to 2026 (nothing was verified):")
+    for need in lacking:
+        print(f"  {need.what}", *need.places, sep="\n    ")
 
 
 def check_dataset(dataset: Dataset, root: Path, deep: bool, report: Report) -> set[Path]:
@@ -222,7 +198,11 @@ def read_splits(dataset: Dataset, root: Path, report: Report) -> Splits:
         splits = {split: [ref for ref in refs if ref.split == split] for split in dataset.splits}
         report("FAULT", f"{len(broken):,} refs cannot be used:", broken)
     for split, refs in splits.items():
-        check_counts(split, count(refs), dataset.splits[split], report)
+        if dataset.splits[split]:
+            check_counts(split, count(refs), dataset.splits[split], report)
+        else:
+            compared = "no published numbers are known to compare with"
+            report("ok" if refs else "FAULT", f"{split}: {count(refs)}; {compared}")
         check_expressions(split, refs, report)
         report.attempt(lambda refs=refs: require_distinct_names(refs))
     return splits
@@ -234,7 +214,10 @@ def count(refs: list[Ref]) -> Counts:
 
 
 def check_expressions(split: str, refs: list[Ref], report: Report) -> None:
-    """Refs with empty expressions, or none at all; polygons that are not drawn."""
+    """Refs with empty expressions, or none at all; those of no object; polygons that are not drawn."""
+    without = [ref for ref in refs if ref.no_target]
+    if without:
+        report("ok", f"{split}: {len(without):,} refs are declared to have no object")
     blank = [f"ref {ref.ref_id}" for ref in refs if not all(sentence.strip() for sentence in ref.sentences)]
     report("FAULT", f"{split}: {len(blank):,} refs have an empty expression (or build with --skip_empty):", blank)
     silent = [f"ref {ref.ref_id}" for ref in refs if not ref.sentences]
@@ -286,6 +269,7 @@ def mask_file(ref: Ref) -> Path | None:
 
 def check_shares(refs: list[Ref], deep: bool, report: Report) -> None:
     """Print which share of the image masks cover, of some refs, with `deep` of all; name empty and full ones."""
+    refs = [ref for ref in refs if not ref.no_target]
     step = 1 if deep else max(1, len(refs) // DRAWN_MASKS)
     drawn: list[tuple[Ref, float]] = []
     for ref in refs[::step]:
@@ -328,7 +312,7 @@ def look(path: Path, refs: list[Ref]) -> list[str]:
             if shape != (height, width):
                 said = f"{shape[0]} x {shape[1]}, the image {height} x {width} (height x width)"
                 raise InputError(f"{path}: ref {ref.ref_id} is annotated at {said}")
-            if not ref.mask().any():
+            if not ref.no_target and not ref.mask().any():
                 raise InputError(f"{path}: the mask of ref {ref.ref_id} is empty")
     return faults
 
@@ -357,13 +341,18 @@ def check_words(dataset: Dataset, root: Path, report: Report) -> None:
 
 
 def estimate(dataset: Dataset, splits: Splits, root: Path) -> None:
-    """Print disk and time that building all splits takes, by the refs that are there, else by the published counts."""
+    """Print disk and time that building all splits takes, by the refs that are there, else by the published counts.
+
+    Nothing where neither are known.
+    """
     size = refs = 0
     for split, published in dataset.splits.items():
-        found = count(splits[split]) if splits.get(split) else published
+        found = count(splits[split]) if splits.get(split) else published or Counts(0, 0)
         image_bytes = TRAIN_IMAGE_BYTES if is_train(split) else IMAGE_BYTES
         size += (found.images or found.refs // 2) * image_bytes + FILE_BYTES * (found.refs + found.expressions)
         refs += found.refs
+    if not refs:
+        return
     disk = f"{size / 1e9:,.1f} GB (free: {shutil.disk_usage(root).free / 1e9:,.1f} GB)"
     print(f"  build  about {disk} and {refs * SECONDS_PER_REF / 60:,.1f} minutes of one core at --img-size 480")
     sample = f"{TRAIN_IMAGE_BYTES // 1000} kB a training image and {SECONDS_PER_REF} s a ref"

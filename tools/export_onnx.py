@@ -23,7 +23,7 @@ from models import ReSTR, load_restr
 from utils.cli import ArgumentParser, run_main
 from utils.errors import InputError, one_line
 from utils.files.writing import atomic_write
-from utils.text import TEXT_LENGTH, Vocabulary
+from utils.text import Vocabulary
 
 OPSETS = range(17, 21)  # 17 brought LayerNormalization; 20 is the last that PyTorch's tracing exporter writes
 BATCHES = (1, 2, 3)  # compared; the model is traced with the middle one
@@ -34,6 +34,10 @@ TEXT_NOTE = (
     "lower-cased, split on (\\W+), the separators and a last '.' treated as in utils/text.py of the code; the line "
     "number of a word in `vocabulary` is its id; unknown words are 3; at most 20 ids, padded with 0 at the front"
 )
+TOKENIZER_NOTE = (
+    "ids of `tokenizer`, Hugging Face's tokenizer.json, each plus 1; at most `text_length`, with the special tokens, "
+    "padded with 0 at the end"
+)
 IMAGE_NOTE = (
     "RGB, resized to fit `image_size` (height,width) with its aspect ratio kept, centred on black as in training "
     "or on grey (128) as in evaluation; (x / 255 - mean) / std is part of the model"
@@ -43,7 +47,9 @@ IMAGE_NOTE = (
 def main(arguments: list[str] | None = None) -> None:
     """Export, compare, write, say what was written."""
     parser = ArgumentParser(prog="export_onnx.py", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of this code or the authors'")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="of this code or the authors', or hf://owner/name"
+    )
     out = "the ONNX file to write; its folder is created if needed"
     parser.add_argument("--out", type=Path, metavar="FILE", required=True, help=out)
     parser.add_argument("--opset", type=int, choices=OPSETS, default=OPSETS[0], help="version of ONNX's operators")
@@ -65,18 +71,18 @@ def main(arguments: list[str] | None = None) -> None:
     with atomic_write(options.out) as file:
         file.write(data)
     height, width = model.image_size
-    print(f"{options.out}: image uint8 B x 3 x {height} x {width}, ids int64 B x {TEXT_LENGTH}")
+    print(f"{options.out}: image uint8 B x 3 x {height} x {width}, ids int64 B x {model.config.language.text_length}")
 
 
 def example(model: ReSTR, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random images, uint8 B x 3 x H x W, and ids, int64 B x 20, with padding of different lengths at the front."""
+    """Random images, uint8 B x 3 x H x W, and ids, int64 B x 20, with padding of different lengths where it belongs."""
     generator = torch.Generator().manual_seed(batch)
     image = torch.randint(0, 256, (batch, 3, *model.image_size), dtype=torch.uint8, generator=generator)
-    words = model.config.language.vocabulary_size
-    ids = torch.randint(min(1, words - 1), words, (batch, TEXT_LENGTH), generator=generator)
+    words, length = model.config.language.vocabulary_size, model.config.language.text_length
+    ids = torch.randint(min(1, words - 1), words, (batch, length), generator=generator)
     for row in range(batch):
-        ids[row, : TEXT_LENGTH - 3 * row - 2] = 0
-    return image, ids
+        ids[row, : length - 3 * row - 2] = 0
+    return image, ids.flip(1) if model.subwords else ids
 
 
 def export(model: ReSTR, opset: int) -> bytes:
@@ -115,13 +121,15 @@ def metadata(model: ReSTR) -> dict[str, str]:
         "mean": ",".join(f"{x:g}" for x in model.vision.mean.flatten().tolist()),
         "std": ",".join(f"{x:g}" for x in model.vision.std.flatten().tolist()),
         "image": IMAGE_NOTE,
-        "text": TEXT_NOTE,
-        "text_length": str(TEXT_LENGTH),
+        "text": TOKENIZER_NOTE if model.subwords else TEXT_NOTE,
+        "text_length": str(model.config.language.text_length),
         "checkpoint_sha256": origin["sha256"],
         "step": str(origin["step"]),
         "dataset": str(origin["data"].get("dataset", "")),
     }
-    if model.vocabulary is not None:
+    if model.subwords:
+        values["tokenizer"] = model.subwords.words
+    elif model.vocabulary is not None:
         vocabulary = Vocabulary(model.vocabulary)
         values |= {"vocabulary": "\n".join(vocabulary.words), "vocabulary_sha256": vocabulary.sha256}
     return values

@@ -3,6 +3,8 @@
     python tools/make_shapes.py --root shapes
     python build_batches.py --root shapes -d unc -t train --img-size 64
 
+With --generalised also in that of gRefCOCO (`-d grefcoco`), whose expressions mean one shape, several or none.
+
 The same arguments give the same bytes, whatever the number of workers.
 """
 
@@ -37,6 +39,7 @@ class Content:
     test_images: int | None = option(None, "testA images, and testB images (default: a 20th of --images)", limits=COUNT)
     image_size: int = option(128, "longer side of the images in pixels", limits=(64, 2048))
     seed: int = option(1, "seed of scenes, expressions and splits", limits=COUNT_OR_0)
+    generalised: bool = option(False, "also expressions for several shapes or none, in gRefCOCO's format")
     level: str = option("easy", SUPPRESS, choices=["easy"])  # accepted as in version 1.0
 
 
@@ -50,7 +53,7 @@ def main() -> None:
     val = content.val_images or max(1, content.images // 10)
     test = content.test_images or max(1, content.images // 20)
     images = {"train": content.images, "val": val, "testA": test, "testB": test}
-    plan = Plan(images, content.image_size, content.seed)
+    plan = Plan(images, content.image_size, content.seed, content.generalised)
     written = write_dataset(plan, place.root, place.workers, place.overwrite)
     if written is None:
         print(f"{place.root}: these shapes are there already, nothing to do")

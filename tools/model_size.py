@@ -3,9 +3,8 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.config import ReSTRConfig
+from models.config import ReSTRConfig, TextEncoderConfig
 from models.restr import build_restr
-from utils.text import TEXT_LENGTH
 
 PARTS = ("vision", "language", "fusion", "decoder")
 
@@ -15,7 +14,9 @@ def count_parameters(config: ReSTRConfig) -> dict[str, int]:
     with torch.device("meta"):
         model = build_restr(config)
     counts = {part: sum(p.numel() for p in getattr(model, part).parameters()) for part in PARTS if getattr(model, part)}
-    return {**counts, "embeddings": model.language.embedding.weight.numel()}
+    pieces = isinstance(config.language, TextEncoderConfig)
+    embeddings = model.language.encoder.get_input_embeddings() if pieces else model.language.embedding
+    return {**counts, "embeddings": embeddings.weight.numel()}
 
 
 def count_flops(config: ReSTRConfig) -> dict[str, int]:
@@ -23,7 +24,7 @@ def count_flops(config: ReSTRConfig) -> dict[str, int]:
     with torch.device("meta"):
         model = build_restr(config).eval()
         image = torch.zeros(1, 3, *config.vision.image_size)
-        ids = torch.zeros(1, TEXT_LENGTH, dtype=torch.long)
+        ids = torch.zeros(1, config.language.text_length, dtype=torch.long)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model(image, ids)

@@ -3,9 +3,9 @@
     pip install -r requirements-demo.txt
     python tools/web_demo.py --checkpoint weights/EXP/best.pth --examples photos
 
-It answers only to 127.0.0.1, asks nothing of any other machine, and reports nothing to anybody. Each line of photo.txt
-beside photo.jpg, in the folder of examples, is an expression to try with that image. The mask to download is the one
-that predict.py writes, under the same name.
+It answers only to 127.0.0.1, asks nothing of any other machine, and reports nothing to anybody; a `--checkpoint
+hf://owner/name` is fetched before it starts. Each line of photo.txt beside photo.jpg, in the folder of examples, is an
+expression to try with that image. The mask to download is the one that predict.py writes, under the same name.
 """
 
 import contextlib
@@ -70,7 +70,8 @@ class Found(NamedTuple):
 def main(arguments: list[str] | None = None) -> None:
     """Load, build the page, serve it until interrupted."""
     parser = ArgumentParser(prog="web_demo.py", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", required=True, help="what train_restr.py wrote")
+    trained = "what train_restr.py wrote, or hf://owner/name"
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", required=True, help=trained)
     parser.add_argument("--examples", type=Path, metavar="DIR", help="folder of images to try, and words in .txt files")
     parser.add_argument("--port", type=int, default=7860, help="of 127.0.0.1, 1 to 65535")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
@@ -178,7 +179,7 @@ def remarks(result: Segmentation) -> str:
     if result.unknown:
         said.append(f"Not in the vocabulary: {escape(result.unknown_words)}.")
     if result.unread:
-        said.append(f"Only the first {len(result.words)} words are read.")
+        said.append(f"Only the first {len(result.words)} tokens are read.")
     return note("caution", " ".join(said)) if said else ""
 
 

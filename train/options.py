@@ -13,13 +13,16 @@ from models.config import LANGUAGE_BACKBONES, DecoderConfig, FusionConfig, ReSTR
 from models.fusion import VARIANTS
 from models.loss import LossConfig
 from models.vision import vision_config
+from train.text_encoder import read_text_encoder
 from utils.cli import ArgumentParser
 from utils.device import Precision, Process
 from utils.errors import InputError
 from utils.options import COUNT, COUNT_OR_0, POSITIVE, add_options, flags_of, option, read_options, size
+from utils.text import TEXT_LENGTH
 
 CONTENT = "its content is compared, so that a folder may move"
 CONFIG = "the configuration of the model is compared"
+TEXT = "the configuration of the text encoder is compared"
 START = "read at step 0 only"
 PLACE = "which run, not how"
 FILES = "more or fewer files beside the same weights and log"
@@ -27,15 +30,24 @@ SPEED = "memory and speed only"
 SKIPPED = "when to give up; a skipped step changes no weight"
 CORES = min(8, os.cpu_count() or 1)
 ROUNDING = "the same step except for rounding"
+CHECK = "nothing that the run computes"
+VAL_LIMITS = {"referit": 10_000}  # of data sets whose validation is not whole; as many as the authors' code judges
 
 
 @dataclass
 class DataOptions:
     """What is trained and validated on."""
 
-    data_dir: Path = option(..., "folder written by build_batches.py", harmless=CONTENT)
+    data_dir: list[Path] = option(..., "folder, or folders, written by build_batches.py", nargs="+", harmless=CONTENT)
     set: str = option("train", "split to train on", harmless=CONTENT)
     valset: str = option("val", "split to validate on", harmless=CONTENT)
+    mix: list[int] | None = option(
+        None, "share of each folder, such as 2 1 1 (default: the size of each)", nargs="+", limits=(1, 1000)
+    )
+    keep_overlap: bool = option(False, "train on images of the folders' evaluation splits, too", harmless=CONTENT)
+    overfit: int | None = option(
+        None, "train and validate on the first N expressions of --set: IoU near 1, or something is wrong", limits=COUNT
+    )
     input_size: tuple | None = option(
         None, "height,width in pixels (default: as DATA was built)", type=size, metavar="H,W", harmless=CONFIG
     )
@@ -49,23 +61,38 @@ class ModelOptions:
     """The shape of the model and its first weights."""
 
     v_backbone: str = option(VisionConfig.backbone, "plain ViT of timm, or vit_shapes_patch8 (demo)", harmless=CONFIG)
-    l_backbone: str = option("transformer_glove", "language encoder", choices=[*LANGUAGE_BACKBONES], harmless=CONFIG)
+    l_backbone: str = option(
+        "transformer_glove",
+        f"{', '.join(LANGUAGE_BACKBONES)}, or a text encoder of transformers: a folder, or a name on the hub",
+        harmless=CONFIG,
+    )
+    text_length: int = option(TEXT_LENGTH, "tokens of a text encoder of transformers", limits=(4, 64), harmless=TEXT)
     mm_fusion: str = option("decoder_transformer", "the only one", choices=["decoder_transformer"], harmless=CONFIG)
     fusion: str = option(FusionConfig.variant, "fusion encoder", choices=[*VARIANTS], harmless=CONFIG)
     tr_n_layers: int = option(FusionConfig.layers, "blocks of each fusion encoder", limits=(1, 1000), harmless=CONFIG)
     drop_path: float = option(FusionConfig.drop_path, "share of dropped last blocks", limits=(0, 0.9), harmless=CONFIG)
     is_shared: bool = option(False, "one block applied --tr_n_layers times in each fusion encoder", harmless=CONFIG)
     no_decoder: bool = option(False, "patch logits only, without the patch loss", harmless=CONFIG)
+    start_from: Path | None = option(None, "checkpoint whose weights a new run starts from", harmless=START)
     v_weights: Path | None = option(None, "ViT weights (default: downloaded by timm)", harmless=START)
     no_pretrained: bool = option(False, "random ViT weights; embeddings may be missing", harmless=START)
     random_embeddings: bool = option(False, "random word embeddings", harmless=START)
     print_model: bool = option(False, "print parameters and FLOPs, and stop", harmless=PLACE)
 
+    @property
+    def own_words(self) -> bool:
+        """Whether the language encoder reads by the vocabulary of the data, and not by a tokeniser of its own."""
+        return self.l_backbone in LANGUAGE_BACKBONES
+
     def config(self, image_size: tuple[int, int], words: int) -> ReSTRConfig:
         """The model that the flags ask for, for images of `image_size` and a vocabulary of `words` words."""
+        if self.own_words:
+            language = replace(LANGUAGE_BACKBONES[self.l_backbone], vocabulary_size=words)
+        else:
+            language = read_text_encoder(self.l_backbone, self.text_length)
         return ReSTRConfig(
             vision_config(self.v_backbone, image_size, drop_path=self.drop_path),
-            replace(LANGUAGE_BACKBONES[self.l_backbone], vocabulary_size=words),
+            language,
             FusionConfig(self.fusion, layers=self.tr_n_layers, shared=self.is_shared, drop_path=self.drop_path),
             DecoderConfig(not self.no_decoder),
         )
@@ -118,6 +145,7 @@ class RunOptions:
     weights_dir: Path = option(Path("weights"), "parent folder of the run's folder", harmless=PLACE)
     resume: bool = option(False, "continue from last.pth", harmless=PLACE)
     allow_changes: bool = option(False, "with --resume, accept flags that differ from the saved run", harmless=PLACE)
+    no_check: bool = option(False, "no trial of validation and checkpoint before the first step", harmless=CHECK)
     save_every: int = option(5000, "steps between validations and checkpoints", limits=COUNT)
     keep: int | None = option(
         None, "newest numbered checkpoints that stay; 0: all (default: 3)", limits=COUNT_OR_0, harmless=FILES
@@ -142,9 +170,16 @@ class Validation(EvalSettings):
     """How the run is validated: the threshold has no flag, and --batch_size is that of training."""
 
     threshold: float = EvalSettings.threshold
+    val_limit: int | None = option(
+        None, "expressions to validate on, evenly spread; 0: all (default: all, of referit 10,000)", limits=COUNT_OR_0
+    )
     batch_size: int = option(
         8, "images, and expressions, at a time", flag="eval_batch_size", limits=(1, 1024), harmless=SPEED
     )
+
+
+# Flags of ModelOptions of which one at most can be given.
+CONTRADICTIONS = {"no_pretrained": ["v_weights"], "start_from": ["no_pretrained", "v_weights", "random_embeddings"]}
 
 
 @dataclass
@@ -181,8 +216,21 @@ def parse_options(description: str, arguments: list[str] | None = None) -> Optio
     args = parser.parse_args(arguments)
     options = Options(**{part: read_options(kind, args) for part, kind in GROUPS.items()})
     options.validation = replace(options.validation, amp=options.machine.amp_dtype)
-    if options.model.no_pretrained and options.model.v_weights:
-        raise InputError("--no_pretrained and --v_weights contradict each other: leave one out")
+    for one, others in CONTRADICTIONS.items():
+        for other in others:
+            if getattr(options.model, one) and getattr(options.model, other):
+                raise InputError(f"--{one} and --{other} contradict each other: leave one out")
+    if options.model.own_words and options.model.text_length != TEXT_LENGTH:
+        raise InputError(
+            f"--text_length is for text encoders of transformers: {options.model.l_backbone} reads {TEXT_LENGTH}"
+        )
+    if not options.model.own_words and (options.model.random_embeddings or options.data.embeddings):
+        raise InputError(f"--l_backbone {options.model.l_backbone} has its embeddings: leave out the flag for others")
+    shares, folders = options.data.mix, options.data.data_dir
+    if shares and len(shares) != len(folders):
+        raise InputError(
+            f"--mix {' '.join(map(str, shares))}: give one number for each folder, which are {len(folders)}"
+        )
     if not str(options.run.weights_dir / (options.run.exp_name or "")).isprintable():
         raise InputError("--weights_dir and --exp_name must consist of printable characters")
     return options

@@ -4,19 +4,23 @@ import fcntl
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
 
 from eval.evaluator import evaluate
-from eval.metrics import summarise
+from eval.metrics import PRECISIONS, summarise
 from eval.visualise import sheet, spread, write_prediction
 from models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from models.restr import check_weights
+from train.data import judged
+from train.folders import TrainingSet
 from train.logs import NoLog, RunLog
 from train.loop import Trainer
 from train.options import FLAGS, DataOptions, Options
@@ -29,6 +33,7 @@ from utils.text import Vocabulary
 
 OTHER = "choose another --exp_name"
 KEEP = 3  # numbered checkpoints, without --keep
+SCORES = ("oIoU", "mIoU")
 PICTURES = 8  # validation samples that are drawn, evenly spaced over the split
 
 
@@ -87,7 +92,8 @@ class Run:
     """One training: model and state, their folder, log and validation. Only the first rank writes.
 
     Of the folder `path`, `last.pth` is the whole state and `last.prev.pth` the one before it; `best.pth` and
-    DATASET_STEP.pth hold weights only. A run goes on with the same model, data and compared options only.
+    DATASET_STEP.pth hold weights only. Of several data sets the latter are named after the folder, as evaluate.py finds
+    them too. A run goes on with the same model, data and compared options only.
     """
 
     options: Options
@@ -97,16 +103,21 @@ class Run:
     path: Path
     vocabulary: Vocabulary
     data: dict  # what `data_of` says
-    valset: PreparedSplit
+    valsets: dict[str, PreparedSplit]  # by name; from `start` on, what of them is judged
     log: RunLog | NoLog = field(default_factory=NoLog)
     spared: list[Path] = field(default_factory=list)  # numbered checkpoints that stay, however old
 
     def start(self, resuming: bool) -> None:
         """Open the log; with `resuming` go on from the newest whole state. Raises InputError."""
         known = self._resume() if resuming else 0
+        self.valsets = self._judged()
         if self.ranks.is_main:
             wandb = self.options.compared() if self.options.run.wandb else None
             self.log = RunLog(self.path, self.trainer.step, known, wandb)
+
+    def _judged(self) -> dict[str, PreparedSplit]:
+        limit = self.options.validation.val_limit
+        return {name: judged(valset, limit) for name, valset in self.valsets.items()}
 
     def _resume(self) -> int:
         """Go on from the newest whole state: the bytes of log.jsonl that it knows. Raises the newest's InputError."""
@@ -124,6 +135,26 @@ class Run:
             return known
         raise InputError(faults[0])
 
+    def check(self) -> None:
+        """Do now what would otherwise fail after hours: judge two images, save the state, and go on from that file.
+
+        Each process has to make this call. It changes nothing, no random number either, and the file goes again.
+        Raises InputError or OSError.
+        """
+        started, file = time.monotonic(), self.path / f"{TEMPORARY_PREFIX}check.pth"
+        with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed for its processes
+            for valset in self.valsets.values():
+                self._judge(valset.select([0, len(valset) - 1]), progress=False)
+        if not self.ranks.is_main:
+            return
+        try:
+            save_checkpoint(file, self._state())
+            self._load(file)
+        finally:
+            file.unlink(missing_ok=True)
+        seconds = time.monotonic() - started
+        print(f"check     two images judged, a checkpoint written and read back, in {seconds:.1f} s", flush=True)
+
     def due(self) -> bool:
         """Whether this step is one to save and validate after."""
         step = self.trainer.step
@@ -135,10 +166,8 @@ class Run:
             remedy = "continue from last.pth with --resume --allow_changes and a lower --lr or a --grad_clip"
             raise InputError(f"{self.path}: at step {self.trainer.step} the weights are not finite: {remedy}")
         if self.ranks.is_main:
-            options, known = self.options.compared(), self.log.position()
-            training = {"trainer": self.trainer.state(), "options": options, "log_bytes": known}
             new, last = self.path / "last.new.pth", self.path / "last.pth"
-            save_checkpoint(new, self._checkpoint(training=training))
+            save_checkpoint(new, self._state())
             if last.exists():
                 last.replace(self.path / "last.prev.pth")
             new.replace(last)
@@ -150,17 +179,23 @@ class Run:
         trainer.best, trainer.validated = metrics["oIoU"] if best else trainer.best, trainer.step
         if self.ranks.is_main:
             scores = f"oIoU {metrics['oIoU']:.1f} (best {trainer.best:.1f}) mIoU {metrics['mIoU']:.1f}"
-            log(f"step {trainer.step:,} {self.valset.split} {scores}")
+            each = [f"{name} {own['oIoU']:.1f}" for name, own in metrics.get("by_dataset", {}).items()]
+            log(f"step {trainer.step:,} {self.options.data.valset} {scores}{': ' * bool(each)}{', '.join(each)}")
             checkpoint = self._checkpoint(metrics=metrics)
-            save_checkpoint(self.path / f"{self.valset.dataset}_{trainer.step}.pth", checkpoint)  # the authors' name
+            save_checkpoint(self.path / f"{self._stem}_{trainer.step}.pth", checkpoint)
             if best:
                 save_checkpoint(self.path / "best.pth", checkpoint)
             self._prune()
         self.save()
 
+    @property
+    def _stem(self) -> str:
+        """What the names of numbered checkpoints begin with; of one data set it is that of the authors' code."""
+        return next(iter(self.valsets.values())).dataset if len(self.valsets) == 1 else self.path.resolve().name
+
     def _numbered(self) -> list[tuple[int, Path]]:
         """The numbered checkpoints and their steps, oldest first."""
-        pattern = re.compile(re.escape(self.valset.dataset) + r"_(\d+)\.pth")
+        pattern = re.compile(re.escape(self._stem) + r"_(\d+)\.pth")
         return sorted((int(match[1]), file) for file in self.path.iterdir() if (match := pattern.fullmatch(file.name)))
 
     def _prune(self) -> None:
@@ -171,29 +206,46 @@ class Run:
                 file.unlink()
 
     def _evaluate(self) -> dict:
-        """Metrics of the validation split, logged with images of a fixed set of samples; the same on each rank."""
-        step, settings = self.trainer.step, self.options.validation
-        folder = self.path / "vis" / str(step)
+        """Metrics of the validation split, logged with images of a fixed set of samples; the same on each rank.
 
-        sheets = []
+        Of several splits: means of theirs, and "by_dataset" with each.
+        """
+        step, found = self.trainer.step, {}
+        for name, valset in self.valsets.items():
+            own = "" if name == valset.dataset else f"{name}/"  # two folders of one data set have samples of one name
+            folder = self.path / "vis" / str(step) / own if self.options.run.is_vis else None
+            found[name], sheets = self._judge(valset, folder)
+            for sample, picture in gather(sheets):  # each rank has drawn its own
+                self.log.picture(f"val/{own}{sample}", step, picture)
+        metrics = mean_metrics(found)
+        prec = {f"Prec@{x}": value for x, value in metrics["prec"].items()}
+        values, several = {key: metrics[key] for key in SCORES} | prec, len(found) > 1
+        for name, own in found.items():
+            more = own.get("generalised", {})
+            told = {key: own[key] for key in SCORES} if several else {}
+            told |= {key: more[key] for key in ("N-acc", "T-acc") if more.get(key) is not None}
+            values |= {f"{name} {key}" if several else key: value for key, value in told.items()}
+        self.log.record("val", step, values)
+        return metrics
+
+    def _judge(self, split: PreparedSplit, folder: Path | None = None, **how) -> tuple[dict, list]:
+        """Metrics, and (name, image) of those samples drawn that this process judged; `folder` gets files of them."""
+        settings, sheets = self.options.validation, []
 
         def show(prediction) -> None:
-            sheets.append((prediction.score.name, np.asarray(sheet(prediction, settings.threshold))))
-            if self.options.run.is_vis:
+            sheets.append((prediction.score.name, np.asarray(sheet(prediction))))
+            if folder:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_prediction(folder, prediction, settings.threshold)
+                write_prediction(folder, prediction)
 
-        how = {
-            "num_workers": self.options.data.num_workers,
-            "on_sample": show,
-            "shown": spread(len(self.valset), PICTURES),
-        }
-        metrics = summarise(evaluate(self.model, self.valset, settings, self.ranks, **how), self.valset.dataset)
-        for name, picture in gather(sheets):  # each rank has drawn its own
-            self.log.picture(f"val/{name}", step, picture)
-        prec = {f"Prec@{x}": value for x, value in metrics["prec"].items()}
-        self.log.record("val", step, {"oIoU": metrics["oIoU"], "mIoU": metrics["mIoU"], **prec})
-        return metrics
+        how |= {"num_workers": self.options.data.num_workers, "on_sample": show, "shown": spread(len(split), PICTURES)}
+        scores = evaluate(self.model, split, settings, self.ranks, **how)
+        return summarise(scores, split.dataset, split.is_generalised), sheets
+
+    def _state(self) -> Checkpoint:
+        """The whole state, to continue from."""
+        options, known = self.options.compared(), self.log.position()
+        return self._checkpoint(training={"trainer": self.trainer.state(), "options": options, "log_bytes": known})
 
     def _checkpoint(self, **more) -> Checkpoint:
         weights, words = self.model.state_dict(), self.vocabulary.words
@@ -206,8 +258,13 @@ class Run:
         options, position = training.get("options"), training.get("log_bytes")
         if not isinstance(options, dict) or type(position) is not int or position < 0:
             raise InputError(f"{file}: holds no training state to --resume: {OTHER}")
+        options = {"val_limit": 0, **options}  # version 1.0 judged the whole split
+        validation = self.options.validation
+        if validation.val_limit is None:  # a run keeps to what it began with
+            self.options.validation = replace(validation, val_limit=options["val_limit"])
         self.check_same(file, state, options)
         try:
+            self._judged()  # an error if the file's --val_limit is no number
             check_weights(self.model.config, state.weights)
             if not all(weight.isfinite().all() for weight in state.weights.values()):
                 raise ValueError("weights are not finite")
@@ -237,13 +294,26 @@ class Run:
                 raise OtherRun(f"--resume: the run in {file.parent} was trained on other data ({name}): {OTHER}")
 
 
-def data_of(options: DataOptions, splits: dict[str, PreparedSplit], vocabulary: Vocabulary) -> dict:
-    """What a run is trained and validated on, as plain values; `splits` by name."""
+def mean_metrics(found: dict[str, dict]) -> dict:
+    """What `summarise` returns of one split; of several the means of theirs, and "by_dataset" with each."""
+    if len(found) == 1:
+        return next(iter(found.values()))
+    prec = {x: fmean(own["prec"][x] for own in found.values()) for x in PRECISIONS}
+    return {key: fmean(own[key] for own in found.values()) for key in SCORES} | {"prec": prec, "by_dataset": found}
+
+
+def data_of(
+    options: DataOptions, split: TrainingSet, valsets: dict[str, PreparedSplit], vocabulary: Vocabulary
+) -> dict:
+    """What a run is trained and validated on, as plain values."""
+    several = len(valsets) > 1
+    splits = [(name, own) for part in (split.splits, valsets) for name, own in part.items() if own.meta]
     return {
-        "dataset": splits[options.set].dataset,
+        "dataset": ", ".join(split.datasets),
         "set": options.set,
         "valset": options.valset,
         "image_size": list(options.input_size),
         "vocabulary_sha256": vocabulary.sha256,
-        "splits": {name: split.meta["splits"][name] for name, split in splits.items() if split.meta},
+        "splits": {f"{name} " * several + own.split: own.meta["splits"][own.split] for name, own in splits},
+        **({"left_out": split.left_out} if several else {}),
     }

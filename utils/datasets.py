@@ -1,5 +1,6 @@
-"""The public data sets (RefCOCO, RefCOCO+, RefCOCOg, ReferIt): where their files are, and their published numbers."""
+"""The public data sets (RefCOCO and its kin, ReferIt): where their files are, and their published numbers."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class Dataset:
     name: str
     title: str  # the usual name, for people
     refs_file: str  # in external/refer/data; of referit in data/referit, with the split in braces
-    splits: dict[str, Counts]  # the first is for training
+    splits: dict[str, Counts | None]  # the first is for training; None: no published numbers are known
     alias: str | None = None  # another name that `-d` takes
     archived: str = ""  # when the zip of its annotations was archived
     family: str = "mscoco"  # or "referit": the folder of data/ its prepared data goes to
@@ -68,11 +69,13 @@ _REFERIT = {
     "trainval": Counts(49_515, 59_976, 9_995, counted=True),
     "test": Counts(49_730, 60_105, 9_994, counted=True),
 }
+_GREFCOCO = dict.fromkeys(("train", "val", "testA", "testB"))
 _ROWS = (
     Dataset("unc", "RefCOCO", "refcoco/refs(unc).p", _UNC, "refcoco", "20220413011718"),
     Dataset("unc+", "RefCOCO+", "refcoco+/refs(unc).p", _UNC_PLUS, "refcoco+", "20220413011656"),
     Dataset("Gref", "RefCOCOg (google)", "refcocog/refs(google).p", _GOOGLE, "refcocog", "20220413012904"),
     Dataset("Gref_umd", "RefCOCOg (umd)", "refcocog/refs(umd).p", _UMD, "refcocog_umd", "20220413012904"),
+    Dataset("grefcoco", "gRefCOCO", "grefcoco/grefs(unc).json", _GREFCOCO),
     Dataset("referit", "ReferItGame", "referit_query_{split}.json", _REFERIT, family="referit", vocabulary="referit"),
 )
 DATASETS = {dataset.name: dataset for dataset in _ROWS}
@@ -94,3 +97,14 @@ def is_public(name: str, split: str, expressions: int) -> bool:
 def title(name: str) -> str:
     """The usual name of a data set: "RefCOCO" for "unc"; the user's own keep theirs."""
     return DATASETS[name].title if name in DATASETS else name
+
+
+def photograph(dataset: str, image_name: str) -> tuple[str, str | int]:
+    """What two data sets call the same photograph: COCO's id, or the name of an image that is not known to be COCO's.
+
+    Of the public data sets on COCO the id is what `image_name` ends with; elsewhere the name has to be COCO's own.
+    """
+    family = DATASETS[dataset].family if dataset in DATASETS else "custom"
+    ending = r"(\d+)$" if family == "mscoco" else r"COCO_(?:train|val)2014_(\d{12})$"
+    number = re.search(ending, image_name)
+    return ("coco", int(number[1])) if number else (family, image_name)

@@ -37,13 +37,15 @@ def add_options(group, kind: type) -> None:
     hints = typing.get_type_hints(kind)
     for name, field in flags_of(kind):
         about, how = field.metadata, dict(field.metadata["argparse"])
-        plain = next((t for t in typing.get_args(hints[field.name]) if t is not types.NoneType), hints[field.name])
+        plain = hints[field.name]
+        while inner := [part for part in typing.get_args(plain) if part is not types.NoneType]:  # of list[int] | None
+            plain = inner[0]
         if plain is bool:
             how["action"] = "store_true"
         else:
             default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
             how |= {"required": True} if default is ... else {"default": default}
-            how.setdefault("type", _within(plain, *about["limits"]) if about["limits"] else plain)
+            how.setdefault("type", within(plain, *about["limits"]) if about["limits"] else plain)
             how.setdefault("metavar", None if "choices" in how else METAVARS.get(plain))
         group.add_argument(f"--{name}", help=about["help"], **how)
 
@@ -62,7 +64,7 @@ def size(text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def _within(kind: type, least: float, most: float) -> Callable[[str], Any]:
+def within(kind: type, least: float, most: float) -> Callable[[str], Any]:
     """A `type` for argparse: a number from `least` to `most`."""
 
     def convert(text: str):

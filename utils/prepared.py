@@ -10,25 +10,30 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.cli import progress_bar
 from utils.datasets import DATASETS
 from utils.errors import InputError, one_line
 from utils.files.arrays import read_npz
 from utils.files.images import read_image, read_mask_png
 from utils.files.reading import BUILD_REMEDY, read_json, safe_name
 from utils.geometry import pad
+from utils.image_index import ImageIndex, read_index, write_index
 from utils.options import MAX_CANVAS_SIDE
+from utils.subwords import Subwords
 from utils.text import TEXT_LENGTH, Vocabulary
 
 FORMAT, VERSION = "restr-batches", 1
 MAX_EXPRESSIONS = 10_000_000  # a file that claims more would take the memory for their order
 META, VOCABULARY = "meta.json", "vocabulary.txt"
 SIZES = "bytes"  # of meta.json: of all files of each complete split; not in folders of version 1.0
+NO_TARGET = "no_target"  # of a split in meta.json: how many expressions have no object; absent if all have one
 TEXT_KEYS = ("text_batch", "sent_batch", "im_name_batch")  # of an npz
 IMAGE, MASK = 0, 1  # which of the two:
 FILE_KEYS = ("image_file", "label_file")  # beside the texts, in the compact form
@@ -61,12 +66,13 @@ def build_command(meta: dict, split: str) -> str:
 
 
 class SplitFiles:
-    """Paths of one split's files: `batches`, `images` and `labels` are the three `folders`."""
+    """Paths of one split's files: `batches`, `images` and `labels` are the three `folders`, `index` an ImageIndex."""
 
     def __init__(self, folder: Path, dataset: str, split: str):
         self.folder, self.dataset, self.split = folder, dataset, split
         self.folders = tuple(folder / f"{split}_{kind}" for kind in ("batch", "image", "label"))
         self.batches, self.images, self.labels = self.folders
+        self.index = folder / f"{split}_images.npz"  # not in folders of version 1.0, until it is needed
 
     def name(self, number: int | str) -> str:
         """The name of an expression: "unc_val_17"."""
@@ -159,7 +165,9 @@ class PreparedSplit:
     """The expressions of one split of prepared data, by index, in the order of the annotations.
 
     `folder` Path, `split`, `dataset`, and `meta`: the content of meta.json, None in a folder of the authors' code.
-    `words`: ids are below it; None where a folder does not tell, until `vocabulary` does.
+    `whole`: the number of expressions in the folder, of which `select` leaves a part.
+    `words`: ids are below it; None where a folder does not tell, until `vocabulary` does. `subwords`, if set, makes the
+    ids of each expression when it is read, in place of the stored ones.
     Raises InputError: no such folder or split, one whose build has not finished, or more or fewer expressions.
     """
 
@@ -167,16 +175,19 @@ class PreparedSplit:
         self.folder, self.split = Path(folder), safe_name(split, "split")
         self.meta = read_meta(self.folder)
         self.words: int | None = None
+        self.subwords: Subwords | None = None
         if self.meta is None:
-            self.dataset, self._length = _reference_dataset(self.folder, split)
+            self.dataset, self.whole = _reference_dataset(self.folder, split)
         else:
             self.dataset, self.words = self.meta["dataset"], self.meta["vocabulary"]["size"]
-            self._length = self._count_complete()
+            self.whole = self._count_complete()
+        self._numbers: Sequence[int] = range(self.whole)  # of the expressions' files
         self._self_contained = self.meta is None or self.meta["self_contained"]
         self._files = SplitFiles(self.folder, self.dataset, split)
         if self.meta:
             self._check_count()
-        self._groups: list[list[int]] | None = None
+        self._index: ImageIndex | None = None
+        self._origin: PreparedSplit | None = None  # of which this is a part
 
     def _count_complete(self) -> int:
         """The number of expressions. Raises InputError unless the split was built to its end."""
@@ -199,6 +210,11 @@ class PreparedSplit:
             fault = f"{beyond}: is there" if last.exists() else f"{last}: is not there"
             remedy = META_REMEDY if last.exists() else f"run: {build_command(self.meta, self.split)}"
             raise InputError(f"{fault}, but {META} counts {len(self):,} expressions; {remedy}")
+
+    @property
+    def is_generalised(self) -> bool:
+        """Whether the annotations have expressions without an object."""
+        return bool(self.meta and self.meta["splits"][self.split].get(NO_TARGET))
 
     def vocabulary(self, file: Path | None = None) -> Vocabulary:
         """The vocabulary that the data were prepared with; from now on ids outside of it are refused.
@@ -230,8 +246,14 @@ class PreparedSplit:
             vocabulary = source.removeprefix("vocabulary_").removesuffix(".txt")
         return Path(os.path.abspath(self.folder)).parent.parent / name.format(vocabulary)  # noqa: PTH100
 
+    def select(self, indices: Sequence[int]) -> PreparedSplit:
+        """These expressions, in this order, as a split of their own; each keeps its name."""
+        part = copy(self)
+        part._numbers, part._origin = [self._numbers[i] for i in indices], self._origin or self
+        return part
+
     def __len__(self) -> int:
-        return self._length
+        return len(self._numbers)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -240,9 +262,17 @@ class PreparedSplit:
             return tuple(self.meta["image_size"])
         return self.image(0).shape[:2] if is_train(self.split) else None
 
+    def evaluation_splits(self) -> list[str]:
+        """The names of the whole splits of the same folder that are not for training."""
+        if self.meta is None:
+            names = [path.name.removesuffix("_batch") for path in self.folder.glob("*_batch")]
+        else:
+            names = [name for name, entry in self.meta["splits"].items() if entry["complete"]]
+        return sorted(name for name in names if not is_train(name))
+
     def name(self, i: int) -> str:
         """The name of expression i: "unc_val_17"."""
-        return self._files.name(i)
+        return self._files.name(self._numbers[i])
 
     def read(self, i: int) -> Sample:
         """All of expression i; its npz is opened once. Raises InputError: a missing or damaged file, unequal sizes."""
@@ -276,20 +306,39 @@ class PreparedSplit:
         return f"{self._text(i, entry)[2]} {hashlib.sha256(self._stored(i, entry, MASK)).hexdigest()}"
 
     def image_groups(self) -> list[list[int]]:
-        """Indices of the expressions of each image, in order of first appearance. Reads every npz file, once."""
-        if self._groups is None:
-            groups: dict[str, list[int]] = {}
-            for i in range(len(self)):
-                groups.setdefault(self.text(i)[2], []).append(i)
-            self._groups = list(groups.values())
-        return self._groups
+        """Indices of the expressions of each image, in order of first appearance."""
+        return self.image_index().groups()
+
+    def image_index(self) -> ImageIndex:
+        """The image of each expression. Where no file says it, every npz is read, and the file is written."""
+        if self._origin:
+            whole = self._origin.image_index()
+            return ImageIndex.of(whole.names[whole.numbers[self._numbers]].tolist())
+        self._index = self._index or self.stored_index()
+        if self._index is None:
+            shown = {"desc": f"{self.dataset} {self.split}: images", "unit": "expr", "delay": 5, "leave": False}
+            bar = progress_bar(iterable=range(len(self)), disable=os.environ.get("RANK", "0") != "0", **shown)
+            self._index = ImageIndex.of(map(self._image_name, bar))
+            write_index(self._files.index, self._index, self._texts_sha256)
+        return self._index
+
+    def _image_name(self, i: int) -> str:
+        return self._string(i, read_npz(self._files.npz(i), TEXT_KEYS[2:]), TEXT_KEYS[2])
+
+    def stored_index(self) -> ImageIndex | None:
+        """The content of the file that says the image of each expression; None if it cannot be used."""
+        return read_index(self._files.index, len(self), self._texts_sha256)
+
+    @property
+    def _texts_sha256(self) -> str:
+        return self.meta["splits"][self.split].get("texts_sha256", "") if self.meta else ""
 
     def _entry(self, i: int, *arrays: int) -> dict[str, np.ndarray]:
         """Texts and file names in the npz of expression i; of a self-contained one IMAGE and MASK as `arrays` say."""
         if not 0 <= i < len(self):
             raise IndexError(f"{self.folder}: {self.split} has {len(self)} expressions, not {i}")
         keys = [ARRAY_KEYS[which] for which in arrays] if self._self_contained else FILE_KEYS
-        return read_npz(self._files.npz(i), (*TEXT_KEYS, *keys), optional_keys=(SUMS_KEY,))
+        return read_npz(self._npz(i), (*TEXT_KEYS, *keys), optional_keys=(SUMS_KEY,))
 
     def _text(self, i: int, entry: dict[str, np.ndarray]) -> tuple[np.ndarray, str, str]:
         ids, expression = entry["text_batch"], entry["sent_batch"]
@@ -298,12 +347,14 @@ class PreparedSplit:
             raise self.broken(i, f"text_batch is not {TEXT_LENGTH} ids of words of the vocabulary")
         if expression.shape != (1,) or expression.dtype.kind != "U":
             raise self.broken(i, "sent_batch is not one expression")
-        return ids.astype(np.int64), str(expression[0]), self._string(i, entry, "im_name_batch")
+        text = str(expression[0])
+        ids = self.subwords.ids(text, self.name(i)) if self.subwords else ids.astype(np.int64)
+        return ids, text, self._string(i, entry, "im_name_batch")
 
     def _string(self, i: int, entry: dict[str, np.ndarray], key: str) -> str:
         if entry[key].size != 1 or entry[key].dtype.kind != "U":
             raise self.broken(i, f"{key} is not a name")
-        return safe_name(entry[key].item(), f"{self._files.npz(i)}: {key}")
+        return safe_name(entry[key].item(), f"{self._npz(i)}: {key}")
 
     def _stored(self, i: int, entry: dict[str, np.ndarray], which: int) -> np.ndarray:
         """The IMAGE or the MASK as the folder has it."""
@@ -331,7 +382,10 @@ class PreparedSplit:
 
     def broken(self, i: int, fault: str) -> InputError:
         """The error of an expression whose files cannot be used. Built again, its image and mask are compared too."""
-        return InputError(f"{self._files.npz(i)}: {one_line(fault)}; {BUILD_REMEDY}")
+        return InputError(f"{self._npz(i)}: {one_line(fault)}; {BUILD_REMEDY}")
+
+    def _npz(self, i: int) -> Path:
+        return self._files.npz(self._numbers[i])
 
 
 def _shown(array: np.ndarray) -> str:

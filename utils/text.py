@@ -26,16 +26,27 @@ _SEPARATORS = re.compile(r"(\W+)")
 _VOCABULARY_REMEDY = "make one with build_vocab.py (one word a line, UTF-8, first <pad> <go> <eos> <unk>)"
 
 
+def checked_expression(expression: str, where: str = "expression") -> str:
+    """The expression without white space around it.
+
+    Raises InputError for an empty one, which begins with `where`, and for more than MAX_EXPRESSION characters.
+    """
+    if not expression.strip():
+        raise InputError(f"{where}: the expression is empty; describe the object in a word or more")
+    if len(expression) > MAX_EXPRESSION:
+        shown = one_line(expression, 40)
+        raise InputError(f"an expression has {len(expression):,} characters, more than {MAX_EXPRESSION:,}: {shown!r}")
+    return expression.strip()
+
+
 def tokenize(expression: str) -> list[str]:
     """Lower-case tokens of an expression: words, and the separators between them as they stand (", " with its space).
 
     A last token that is exactly "." is dropped. Empty for an expression that is blank or a lone ".".
     Raises InputError for an expression of more than MAX_EXPRESSION characters.
     """
-    if len(expression) > MAX_EXPRESSION:
-        shown = one_line(expression, 40)
-        raise InputError(f"an expression has {len(expression):,} characters, more than {MAX_EXPRESSION:,}: {shown!r}")
-    tokens = [token.lower() for token in _SEPARATORS.split(expression.strip()) if token.strip()]
+    text = checked_expression(expression) if expression.strip() else ""
+    tokens = [token.lower() for token in _SEPARATORS.split(text) if token.strip()]
     return tokens[:-1] if tokens[-1:] == ["."] else tokens
 
 
@@ -84,13 +95,16 @@ class Vocabulary:
 
         Raises InputError, which begins with `where`, for an empty expression. A lone "." gives 20 pads and a warning.
         """
-        if not expression.strip():
-            raise InputError(f"{where}: the expression is empty; describe the object in a word or more")
-        tokens = tokenize(expression)[:TEXT_LENGTH]
+        tokens = tokenize(checked_expression(expression, where))[:TEXT_LENGTH]
         if not tokens:
             warnings.warn(f"{where}: the expression is a lone '.', which has no words", stacklevel=2)
         ids = [self._ids.get(token, UNKNOWN) for token in tokens]
         return np.array([PAD] * (TEXT_LENGTH - len(ids)) + ids, np.int64)
+
+    def split(self, expression: str) -> tuple[list[str], list[str]]:
+        """The tokens that `ids` has, and those beyond them."""
+        tokens = tokenize(expression)
+        return tokens[:TEXT_LENGTH], tokens[TEXT_LENGTH:]
 
     def unknown(self, expression: str) -> list[str]:
         """The tokens of the expression that the vocabulary lacks, in order of appearance."""

@@ -33,6 +33,7 @@ const whole = (number) => number.toLocaleString("en-US");
 const percent = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 
 function signed(value, digits) {
+  if (value === null) return percent(value);
   const text = Math.abs(value).toFixed(digits);
   return Number(text) === 0 ? `±${text}` : (value < 0 ? "−" : "+") + text;
 }
@@ -62,28 +63,42 @@ function showHead() {
   if (!facts.control) return;
   const notice = document.getElementById("control");
   notice.hidden = false;
-  notice.textContent = `A control, not a result: ${whole(facts.control.rotated)} expressions were judged against the `
-    + "next object of their image, which is what is drawn as ground truth. Judged against their own the oIoU is "
-    + `${percent(facts.control.oIoU_unrotated)}. A high IoU here is an object that was found without reading.`;
+  const { expressions, changed, told, oIoU_plain } = facts.control;
+  const drawn = expressions === "rotated" ? ", which is what is drawn as ground truth" : "";
+  notice.textContent = `A control, not a result: ${whole(changed)} expressions were ${told}${drawn}. Without that `
+    + `the oIoU is ${percent(oIoU_plain)}. Where the IoU stays high, the model did not need what was changed.`;
 }
 
 function showSummary() {
   const steps = Object.keys(facts.sides[0].prec);
-  const head = ["Checkpoint", "oIoU", "mIoU", ...steps.map((x) => `Prec@${x}`)];
-  const numbers = (side) => [side.oIoU, side.mIoU, ...steps.map((x) => side.prec[x])];
+  const head = ["oIoU", "mIoU", ...steps.map((x) => `Prec@${x}`), "Acc@0.5"];
+  const main = (side) => [side.oIoU, side.mIoU, ...steps.map((x) => side.prec[x]), side["Acc@0.5"]];
+  fillSummary("summary", head, main);
+  const { n_no_target: without, ...more } = facts.sides[0].generalised ?? {};
+  if (without === undefined) return;
+  const names = Object.keys(more);
+  const heads = names.map((name) => name + (name.startsWith("Prec") ? ", with an object" : ""));
+  fillSummary("generalised", heads, (side) => names.map((name) => side.generalised?.[name]));
+  document.getElementById("generalised").parentElement.hidden = false;
+  document.getElementById("subtitle").append(` · ${whole(without)} expressions without an object`);
+}
+
+/* A table of metrics: a row for each side and, of two, one for the difference. An older result lacks some numbers. */
+function fillSummary(id, head, numbers) {
   const large = (value, i) => make("td", { className: i < 2 ? "large" : "" }, percent(value));
   const rows = facts.sides.map((side, i) => {
     const name = make("td", { title: side.checkpoint }, dot(i), side.checkpoint);
     return make("tr", {}, name, ...numbers(side).map(large));
   });
   if (facts.sides.length > 1) {
-    const differences = numbers(facts.sides[0]).map((value, i) => value - numbers(facts.sides[1])[i]);
-    const kind = (value) => (Math.abs(value) < 0.005 ? "" : value > 0 ? "good" : "bad");
-    const cells = differences.map((value) => make("td", { className: kind(value) }, signed(value, 2)));
+    const differences = numbers(facts.sides[0]).map((value, i) => (value ?? NaN) - (numbers(facts.sides[1])[i] ?? NaN));
+    const kind = (value) => (!(Math.abs(value) >= 0.005) ? "" : value > 0 ? "good" : "bad");
+    const text = (value) => (Number.isNaN(value) ? "–" : signed(value, 2));
+    const cells = differences.map((value) => make("td", { className: kind(value) }, text(value)));
     rows.push(make("tr", { className: "difference" }, make("td", {}, "Difference"), ...cells));
   }
-  const top = make("tr", {}, ...head.map((text) => make("th", {}, text)));
-  document.getElementById("summary").append(make("thead", {}, top), make("tbody", {}, ...rows));
+  const top = make("tr", {}, ...["Checkpoint", ...head].map((text) => make("th", {}, text)));
+  document.getElementById(id).append(make("thead", {}, top), make("tbody", {}, ...rows));
 }
 
 function showChanges() {

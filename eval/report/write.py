@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -74,8 +74,8 @@ class Thumbnails:
     much again. `others`: predicted masks of the other result, by index, as run lengths.
     """
 
-    def __init__(self, threshold: float, others: Mapping[int, dict] | None = None):
-        self.threshold, self.others = threshold, others or {}
+    def __init__(self, others: Mapping[int, dict] | None = None):
+        self.others = others or {}
         self.shots: dict[int, Shot] = {}
         self.images: dict[str, bytes] = {}
 
@@ -87,7 +87,7 @@ class Thumbnails:
             quality = QUALITY if max(size) > MASK_SIDE else SMALL_QUALITY  # small ones are shown pixel by pixel
             self.images[score.image_name] = _webp(image, quality=quality, method=4)
         size = fitted_size(*mask.shape, MASK_SIDE)
-        truth, found = _resized(mask, size), _resized(prediction.logits >= self.threshold, size)
+        truth, found = _resized(mask, size), _resized(prediction.found, size)
         shot = Shot(
             *(score.image_name, float(mask.mean()), zlib.crc32(np.packbits(mask))),
             *(run_lengths(found), _overlay(truth, found)),
@@ -153,7 +153,7 @@ def read_other(path: Path, split: PreparedSplit) -> Other:
     path = path / "metrics.json" if path.is_dir() else path
     result, beside = read_result(path), path.with_name("samples.jsonl")
     if result is None:
-        raise InputError(f"--against {path}: is of a control, not a result; evaluate without --rotate_expressions")
+        raise InputError(f"--against {path}: is of a control, not a result; evaluate without --expressions")
     if result.of != (split.dataset, split.split) or result.metrics["n_samples"] != len(split):
         theirs = f"{' '.join(result.of)} with {result.metrics['n_samples']} expressions"
         raise InputError(f"--against {path}: is of {theirs}, not of {split.dataset} {split.split} with {len(split)}")
@@ -164,8 +164,11 @@ def read_other(path: Path, split: PreparedSplit) -> Other:
         masks = {index: _checked(mask) for index, mask in found if mask is not None}
         scores = [SampleScore(**value) for value in values]
         for index, score in enumerate(scores):
-            typed = all(type(getattr(score, field.name)) is field.type for field in fields(score))
-            if not typed or score.index != index or not 0 <= score.intersection <= score.union < 2**53:
+            kinds = ((type(getattr(score, field.name)), field.type) for field in fields(score))
+            typed = all(kind in (get_args(declared) or [declared]) for kind, declared in kinds)
+            pixels = 0, score.intersection, score.union, 2**53 - 1
+            counted = typed and sorted(pixels) == [*pixels] and score.target <= score.union
+            if not counted or not 0 <= (score.box_iou or 0) <= 1 or score.index != index:
                 raise ValueError(f"line {index + 1} is not a score")
     if len(scores) != len(split) or any(score.sentence != split.text(i)[1] for i, score in enumerate(scores)):
         raise InputError(f"--against {beside}: is of other expressions than {split.folder}; {_REMEDY}")
@@ -252,7 +255,8 @@ def facts(metrics: dict, scores: Sequence[SampleScore], thumbnails: Thumbnails, 
 
 def _side(metrics: dict, scores: Sequence[SampleScore], shares: Sequence[float], dataset: str) -> dict:
     """`record`: where the numbers come from, in words. A metrics.json from elsewhere may lack any of it."""
-    numbers, checkpoint, data = summarise(scores, dataset), metrics["checkpoint"], metrics.get("data")
+    numbers = summarise(scores, dataset, "generalised" in metrics)
+    checkpoint, data = metrics["checkpoint"], metrics.get("data")
     file, step = Path(checkpoint["file"]), f", step {checkpoint['step']:,}" if checkpoint["step"] else ""
     record = {"checkpoint": checkpoint["file"], "sha256": checkpoint.get("sha256")}
     record["data"] = data.get("folder") if isinstance(data, dict) else None

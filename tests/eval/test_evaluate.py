@@ -151,7 +151,10 @@ def test_the_control_reports_both_numbers_and_folders_name_what_is_not_default(p
     run(*common, "--rotate_expressions")
     names = ("eval_unc_val_500", "eval_unc_val_500_rotated")
     plain, rotated = (metrics_in(place / "exp" / name) for name in names)
-    assert rotated["control"] == {"rotated": 11, "oIoU_unrotated": plain["oIoU"]} and "control" not in plain
+    of_1_0 = {"rotated": 11, "oIoU_unrotated": plain["oIoU"]}
+    told = {"expressions": "rotated", "told": "judged against the next ref of their image"}
+    assert rotated["control"] == of_1_0 | told | {"changed": 11, "oIoU_plain": plain["oIoU"]}
+    assert "control" not in plain
     assert rotated["oIoU"] != plain["oIoU"] and rotated["n_samples"] == plain["n_samples"]
     assert f"oIoU {plain['oIoU']:.2f} -> {rotated['oIoU']:.2f}" in capsys.readouterr().out
     run(*common, "--eval_pad", "black", "--eval_antialias", "--rotate_expressions", "--threshold", "0.5")
@@ -175,6 +178,10 @@ def test_the_control_reports_both_numbers_and_folders_name_what_is_not_default(p
         (["--restore_refseg", "."], "either --restore_refseg"),
         (["--against", "old"], "give --report too"),
         (["--device", "toaster"], "--device toaster"),
+        (["--expressions", "shufled"], "--expressions"),
+        (["--expressions", "dropped", "--rotate_expressions"], "means --expressions rotated, not dropped"),
+        (["--first_k", "3"], "--first_k goes with --expressions first_k"),
+        (["--expressions", "first_k", "--first_k", "0"], "--first_k: 0"),
     ],
 )
 def test_bad_flags(place, batches, tmp_path, capsys, arguments, says):

@@ -180,7 +180,7 @@ def test_predictions_agree_with_the_scores(model, split):
     settings = EvalSettings(batch_size=3)
     scores = evaluate(model, split, settings, on_sample=lambda p: seen.update({p.score.index: p}), progress=False)
     assert sorted(seen) == list(range(len(split)))
-    for i, (score, image, mask, logits) in seen.items():
+    for i, (score, image, mask, logits, _) in seen.items():
         assert score == scores[i]
         assert np.array_equal(image, split.image(i)) and np.array_equal(mask, split.mask(i))
         assert logits.dtype == np.float32 and ((logits >= 1e-9) & mask).sum() == score.intersection

@@ -1,5 +1,7 @@
 """eval/metrics.py against slow plain forms."""
 
+import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -9,8 +11,10 @@ from eval.metrics import RunningIoU, SampleScore, format_table, summarise
 from utils.errors import InputError
 
 
-def score(intersection: int, union: int, length: int = 3, index: int = 0) -> SampleScore:
-    return SampleScore(index, f"unc_val_{index}", intersection, union, length, "red circle", "COCO_train2014_1")
+def score(intersection: int, union: int, length: int = 3, index: int = 0, box_iou=None) -> SampleScore:
+    return SampleScore(
+        index, f"unc_val_{index}", intersection, union, length, "red circle", "COCO_train2014_1", box_iou=box_iou
+    )
 
 
 def random_scores(seed: int, count: int = 400) -> list[SampleScore]:
@@ -104,16 +108,30 @@ def test_the_progress_bar_ends_at_the_result():
         assert str(running) == f"oIoU {so_far['oIoU']:.2f}, mIoU {so_far['mIoU']:.2f}"
 
 
+def test_box_accuracy():
+    ious = (0.0, 0.5, math.nextafter(0.5, 0), 1.0, 0.3, 0.7, 0.9, 0.2)
+    scores = [score(1, 2, index=i, box_iou=iou) for i, iou in enumerate(ious)]
+    result = summarise(scores, "unc")
+    assert result.pop("Acc@0.5") == 100 * 4 / 8
+    before = summarise([replace(one, box_iou=None) for one in scores], "unc")
+    assert before == result  # the metrics of version 1.0, for scores of version 1.0
+    assert summarise([*scores, score(1, 2)], "unc").get("Acc@0.5") is None
+
+
 def test_no_samples_is_an_error():
     with pytest.raises(InputError, match="no expression was evaluated"):
         summarise([], "unc")
 
 
 def test_the_table_shows_every_number():
-    result = summarise([score(62, 100, 2), score(0, 0, 4)], "unc")
+    result = summarise([score(62, 100, 2, box_iou=0.4), score(0, 0, 4, box_iou=1.0)], "unc")
     text = format_table({"unc val 500": result})
     head, line = text.splitlines()[:2]
-    assert head.split() == ["samples", "oIoU", "mIoU", "Prec@0.5", "Prec@0.6", "Prec@0.7", "Prec@0.8", "Prec@0.9"]
-    assert line.split() == ["unc", "val", "500", "2", "62.00", "81.00", "100.00", "100.00", "50.00", "50.00", "50.00"]
+    assert len(head) == len(line)
+    assert head.split() == ["samples", "oIoU", "mIoU", *(f"Prec@0.{x}" for x in range(5, 10)), "Acc@0.5"]
+    values = ["2", "62.00", "81.00", "100.00", "100.00", "50.00", "50.00", "50.00", "50.00"]
+    assert line.split() == ["unc", "val", "500", *values]
+    del result["Acc@0.5"]
+    assert format_table({"a": result}).splitlines()[1].split()[-1] == "-"
     assert [row.split()[:2] for row in text.splitlines()[4:]] == [["1-2", "1"], ["3", "0"], ["4-5", "1"], ["6-20", "0"]]
     assert "number of tokens" not in format_table({"a": result, "b": result})

@@ -56,6 +56,17 @@ def test_each_panel_has_its_curves(tmp_path):
     assert of_each == [(plot.COLOURS[0], 6), (plot.COLOURS[1], 4)]
 
 
+def test_each_data_set_has_its_curve(tmp_path):
+    folder = write(tmp_path / "a")
+    log = RunLog(folder, 600, (folder / "log.jsonl").stat().st_size)
+    log.record("val", 800, {"oIoU": 40.0, "mIoU": 50.0, "Gref oIoU": 30.0, "unc+ oIoU": 50.0, "$x oIoU": 1.0})
+    log.close()
+    figure = plot.draw([plot.read_log(folder / "log.jsonl")])
+    named = [text.get_text() for text in figure.axes[4].get_legend().get_texts()]
+    assert named == ["oIoU", "mIoU", "Gref oIoU", "unc+ oIoU"]
+    assert drawn(figure)["Validation IoU (%)"][2:4] == [([800], [30.0]), ([800], [50.0])]
+
+
 def test_a_long_curve_is_drawn_with_its_running_mean(tmp_path):
     run = plot.read_log(write(tmp_path / "a", steps=200) / "log.jsonl")
     raw, mean = drawn(plot.draw([run]))["Training loss"]

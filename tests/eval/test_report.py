@@ -58,7 +58,7 @@ def test_pictures_and_counts_agree(place, tmp_path):
     assert with_masks == without
     assert not (tmp_path / "without/report.html").exists()
     side = facts["sides"][0]
-    assert {key: metrics[key] for key in ("oIoU", "mIoU", "prec", "n_samples")}.items() <= side.items()
+    assert {key: metrics[key] for key in ("oIoU", "mIoU", "prec", "n_samples", "Acc@0.5")}.items() <= side.items()
     assert table(side["by_length"]) == metrics["by_length"]
     assert facts["control"] is None and facts["changes"] is None and len(facts["sides"]) == 1
     assert len(shown["rows"]) == COUNT and len(list((tmp_path / "vis").glob("*_pred.png"))) == COUNT
@@ -158,7 +158,7 @@ def test_images_have_640_pixels_and_are_never_enlarged(shape, size, mask_size):
     image = np.stack([255 * y // shape[0], 255 * x // shape[1], 0 * x + 90], -1).astype(np.uint8)
     truth, found = x < shape[1] // 2, y < shape[0] // 2
     score = SampleScore(0, "unc_val_0", 1, 2, 1, "man", "a")
-    thumbnails = thumbnails_of([Prediction(score, image, truth, np.where(found, 1, -1).astype(np.float32))])
+    thumbnails = thumbnails_of([Prediction(score, image, truth, np.where(found, 1, -1).astype(np.float32), found)])
     stored = Image.open(io.BytesIO(thumbnails.images["a"]))
     assert stored.size == size
     assert np.abs(np.asarray(stored.resize(shape[::-1])).astype(int) - image).mean() < 4
@@ -189,7 +189,7 @@ def test_run_lengths_are_those_of_coco(seed):
 @pytest.mark.parametrize(("image_bytes", "overlay_bytes", "all_fit"), [(29_100, 510, True), (58_000, 1000, False)])
 def test_size_of_a_full_split(tmp_path, image_bytes, overlay_bytes, all_fit):
     rng = np.random.default_rng(0)
-    thumbnails = Thumbnails(0.0)
+    thumbnails = Thumbnails()
     thumbnails.images = {f"COCO_train2014_{n:012d}": rng.bytes(image_bytes) for n in range(1500)}
     names = list(thumbnails.images)
     scores = []
@@ -221,6 +221,10 @@ def test_the_control_and_several_steps(place, tmp_path):
         assert f"step {int(step):,}" in ours and "step 5,000" in theirs
         for row in shown["rows"]:  # the masks that are drawn are those that were judged against
             assert ((codes(row[7]) == 3).sum(), (codes(row[7]) > 0).sum()) == (row[3], row[4])
+    run(*flags(place, "--expressions", "first_k", "--first_k", 1, "--output_dir", tmp_path / "first"))
+    facts, cut = data_of(tmp_path / "first/report.html")
+    assert facts["control"] == metrics_in(tmp_path / "first")["control"]
+    assert [row[0] for row in cut["rows"]] == [row[0].split()[0] for row in shown["rows"]]  # what the model read
     plain = data_of(tmp_path / "plain" / "report.html")[1]["rows"]
     assert [row[3:5] for row in plain] == [row[9:11] for row in shown["rows"]]
 
@@ -252,6 +256,7 @@ def test_another_result_without_masks(place, tmp_path):
     run(*flags(place, "--against", tmp_path / "old", "--output_dir", tmp_path / "new"))
     facts, shown = data_of(tmp_path / "new/report.html")
     assert not facts["both_masks"] and all(row[7] and row[11] == "" for row in shown["rows"])
+    assert ["Acc@0.5" in side for side in facts["sides"]] == [True, False]
 
 
 def with_mask(mask: str):
@@ -283,6 +288,10 @@ def scores_of(place) -> list[SampleScore]:
         ("samples.jsonl", lambda lines: [b"[1]", *lines[1:]], "samples.jsonl: is not a readable"),
         ("samples.jsonl", lambda lines: lines[::-1], "line 1 is not a score"),
         ("samples.jsonl", lambda lines: [lines[0].replace(b'"union": 20', b'"union": -1'), *lines[1:]], "line 1 is"),
+        *(
+            ("samples.jsonl", lambda lines, iou=iou: [lines[0][:-1] + b', "box_iou": %b}' % iou, *lines[1:]], says)
+            for iou, says in ((b"1.5", "line 1 is"), (b"true", "line 1 is"), (b"1", "line 1 is"), (b"NaN", "is not a"))
+        ),
         ("samples.jsonl", lambda lines: [lines[0].replace(b"unc_val_0", b"x") + b"}", *lines[1:]], "is not a readable"),
         ("samples.jsonl", lambda lines: [lines[0].replace(b'e": "w', b'e": "no w'), *lines[1:]], "other ex"),
         *(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval.evaluator import Prediction
-from eval.metrics import SampleScore
+from eval.metrics import GENERALISED, SampleScore, summarise
 from eval.report import write as report
 from tests.support.browser import chromium, needs_browser, requested
 from tests.support.report_case import HOSTILE, metrics_of, other_of, predictions, thumbnails_of
@@ -57,6 +57,12 @@ class Page:
 
     def texts(self, selector: str) -> list[str]:
         return [element.get_property("textContent") for element in self.find(selector)]
+
+    def rows(self, table: str) -> list[str]:
+        """The cells of each row, with tabs between them."""
+        cells = "[...row.cells].map((cell) => cell.textContent).join('\\t')"
+        read = f"return [...document.querySelectorAll(arguments[0])].map((row) => {cells})"
+        return self.driver.execute_script(read, f"{table} tr")
 
     def shown(self) -> list[tuple[str, float]]:
         """(expression, IoU) of each card."""
@@ -290,11 +296,12 @@ def test_large_images_keep_their_pixels_and_small_ones_are_not_blurred(browser, 
     made = []
     for index, (height, width) in enumerate([(750, 1000), (30, 40), (300, 400)]):
         image, mask = rng.integers(0, 256, (height, width, 3), dtype=np.uint8), np.ones((height, width), bool)
-        score = SampleScore(index, f"unc_val_{index}", 1, 2 + index, 1, "man", f"image{index}")
-        made.append(Prediction(score, image, mask, np.ones((height, width), np.float32)))
+        score = SampleScore(index, f"unc_val_{index}", 1, 2 + index, 1, "man", f"image{index}", box_iou=index / 2)
+        made.append(Prediction(score, image, mask, np.ones((height, width), np.float32), mask))
     scores = [one.score for one in made]
     report.write_report(tmp_path / "report.html", metrics_of(scores), scores, thumbnails_of(made))
     page = Page(browser, tmp_path / "report.html")
+    assert (page.texts("#summary th")[-1], page.texts("#summary td")[-1]) == ("Acc@0.5", "66.67")
     page.choose("split")
     kept, enlarged = ("scale-down", "auto"), ("contain", "pixelated")
     for place, size, style in ((1, 640, kept), (2, 40, enlarged), (3, 400, kept)):
@@ -321,4 +328,25 @@ def test_what_changed(browser, pages, results):
         told = int(page.texts("#changed td:nth-child(2)")[number])
         assert page.count() == told == expected.get(row, told)
     ours, theirs = (sum(o.score.iou for o in side) / COUNT * 100 for side in results)
+    assert page.texts("#summary .difference td")[-1] == "–"  # neither has boxes
     assert page.texts("#summary .difference td")[2] == f"{ours - theirs:+.2f}".replace("-", "−")
+
+
+@needs_browser
+def test_generalised_metrics_have_a_table_of_their_own(browser, pages, results, tmp_path):
+    """Beside an older result, which lacks them; a report without them has no such table."""
+    scores = [one.score for one in results[0]]
+    whole = summarise(scores, "unc", is_generalised=True)["generalised"]
+    metrics = metrics_of(scores) | {"generalised": whole}
+    without = whole["n_no_target"]
+    assert without
+    report.write_report(tmp_path / "page.html", metrics, scores, thumbnails_of(results[0]), other_of(results[1]))
+    page = Page(browser, tmp_path / "page.html")
+    (table,) = page.find("#generalised")
+    head, ours, theirs, difference = (row.split("\t") for row in page.rows("#generalised"))
+    assert table.is_displayed() and head[1:6] == ["gIoU", "cIoU", "N-acc", "T-acc", "Prec@0.7, with an object"]
+    assert ours[1:] == ["–" if whole[name] is None else f"{whole[name]:.2f}" for name in GENERALISED]
+    assert set(theirs[1:]) == set(difference[1:]) == {"–"}
+    assert page.texts("#subtitle")[0].endswith(f"{without} expressions without an object")
+    page = Page(browser, pages / "compared.html")
+    assert not page.find("#generalised")[0].is_displayed() and "without" not in page.texts("#subtitle")[0]

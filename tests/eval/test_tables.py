@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ def write(
         "checkpoint": {"file": f"weights/{run}/best.pth", "sha256": "0", "step": step},
         "settings": SETTINGS | changes.pop("settings", {}),
         "date": "2024-05-01T00:00:00+00:00",
+        "code": 40 * "b",
     }
     path = weights / run / (folder or f"eval_{dataset}_{split}_{step}") / "metrics.json"
     path.parent.mkdir(parents=True)
@@ -88,13 +90,17 @@ def test_miou_precision_and_lengths(tmp_path, capsys):
     assert text.count("mIoU (%)") == 2 and row["RefCOCO val"] == "38.89"  # mean of 0..7 ninths
     (row,) = cells(text, 2)
     # of 0/9 .. 7/9: from 5/9 on, 6/9 on, 7/9 on, none
-    assert list(row.values()) == ["a", "RefCOCO val", "400000", "10834", "37.50", "25.00", "12.50", "0.00", "0.00"]
+    assert list(row.values()) == ["a", "RefCOCO val", "400000", "10834", "37.50", "25.00", "12.50", "0.00", "0.00", ""]
+    assert list(row)[-1] == "Acc@0.5"  # which files of version 1.0 lack
     (row,) = cells(text, 3)
     assert list(row) == ["method", "split", "step", "1-2", "3", "4-5", "6-20", "all"]
     assert list(row.values()) == ["a", "val", "400000", "5.56", "22.22", "38.89", "66.67", "40.00"]
     metrics = {"1-2": {"n": 0, "oIoU": None, "mIoU": None}, ">20": {"n": 8, "oIoU": 0.0, "mIoU": 1.0}}
     checkpoint = {"file": "weights/a/unc_25000.pth", "step": 0}  # as the authors' code has it: in the name
-    write(tmp_path / "other", "a", "unc", "val", 0.0, by_length=metrics, checkpoint=checkpoint)
+    write(tmp_path / "other", "a", "unc", "val", 0.0, by_length=metrics, checkpoint=checkpoint, **{"Acc@0.5": 41.236})
+    assert cells(shown(capsys, tmp_path / "other"), 2)[0]["Acc@0.5"] == "41.24"
+    csv_lines = shown(capsys, tmp_path / "other", "--format", "csv").splitlines()
+    assert [line for line in csv_lines if "Acc@0.5" in line] == ["Acc@0.5,a,unc,val,,25000,10834,41.2360,,"]
     (row,) = cells(shown(capsys, tmp_path / "other"), 3)
     assert (row["1-2"], row["3"], row[r"\>20"], row["step"]) == ("", "", "0.00", "25000")
 
@@ -153,6 +159,71 @@ def test_another_protocol_has_its_own_row_and_a_control_none(tmp_path, capsys):
     assert "left out: 1 control" in output.err and "99.00" not in output.out
 
 
+def seeded(weights: Path, run: str, seed: int, oiou: float, split: str = "val", config=None, **changes) -> Path:
+    """A metrics.json as `write` makes it, in the folder of a run whose config.json has these flags."""
+    path = write(weights, run, "unc", split, oiou, folder=f"eval_{split}_{len(changes)}", **changes)
+    flags = {"lr": 1, "seed": seed, "exp_name": run} | (config or {})
+    (weights / run / "config.json").write_text(json.dumps({"flags": flags}))
+    return path
+
+
+def test_means_over_seeds(tmp_path, capsys):
+    values = {1: 60.0, 2: 67.5, 10: 64.2}
+    for seed, oiou in values.items():
+        seeded(tmp_path, f"unc_seed{seed}", seed, oiou)
+        seeded(tmp_path, f"unc_seed{seed}", seed, oiou - 1, settings={"pad": "black"})
+    seeded(tmp_path, "unc_seed1", 1, 10.0, "testA")
+    seeded(tmp_path, "unc_seed2", 2, 11.0, "testA")
+    seeded(tmp_path, "unc_seed2", 2, 30.0, "testB")
+    seeded(tmp_path, "unc_seed4", 4, 1.0, config={"lr": 2})
+    write(tmp_path, "old", "unc", "val", 50.0)  # of a run without config.json
+    text = shown(capsys, tmp_path, "--over_seeds")
+    mean, deviation = sum(values.values()) / 3, statistics.stdev(values.values())
+    assert deviation == pytest.approx((sum((x - mean) ** 2 for x in values.values()) / 2) ** 0.5)
+    rows = {
+        row["method"]: [row[f"RefCOCO {split}"] for split in ("val", "testA", "testB")] for row in cells(text, 0)[3:]
+    }
+    assert rows == {
+        "old": ["50.00 (-17.22)", "", ""],
+        "unc, seeds 1 2 10": [f"{mean:.2f} ± {deviation:.2f} ({mean - 67.22:+.2f})", "", ""],
+        "unc, seeds 1 2": ["", "10.50 ± 0.71 (-58.80)", ""],
+        "unc, seed 2": ["", "", "30.00†"],
+        "unc, seed 4": ["1.00 (-66.22)", "", ""],
+        "unc, seeds 1 2 10, black padding": [f"{mean - 1:.2f} ± {deviation:.2f} ({mean - 68.22:+.2f})", "", ""],
+    }
+    assert "± standard deviation over seeds" in text and "±" not in shown(capsys, tmp_path)
+    assert r"\textpm{}" in shown(capsys, tmp_path, "--over_seeds", "--format", "latex")
+    lines = list(csv.DictReader(io.StringIO(shown(capsys, tmp_path, "--over_seeds", "--format", "csv"))))
+    found = {line["method"]: line for line in reversed(lines) if line["metric"] == "oIoU" and not line["tokens"]}
+    line = found["unc, seeds 1 2 10"]
+    assert [line[x] for x in ("value", "deviation", "runs")] == [f"{mean:.4f}", f"{deviation:.4f}", "3"]
+    assert [found["unc, seed 4"][x] for x in ("value", "deviation", "runs")] == ["1.0000", "", "1"]
+
+
+def test_what_is_no_mean_over_seeds(tmp_path):
+    first = seeded(tmp_path, "a", 1, 1.0)
+    twice = seeded(tmp_path, "b", 1, 2.0)
+    others = seeded(tmp_path, "c", 2, 2.0, n_samples=3)
+    with pytest.raises(InputError, match="a and b are runs of one seed, 1"):
+        tables.main([str(first), str(twice), "--over_seeds"])
+    with pytest.raises(InputError, match="a and c were evaluated on other expressions"):
+        tables.main([str(first), str(others), "--over_seeds"])
+    (tmp_path / "a/config.json").write_text('{"flags": {"lr": 1}}')
+    with pytest.raises(InputError, match="config.json"):
+        tables.main([str(first), "--over_seeds"])
+
+
+def test_names_of_two_settings_with_one_beginning(tmp_path, capsys):
+    for run, seed, rate in (("x_a", 1, 1), ("x_b", 2, 1), ("x_c", 1, 2), ("x_d", 2, 2), ("p", 1, 3), ("q", 2, 3)):
+        seeded(tmp_path, run, seed, 1.0 + rate, config={"lr": rate})
+    rows = {row["method"]: row["RefCOCO val"] for row in cells(shown(capsys, tmp_path, "--over_seeds"), 0)[3:]}
+    assert {name: value.split()[0] for name, value in rows.items()} == {
+        "p + q, seeds 1 2": "4.00",
+        "x, seeds 1 2": "2.00",
+        "x, seeds 1 2 (x_c + x_d)".replace("_", r"\_"): "3.00",
+    }
+
+
 def test_other_expressions_than_the_public_split_are_not_compared(tmp_path, capsys):
     write(tmp_path, "shapes", "unc", "val", 90.0, n_samples=500)
     text = shown(capsys, tmp_path)
@@ -191,6 +262,7 @@ BROKEN = {
     "a range": {"by_length": {"1-2 | x": {"n": 1, "oIoU": 1.0, "mIoU": 1.0}}},
     "a row": {"by_length": {"1-2": {"n": 1, "oIoU": None, "mIoU": 1.0}}},
     "a count": {"n_samples": -1},
+    "boxes": {"Acc@0.5": 100.5},
     "a step": {"checkpoint": {"file": "a.pth", "step": "x"}},
     "no file": {"checkpoint": {"file": None, "step": 1}},
     "a name": {"dataset": "a\nb"},

@@ -18,14 +18,14 @@ def test_pictures_agree_with_the_scores(tmp_path):
 
     def write(prediction):
         seen.append(prediction)
-        write_prediction(tmp_path, prediction, settings.threshold)
+        write_prediction(tmp_path, prediction)
 
     evaluate(tiny_model(), split, settings, on_sample=write, progress=False)
     kinds = ("_image.jpg", "_gt.png", "_soft.png", "_pred.png", ".jpg")
     assert {path.name for path in tmp_path.iterdir()} == {
         f"unc_val_{i}{kind}" for i in range(len(split)) for kind in kinds
     }
-    for score, image, mask, logits in seen:
+    for score, image, mask, logits, _ in seen:
         truth, soft, hard = (
             np.asarray(Image.open(tmp_path / f"{score.name}_{kind}.png")) for kind in ("gt", "soft", "pred")
         )
@@ -54,7 +54,8 @@ def test_a_sheet_is_two_by_two():
     image, mask = np.zeros((60, 80, 3), np.uint8), np.zeros((60, 80), bool)
     image[:40, :40], mask[:20, :40] = 255, True
     score = SampleScore(0, "unc_val_0", 0, 1600, 3, "the white one", "image")
-    page = np.asarray(sheet(Prediction(score, image, mask, np.where(image[..., 0] & ~mask, 9.0, -9.0)), 0.0))
+    found = (image[..., 0] > 0) & ~mask
+    page = np.asarray(sheet(Prediction(score, image, mask, np.where(found, 9.0, -9.0), found)))
     quarters = [half for row in np.split(page, [len(page) // 2]) for half in np.split(row, 2, axis=1)]
     for colour, places in (((255, 255, 255), [0, 1, 3]), (GREEN, [1]), (ORANGE, [3])):  # the thing, and edges of masks
         assert [i for i in range(4) if (quarters[i] == colour).all(-1).any()] == places
@@ -76,8 +77,8 @@ def test_a_sentence_never_decides_where_a_picture_goes(tmp_path):
     mask, image, logits = np.zeros((9, 5), bool), np.zeros((9, 5, 3), np.uint8), np.zeros((9, 5), np.float32)
     (tmp_path / "in").mkdir()
     evil = SampleScore(0, "unc_val_0", 0, 0, 3, "../../x\n\x1b[31m\u202e" + "w" * 9000, "image")
-    write_prediction(tmp_path / "in", Prediction(evil, image, mask, logits), 1e-9)
+    write_prediction(tmp_path / "in", Prediction(evil, image, mask, logits, mask))
     assert len(list(tmp_path.rglob("*.*"))) == 5 == len(list((tmp_path / "in").iterdir()))
     with pytest.raises(InputError, match="plain file name"):
         named = SampleScore(0, "../unc_val_0", 0, 0, 3, "x", "image")
-        write_prediction(tmp_path / "in", Prediction(named, image, mask, logits), 1e-9)
+        write_prediction(tmp_path / "in", Prediction(named, image, mask, logits, mask))

@@ -56,6 +56,19 @@ def test_compiled_steps_are_the_eager_ones():
     assert model.state_dict().keys() == plain.state_dict().keys()
 
 
+def test_a_compiled_text_encoder_is_one_graph(tmp_path):
+    pytest.importorskip("transformers")
+    from tests.support.text_encoders import write_text_encoder
+    from train.text_encoder import read_text_encoder
+
+    language = read_text_encoder(str(write_text_encoder(tmp_path / "bert")), 20)
+    config = replace(CONFIG, language=language)
+    eager, _ = losses(config=config)
+    compiled, _ = losses("--compile", config=config)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert compiled == pytest.approx(eager, rel=1e-5)
+
+
 def test_the_compiled_model_is_inside_ddp(tmp_path):
     # The group of two has one process here, whose part of the draws for dropped blocks would be too small.
     whole = replace(CONFIG, vision=replace(CONFIG.vision, drop_path=0.0), fusion=replace(CONFIG.fusion, drop_path=0.0))

@@ -79,3 +79,16 @@ def test_half_precision_logits_are_judged_in_float32():
     losses = restr_loss(pixel, patch, mask_of(0, 1, 32), LossConfig())
     exact = restr_loss(pixel.float(), patch.float(), mask_of(0, 1, 32), LossConfig())
     assert losses == exact and losses["loss"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("label", ["any", "share"])
+def test_an_expression_without_an_object_has_a_finite_loss(label):
+    """Of no pixel in the mask the loss is the mean of log(1 + e^x), and falls with every logit."""
+    torch.manual_seed(2)
+    pixel, patch = torch.randn(2, 1, 16, 12, requires_grad=True), torch.randn(2, 1, 2, 3, requires_grad=True)
+    losses = restr_loss(pixel, patch, torch.zeros(2, 1, 16, 12, dtype=torch.bool), LossConfig(0.5, label))
+    values = [[math.log1p(math.exp(x)) for x in logits.flatten().tolist()] for logits in (pixel, patch)]
+    means = [sum(value) / len(value) for value in values]
+    assert losses["loss"].item() == pytest.approx(means[0] + 0.5 * means[1], abs=1e-6)
+    losses["loss"].backward()
+    assert all(logits.grad.isfinite().all() and (logits.grad > 0).all() for logits in (pixel, patch))

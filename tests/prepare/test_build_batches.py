@@ -108,7 +108,7 @@ def test_same_folder_over_workers_and_shards(tiny, tmp_path, build):
     for root in (tiny, roots[0]):
         assert build(root, "Gref", "val")[0] == 0
     expected = tree(batches(tiny))
-    assert len(expected) == 5 + 2 * (5 + 10 + 20)  # meta, vocabulary, locks; images, masks, expressions
+    assert len(expected) == 5 + 2 * (1 + 5 + 10 + 20)  # meta, vocabulary, locks; index, images, masks, expressions
     assert all(tree(batches(root)) == expected for root in roots)
 
 

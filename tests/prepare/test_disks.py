@@ -46,14 +46,14 @@ def test_verify_names_every_damaged_file_and_its_remedy_works(tiny, build):
     for split in ("train", "val"):
         code, output, error = build(tiny, "Gref", split, "--verify")
         assert (code, error) == (0, "") and f"all files of {split} are as they were written" in output
-    damaged = [folder / name for name in ("train_label/3.png", "train_batch/Gref_train_4.npz")]
+    damaged = [folder / name for name in ("train_label/3.png", "train_batch/Gref_train_4.npz", "train_images.npz")]
     damaged += [path for path in (folder / "train_image").iterdir() if path.name.endswith("4.png")]
     for path in damaged:
         content = bytearray(path.read_bytes())
         content[content.index(b"NUMPY") + 200 if path.suffix == ".npz" else -9] ^= 4
         path.write_bytes(content)
     code, output, error = build(tiny, "Gref", "train", "--verify", "--workers", "2")
-    assert code == 2 and error.count("\n") == 1 and "3 faults in train" in error and "without --verify" in error
+    assert code == 2 and error.count("\n") == 1 and "4 faults in train" in error and "without --verify" in error
     assert [line.partition(": ")[0] for line in output.splitlines()] == sorted(map(str, damaged))
     for path in damaged:  # as the lines say
         path.unlink()

@@ -116,6 +116,7 @@ def test_every_data_set_of_the_specification():
         "unc+": ("mscoco", "Gref", "R/external/refer/data/refcoco+/refs(unc).p"),
         "Gref": ("mscoco", "Gref", "R/external/refer/data/refcocog/refs(google).p"),
         "Gref_umd": ("mscoco", "Gref", "R/external/refer/data/refcocog/refs(umd).p"),
+        "grefcoco": ("mscoco", "Gref", "R/external/refer/data/grefcoco/grefs(unc).json"),
         "referit": ("referit", "referit", "R/data/referit/referit_query_trainval.json"),
     }
     assert str(DATASETS["unc+"].vocabulary_path("R")) == "R/data/vocabulary_Gref.txt"
@@ -141,7 +142,7 @@ def test_unknown_splits(root):
         ([0, "sentences", 0], ["left"], "ref 7 has no list of sentences"),
         ([0, "sentences"], ..., "ref 7 has no list of sentences"),
         ([0, "sentences", 0, "sent"], float("nan"), "ref 7: an expression is not text"),
-        ([0, "ann_id"], [70], "ref number 0: has no whole number as ann_id"),
+        ([0, "ann_id"], None, "ref number 0: has no whole number as ann_id"),
         ([0, "ann_id"], "1e3", "ann_id"),
         ([0, "sentences", 0, "sent"], ..., "ref 7: an expression is not text"),
         ([0, "sentences", 0, "sent"], "\ud800", "ref 7: an expression is not valid Unicode"),

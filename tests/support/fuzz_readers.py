@@ -17,6 +17,7 @@ from eval.metrics import SampleScore
 from eval.plot import read_log
 from eval.results import read_result
 from models import load_restr, to_reference
+from models.checkpoint import checkpoint_values, read_checkpoint
 from prepare.glove import read_glove
 from prepare.masks import read_mat_mask
 from prepare.own_data import OwnData
@@ -27,6 +28,7 @@ from tests.support.report_case import write_result
 from tests.support.small_model import REFERENCE, tiny_model, write_checkpoint
 from tests.support.tiny_set import make_tiny_set
 from utils.files.images import read_image, read_mask_png
+from utils.hub import write_files
 from utils.prepared import PreparedSplit
 from utils.text import SPECIAL_WORDS, Vocabulary, read_embeddings
 
@@ -179,6 +181,12 @@ def reference_checkpoint(folder: Path) -> Case:
     return Case(path, lambda: load_restr(path, reference=REFERENCE), TORCH, wholes)
 
 
+def hub_files(folder: Path, name: str, values: Values | None = None) -> Case:
+    write_checkpoint(folder / "best.pth")
+    write_files(folder, checkpoint_values(read_checkpoint(folder / "best.pth")))
+    return Case(folder / name, lambda: load_restr(folder / "model.safetensors"), values)
+
+
 def vit(folder: Path, kind: str, values: Values | None = None) -> Case:
     path = test_pretrained.save(folder, kind, test_pretrained.source(depth=1))
     return Case(path, lambda: test_pretrained.loaded(path, depth=1), values)
@@ -228,5 +236,7 @@ READERS |= {name: lambda folder, parts=parts: alone(folder, *parts) for name, pa
 READERS |= {
     "ViT .pth": lambda folder: vit(folder, "model", TORCH),
     "ViT .npz": lambda folder: vit(folder, "npz", NPZ),
+    "hub config.json": lambda folder: hub_files(folder, "config.json", JSON),
+    "hub .safetensors": lambda folder: hub_files(folder, "model.safetensors"),
     "ViT .safetensors": lambda folder: vit(folder, "safetensors"),
 }

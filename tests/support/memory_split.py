@@ -29,6 +29,10 @@ class MemorySplit:
                 rows += [(image, f"{image}_{ref}", rng.integers(1, 6), rng.integers(1, WORDS, 20))] * count
         self.rows = [rows[i] for i in rng.permutation(len(rows))]
 
+    @property
+    def whole(self):
+        return len(self)
+
     def __len__(self):
         return len(self.rows)
 

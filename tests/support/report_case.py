@@ -45,14 +45,14 @@ def predictions(count: int, seed: int = 0) -> list[Prediction]:
         found = np.where(rng.random((height, width)) < rng.random() ** 2, rng.random((height, width)) < 0.5, mask)
         score = SampleScore(
             *(index, f"unc_val_{index}", int((found & mask).sum()), int((found | mask).sum())),
-            *(len(sentence.split()), sentence, f"COCO_{index // 3}"),
+            *(len(sentence.split()), sentence, f"COCO_{index // 3}", int(mask.sum())),
         )
-        made.append(Prediction(score, image, mask, np.where(found, 1, -1).astype(np.float32)))
+        made.append(Prediction(score, image, mask, np.where(found, 1, -1).astype(np.float32), found))
     return made
 
 
 def thumbnails_of(made: list[Prediction], other: Other | None = None) -> Thumbnails:
-    thumbnails = Thumbnails(0.0, other.masks if other else None)
+    thumbnails = Thumbnails(other.masks if other else None)
     for prediction in made:
         thumbnails(prediction)
     return thumbnails
@@ -82,9 +82,9 @@ def data_of(path: Path) -> tuple[dict, dict]:
 
 
 def write_result(folder: Path, scores: list[SampleScore], **changed) -> Path:
-    """metrics.json and samples.jsonl as evaluate.py writes them; returns the former."""
+    """metrics.json and samples.jsonl as evaluate.py writes them, of version 1.0 without boxes; returns the former."""
     folder.mkdir(parents=True)
-    lines = [json.dumps(vars(score)) for score in scores]
+    lines = [json.dumps({key: value for key, value in vars(score).items() if value is not None}) for score in scores]
     (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
     (folder / "metrics.json").write_text(json.dumps(metrics_of(scores) | {"oIoU": overall_iou(scores)} | changed))
     return folder / "metrics.json"

@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
+from tests.prepare.test_grefcoco import REFS, ref, save
 from tests.support.tiny_set import VOCABULARY, edit_instances, edit_refs, make_tiny_set
 from tools import check_data
-from tools.check_data import DATASETS, WORDS, Counts, downloads
+from tools.check_data import DATASETS, WORDS, Counts
+from tools.data_sources import ANNOTATIONS, needs_of
 from utils.cli import run_main
 
 IMAGES = "data/coco/images/train2014"
@@ -159,6 +162,27 @@ def test_refs_without_expressions_polygons_without_area_and_shares_are_shown(che
     assert re.search(r"note   1 of these masks cover the whole image:\n +ref 4 ", output)
 
 
+def test_expressions_without_an_object_are_no_fault_and_other_empty_masks_are(check, tmp_path):
+    """gRefCOCO, of which no published numbers are known."""
+    folder = tmp_path / "data/coco/images/train2014"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in (1, 2):
+        Image.new("RGB", (12, 10)).save(folder / f"COCO_train2014_{number:012d}.jpg")
+    save(tmp_path)
+    code, output = check("-d", "grefcoco", "--deep")
+    assert code == 1 and re.findall(r"FAULT  (\w+): 0 refs", output) == ["testA", "testB"], output
+    everywhere = [ref(10 + i, [-1], split=split) for i, split in enumerate(("testA", "testB"))]
+    save(tmp_path, [*REFS, *everywhere])
+    code, output = check("-d", "grefcoco", "--deep")
+    assert code == 0 and "all is right" in output
+    assert "ok     train: 8 refs, 8 expressions, 1 images; no published numbers are known" in output
+    assert "ok     train: 4 refs are declared to have no object" in output
+    assert "ok     5 of 5 masks cover of their image: least 10.00%" in output
+    save(tmp_path, [*REFS, *everywhere, ref(20, [80], image=2)])
+    code, output = check("-d", "grefcoco", "--deep")
+    assert code == 1 and "the mask of ref 20 is empty" in output
+
+
 def test_own_data_shows_all_faults_of_all_splits(check, tmp_path):
     Image.new("RGB", (12, 10)).save(tmp_path / "1.png")
     square = {"image": "1.png", "polygon": [[0, 0, 6, 0, 6, 10, 0, 10]], "text": "left", "split": "train"}
@@ -187,7 +211,7 @@ def test_nothing_is_there(check, tmp_path):
     code, output = check(root=tmp_path / "none")
     assert code == 0 and not faults(output) and "right" not in output
     assert re.findall(r"^(\S+) .* -$", output, re.MULTILINE) == list(DATASETS)
-    assert all(link in output for dataset in DATASETS.values() for link, _ in downloads(dataset).values())
+    assert all(place in output for dataset in DATASETS.values() for need in needs_of(dataset) for place in need.places)
     code, output = check("-d", *DATASETS, root=tmp_path / "none")  # asked for by name
     assert code == 1 and "Traceback" not in output
     for folder in ("coco/images/train2014", "referit/images", "referit/mask"):
@@ -198,14 +222,14 @@ def test_nothing_is_there(check, tmp_path):
 @pytest.mark.parametrize(
     ("removed", "absent", "lacking"),
     [
-        ([], ["unc+", "Gref_umd"], []),
-        (["external/refer/data/refcoco"], ["unc", "unc+", "Gref_umd"], []),  # its images are those of Gref, too
-        (["external/refer/data/refcoco/refs(unc).p"], ["unc+", "Gref_umd"], ["annotations"]),
-        (["external/refer/data/refcoco/instances.json"], ["unc+", "Gref_umd"], ["annotations"]),
-        (["data/referit"], ["unc+", "Gref_umd", "referit"], []),
-        (["data/referit/images", "data/referit/mask"], ["unc+", "Gref_umd"], ["images and masks"]),
-        (["data/referit/mask/2_0.mat"], ["unc+", "Gref_umd"], ["images and masks"]),
-        ([IMAGES], ["unc+", "Gref_umd"], ["images (13 GB)"]),
+        ([], ["unc+", "Gref_umd", "grefcoco"], []),
+        (["external/refer/data/refcoco"], ["unc", "unc+", "Gref_umd", "grefcoco"], []),  # Gref has its images
+        (["external/refer/data/refcoco/refs(unc).p"], ["unc+", "Gref_umd", "grefcoco"], ["annotations"]),
+        (["external/refer/data/refcoco/instances.json"], ["unc+", "Gref_umd", "grefcoco"], ["annotations"]),
+        (["data/referit"], ["unc+", "Gref_umd", "grefcoco", "referit"], []),
+        (["data/referit/images", "data/referit/mask"], ["unc+", "Gref_umd", "grefcoco"], ["images and masks"]),
+        (["data/referit/mask/2_0.mat"], ["unc+", "Gref_umd", "grefcoco"], ["images and masks"]),
+        ([IMAGES], ["unc+", "Gref_umd", "grefcoco"], ["images (13 GB)"]),
         (["external", "data/referit"], list(DATASETS), ["annotations", "annotations", "annotations"]),
     ],
 )
@@ -232,12 +256,15 @@ def test_literature_s_numbers_may_be_slightly_off(capsys):
 
 
 def test_numbers_and_links_are_those_of_the_pages():
-    """The words of the vocabularies, and the links, are those of the two READMEs."""
+    """The words of the vocabularies, and each link, name and size, are in the two READMEs; no other link is."""
     pages = "".join((ROOT / folder / "README.md").read_text() for folder in ("data", "external"))
-    for dataset in DATASETS.values():
-        links = {link.split()[0].strip(",") for link, _ in downloads(dataset).values()}
-        assert len(links) >= 3 and all(link in pages for link in links)
-    assert all(f"{words:,} words" in pages for words in WORDS.values())
+    assert all(f"{words:,} words" in pages for words in WORDS.values()) and pages.count("was verified") == 2
+    needs = [need for dataset in DATASETS.values() for need in needs_of(dataset)]
+    places = "\n".join(place for need in needs for place in (*need.places, *chain(*ANNOTATIONS.values())))
+    facts = re.findall(r"https?://[^\s,;]+|[\w-]+/[\w.*-]+|\d[\d,]* (?:MB|bytes)|[0-9a-f]{64}|\b20\d\d", places)
+    assert len(set(facts)) > 25 and [fact for fact in facts if fact.rstrip(":") not in pages] == []
+    links = re.findall(r"https?://[^\s<>`),]+", pages.partition("## Other sets")[0])
+    assert len(links) > 8 and [link for link in links if link not in places] == []
 
 
 def test_the_build_s_estimate_is_of_the_right_size(capsys, tmp_path):

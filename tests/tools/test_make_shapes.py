@@ -90,6 +90,18 @@ def test_the_demo_s_scenes_stay(tmp_path):
     assert found == {"instances.json": "815a3ccbd9c2cdb9", "refs(unc).p": "1dedcfbdfb49ad17"}
 
 
+def test_generalised_shapes_are_beside_the_others(tmp_path):
+    """RefCOCO's files and the images stay the same; when later shapes are without, nothing is left of gRefCOCO's."""
+    write_dataset(Plan(SMALL, 64, 1), tmp_path / "plain", 1)
+    write_dataset(Plan(SMALL, 64, 1, generalised=True), tmp_path / "both", 1)
+    plain, both = digests(tmp_path / "plain"), digests(tmp_path / "both")
+    added = {f"external/refer/data/grefcoco/{name}" for name in ("instances.json", "grefs(unc).json")}
+    assert both.keys() - plain.keys() == added
+    assert {name for name in plain if plain[name] != both[name]} == {"data/shapes.json"}
+    write_dataset(Plan(SMALL, 64, 1), tmp_path / "both", 1, overwrite=True)
+    assert digests(tmp_path / "both") == plain
+
+
 def test_a_second_run_and_an_unfinished_one(tmp_path):
     small, root = arguments(images=SMALL), tmp_path / "shapes"
     assert make(root, *small).returncode == 0

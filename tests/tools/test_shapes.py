@@ -1,5 +1,6 @@
 """The shapes' masks and expressions, read by pycocotools, SciPy and a small reader of English that shares no code."""
 
+import json
 import re
 from collections import Counter
 
@@ -11,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 from scipy.ndimage import binary_fill_holes, label
 
-from tests.support.shapes import IMAGES, RGB, SEED, decode, made_shapes
+from tests.support.shapes import IMAGES, RGB, SEED, arguments, decode, made_shapes, make
 from tools.shapes.dataset import annotation
 from tools.shapes.scenes import sample_scene, visible_masks
 
@@ -125,6 +126,27 @@ def test_each_expression_means_its_ref_and_nothing_else(made):
                 assert meaning == [own], (ref, text)
             forms[parse(text)[0]] += 1
     assert set(forms) == set(FORMS) and min(forms.values()) >= 10
+
+
+def test_expressions_of_several_shapes_or_none(tmp_path):
+    """Read from gRefCOCO's files by the same small reader: which things each expression names."""
+    made = made_shapes()
+    result = make(tmp_path, *arguments(), "--generalised")
+    assert result.returncode == 0, result.stderr
+    refs = json.loads((tmp_path / "external/refer/data/grefcoco/grefs(unc).json").read_text())
+    single = [{**ref, "ann_id": ref["ann_id"][0]} for ref in refs if len(ref["ann_id"]) == 1 and not ref["no_target"]]
+    told = {(ref["ann_id"], s["sent"]) for ref in made.refs for s in ref["sentences"]}
+    assert {(ref["ann_id"], s["sent"]) for ref in single for s in ref["sentences"]} == told
+    kinds, plurals = Counter(), {"crosses" if kind == "cross" else f"{kind}s": kind for kind in KINDS.split("|")}
+    for ref in (ref for ref in refs if len(ref["ann_id"]) > 1 or ref["no_target"]):
+        things, (sentence,) = made.things[ref["image_id"]], ref["sentences"]
+        phrases = re.split(" and ", re.sub(r"\b(the|all) ", "", sentence["sent"]))
+        named = [fitting(plurals.get(phrase, phrase), things) for phrase in phrases]
+        kinds["none" if ref["no_target"] else "pair" if len(phrases) == 2 else "plural"] += 1
+        assert len(phrases) == 1 or all(len(each) == 1 for each in named), sentence
+        expected = [thing.entry["id"] for each in named for thing in each] or [-1]
+        assert sorted(ref["ann_id"]) == sorted(expected), sentence
+    assert set(kinds) == {"none", "pair", "plural"} and min(kinds.values()) >= 8, kinds
 
 
 def test_two_to_four_shapes_of_different_colours(made):

@@ -122,6 +122,17 @@ def test_two_processes_take_the_step_of_one(one_step, batches, tmp_path, accum):
 
 
 @pytest.mark.slow
+def test_two_processes_train_a_text_encoder(batches, tmp_path):
+    pytest.importorskip("transformers")
+    from tests.support.text_encoders import write_text_encoder
+
+    flags = [*STILL, *ONE_STEP, "--l_backbone", str(write_text_encoder(tmp_path / "bert"))]
+    code, message = together(batches, tmp_path / "two", *flags, base=SGD)
+    assert code == 0, message
+    assert same_step(tmp_path / "two", undisturbed(batches, tmp_path / "one", *flags))
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(batches, tmp_path):
     one, folder = undisturbed(batches, tmp_path / "one"), tmp_path / "run"
     interrupted(batches, folder, signal.SIGTERM, *STILL, after="Gref_4.pth", base=SGD)

@@ -136,7 +136,7 @@ def test_words_start_from_the_table_and_padding_from_zero(tmp_path):
     table = np.random.default_rng(0).normal(size=(language.vocabulary_size, language.width)).astype(np.float32)
     np.save(tmp_path / "emb.npy", table)
     args = parse("--no_pretrained", "--embeddings", str(tmp_path / "emb.npy"))
-    model, source = train_restr.build_model(args, CONFIG, split=None, resuming=False)
+    model, source = train_restr.build_model(args, CONFIG, None, None, resuming=False)
     table[0] = 0
     assert np.array_equal(model.language.embedding.weight.detach(), table)
     assert source == f"ViT random: --no_pretrained; word embeddings {tmp_path / 'emb.npy'}"
@@ -170,10 +170,12 @@ CHANGES = {  # flag -> another value than the default
     "v_backbone": ["vit_shapes_patch8"],
     "l_backbone": ["transformer_shapes"],
     "fusion": ["vanilla"],
-    "tr_n_layers": ["3"],
+    "tr_n_layers no_target_pixels": ["3"],
     "drop_path": ["0.3"],
     "is_shared no_decoder": [],
     "input_size": ["96"],
+    "mix": ["3"],
+    "overfit val_limit": ["7"],
 }
 
 

@@ -1,4 +1,4 @@
-"""From scenes to the files of RefCOCO: images, instances.json and refs(unc).p.
+"""From scenes to the files of RefCOCO: images, instances.json and refs(unc).p; and to those of gRefCOCO.
 
 `data/shapes.json` below the root records which shapes are there, so that they are never mixed with real data.
 """
@@ -15,7 +15,7 @@ from random import Random
 
 import numpy as np
 
-from tools.shapes.expressions import View, expressions
+from tools.shapes.expressions import View, expressions, nothing, several
 from tools.shapes.scenes import KINDS, extent, paint, sample_scene
 from utils.errors import InputError
 from utils.files.reading import read_json
@@ -23,10 +23,13 @@ from utils.files.writing import atomic_write, write_json
 
 IMAGES = Path("data/coco/images/train2014")
 ANNOTATIONS = Path("external/refer/data/refcoco")
+GENERALISED = Path("external/refer/data/grefcoco")
 RECORD = Path("data/shapes.json")
 VERSION = 2  # a new number wherever the same arguments give other images, masks or expressions
 JPEG_QUALITY = 94
 SENTENCES = (2, 3, 3, 4)  # how many for a ref, near RefCOCO's average of 2.84
+MORE = ((several, 2), (nothing, 3))  # kinds of generalised expressions, and how many of each for an image
+ATTEMPTS = 8  # for each kind
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Plan:
     images: dict[str, int]
     image_size: int
     seed: int
+    generalised: bool = False  # also write expressions of several things or none
+
+    @property
+    def arguments(self) -> dict:
+        """For the record, without what version 1.0 did not have."""
+        return {name: value for name, value in asdict(self).items() if value is not False}
 
     @property
     def count(self) -> int:
@@ -48,7 +57,8 @@ class Plan:
         return splits
 
 
-Drawn = tuple[dict, list[dict], list[list[str]]]  # entries of an image and of its things; their expressions
+Meant = tuple[list[dict], list[str]]  # entries of the things that expressions mean
+Drawn = tuple[dict, list[dict], list[Meant]]  # entries of an image and of its things; expressions, of one thing first
 
 
 def write_dataset(plan: Plan, root: Path, workers: int, overwrite: bool = False) -> Counter | None:
@@ -57,10 +67,10 @@ def write_dataset(plan: Plan, root: Path, workers: int, overwrite: bool = False)
     An unfinished set of the same plan is begun anew. Raises InputError if the root holds real data, or, without
     `overwrite`, other shapes; with it, their images are removed.
     """
-    record = {"format": "restr-shapes", "version": VERSION, "arguments": asdict(plan)}
+    record = {"format": "restr-shapes", "version": VERSION, "arguments": plan.arguments}
     if not _claim(root, record, overwrite):
         return None
-    for folder in (RECORD.parent, IMAGES, ANNOTATIONS):
+    for folder in (RECORD.parent, IMAGES, ANNOTATIONS, *([GENERALISED] if plan.generalised else [])):
         (root / folder).mkdir(parents=True, exist_ok=True)
     write_json(root / RECORD, {**record, "complete": False})
     with ProcessPoolExecutor(workers) as pool:
@@ -72,14 +82,22 @@ def write_dataset(plan: Plan, root: Path, workers: int, overwrite: bool = False)
         "annotations": [entry for _, entries, _ in drawn for entry in entries],
         "categories": [{"supercategory": "shape", "id": i, "name": kind} for i, kind in enumerate(KINDS, 1)],
     }
-    with atomic_write(root / ANNOTATIONS / "instances.json") as file:
-        file.write(json.dumps(instances, separators=(",", ":")).encode())
+    _write_json(root / ANNOTATIONS / "instances.json", instances)
     with atomic_write(root / ANNOTATIONS / "refs(unc).p") as file:
         # pickle refers back to a string that is the same object. Through JSON that depends on the refs alone, not on
         # which process made them. Protocol 2 is the newest that Python 2 wrote.
         file.write(pickle.dumps(json.loads(json.dumps(refs)), protocol=2))
+    if plan.generalised:
+        refs = _refs(drawn, plan.splits(), generalised=True)
+        _write_json(root / GENERALISED / "instances.json", instances)
+        _write_json(root / GENERALISED / "grefs(unc).json", refs)
     write_json(root / RECORD, {**record, "complete": True})
     return Counter(ref["split"] for ref in refs for _ in ref["sentences"])
+
+
+def _write_json(path: Path, value: object) -> None:
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, separators=(",", ":")).encode())
 
 
 def image_name(index: int) -> str:
@@ -100,7 +118,13 @@ def _draw(plan: Plan, root: Path, index: int) -> Drawn:
         for number, thing in enumerate(things)
     ]
     words, view = Random(int(rng.integers(2**62))), View(things, scene.height, scene.width)
-    return image, annotations, [expressions(words, view, i, words.choice(SENTENCES)) for i in range(len(things))]
+    meant: list[Meant] = [
+        ([entry], expressions(words, view, i, words.choice(SENTENCES))) for i, entry in enumerate(annotations)
+    ]
+    for propose, most in MORE if plan.generalised else ():
+        found = dict(filter(None, (propose(words, view) for _ in range(ATTEMPTS))))  # expression -> its things
+        meant += [([annotations[i] for i in indices], [text]) for text, indices in [*found.items()][:most]]
+    return image, annotations, meant
 
 
 def annotation(mask: np.ndarray, ann_id: int, image_id: int, category_id: int) -> dict:
@@ -119,33 +143,34 @@ def annotation(mask: np.ndarray, ann_id: int, image_id: int, category_id: int) -
     }
 
 
-def _refs(drawn: list[Drawn], splits: list[str]) -> list[dict]:
-    """The list in refs(unc).p; things without an unambiguous expression are left out."""
+def _refs(drawn: list[Drawn], splits: list[str], generalised: bool = False) -> list[dict]:
+    """The list in refs(unc).p, or in grefs(unc).json; things without an unambiguous expression are left out."""
     refs: list[dict] = []
     numbers = count()
-    for (image, entries, expressed), split in zip(drawn, splits, strict=True):
-        for entry, texts in zip(entries, expressed, strict=True):
+    for (image, things, meant), split in zip(drawn, splits, strict=True):
+        for entries, texts in meant if generalised else meant[: len(things)]:
             if not texts:
                 continue
+            ids, kinds = ([entry[key] for entry in entries] for key in ("id", "category_id"))
             sentences = [{"sent_id": next(numbers), "raw": t, "sent": t, "tokens": t.split()} for t in texts]
             ref = {
                 "ref_id": len(refs),
-                "ann_id": entry["id"],
-                "image_id": entry["image_id"],
-                "category_id": entry["category_id"],
+                "ann_id": (ids or [-1]) if generalised else ids[0],
+                "image_id": image["id"],
+                "category_id": (kinds or [-1]) if generalised else kinds[0],
                 "file_name": f"{image['file_name'].removesuffix('.jpg')}_{len(refs)}.jpg",
                 "split": split,
                 "sent_ids": [sentence["sent_id"] for sentence in sentences],
                 "sentences": sentences,
             }
-            refs.append(ref)
+            refs.append({**ref, "no_target": not ids} if generalised else ref)
     return refs
 
 
 def _claim(root: Path, record: dict, overwrite: bool) -> bool:
     """Whether the shapes of `record` have to be written to `root`. Raises InputError if anything else is there."""
     if not (root / RECORD).exists():
-        for folder in (IMAGES, ANNOTATIONS):  # COCO and RefCOCO have the same file names as the shapes
+        for folder in (IMAGES, ANNOTATIONS, GENERALISED):  # COCO and RefCOCO have the same file names as the shapes
             found = next((path for path in (root / folder).rglob("*") if path.is_file()), None)
             if found is not None:
                 raise InputError(f"{found} is not from make_shapes ({root / RECORD} is missing): give another --root")
@@ -160,4 +185,6 @@ def _claim(root: Path, record: dict, overwrite: bool) -> bool:
         raise InputError(f"{root} holds other shapes (see {RECORD}): pass --overwrite or another --root")
     for index in range(number if other else 0):
         (root / IMAGES / image_name(index)).unlink(missing_ok=True)
+    for name in ("instances.json", "grefs(unc).json") if other else ():  # a later plan may be without
+        (root / GENERALISED / name).unlink(missing_ok=True)
     return other or not there.get("complete")

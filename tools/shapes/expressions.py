@@ -7,7 +7,9 @@ strictest reading of the words and False under the loosest, so that nobody need 
 from dataclasses import dataclass
 from random import Random
 
-from tools.shapes.scenes import Thing
+import numpy as np
+
+from tools.shapes.scenes import COLOURS, KINDS, SIZES, Thing
 
 SIDES = ("left", "right", "top", "bottom")
 GAP = 0.07  # of the longer side: how far right of its anchor a thing must be
@@ -21,6 +23,9 @@ TEMPLATES = {
 }
 SHARES = {"described": 70, "on_side": 20, "beside": 10}  # percent of each kind of expression among the proposals
 ATTEMPTS = 24  # for each expression wanted
+PAIRS = ("{} and {}", "the {} and the {}")
+PLURALS = ("all {}", "the {}")
+NOTHING = ("{}", "the {}")
 Truth = list[bool | None]
 
 
@@ -67,6 +72,26 @@ def expressions(rng: Random, view: View, target: int, count: int) -> list[str]:
     if not found and meant(described(view, everything)) == target:
         found.append(_propose(rng, view, target, everything, "described"))
     return found
+
+
+def several(rng: Random, view: View) -> tuple[str, list[int]] | None:
+    """An expression for more than one thing, and these; None where the attempt fails."""
+    kind = rng.choice(view.things).kind
+    alike = [index for index, thing in enumerate(view.things) if thing.kind == kind]
+    if len(alike) > 1:
+        return rng.choice(PLURALS).format(kind + ("es" if kind.endswith("s") else "s")), alike
+    pair = sorted(rng.sample(range(len(view.things)), 2))
+    phrases = [_phrase(rng, view.things[index]) for index in pair]
+    if [meant(described(view, phrase)) for phrase in phrases] != pair:
+        return None
+    return rng.choice(PAIRS).format(*phrases), pair
+
+
+def nothing(rng: Random, view: View) -> tuple[str, list[int]] | None:
+    """An expression that no thing of the scene fits, though single words of it may; None where the attempt fails."""
+    colour = rng.choice(list(COLOURS)) if view.things[0].colour else None
+    phrase = _phrase(rng, Thing(rng.choice(KINDS), colour, rng.choice(list(SIZES)), 0, 0, np.empty(0)))
+    return None if any(described(view, phrase)) else (rng.choice(NOTHING).format(phrase), [])
 
 
 def _phrase(rng: Random, thing: Thing, everything: bool = False) -> Phrase:
