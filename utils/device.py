@@ -144,6 +144,14 @@ def _join(process: Process) -> Ranks:
     return Ranks(chosen, rank, world)
 
 
+def from_first(value):
+    """The first process's `value`, which the others may not know, on every rank."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
 def gather(items: list) -> list:
     """The `items` of all ranks, in the order of the ranks, on every rank."""
     if not dist.is_initialized():
