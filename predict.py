@@ -74,13 +74,14 @@ def main(arguments: list[str] | None = None) -> None:
     names, words = unique(map(plain_name, paths)), unique(map(plain_words, args.text))
     model = load_restr(args.checkpoint, choose_device(args.device))
     args.out.mkdir(parents=True, exist_ok=True)
-    faults, records, coco_ids = [], [], image_ids(paths)
-    for path, name, coco_id in zip(paths, names, coco_ids, strict=True):
+    faults, records, read = [], [], {}
+    for number, (path, name) in enumerate(zip(paths, names, strict=True), 1):
         try:
             image = read_image(path, remedy="give an image file", upright=True)
         except InputError as error:  # of a folder of photographs one is often damaged
             faults.append(error)
             continue
+        read[number] = path
         started = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a text without words, which is said below
@@ -92,11 +93,11 @@ def main(arguments: list[str] | None = None) -> None:
                 result = result._replace(mask=np.zeros_like(result.mask))
             files = write(args.out / f"{name}-{word}", image, result, model.image_size)
             about = {"image": str(path), "expression": text, **record(result), "files": files}
-            records.append(coco_result(coco_id, about, result) if args.format == "coco" else about)
+            records.append(coco_result(number, about, result) if args.format == "coco" else about)
             print(f'{name}-{word}: "{one_line(text, 80)}", {said}{remarks(result)}')
         print(f"{one_line(path)}: {len(results)} expression{'s'[: len(results) - 1]} in {seconds:.2f} s")
     if records:
-        write_json(args.out / "results.json", records)
+        write_json(args.out / "results.json", identified(records, read) if args.format == "coco" else records)
         print(f"results: {one_line(args.out)}")
     if faults:
         raise InputError(*map(str, faults))  # a line each
@@ -164,21 +165,25 @@ def record(result: Segmentation) -> dict:
     }
 
 
-def image_ids(paths: list[Path]) -> list[int]:
-    """COCO's ids, the 12 digits at the end of the images' names; 1, 2, 3, ... unless each has one of its own."""
-    found = [re.search(r"(?<!\d)\d{12}$", path.stem) for path in paths]
+def identified(results: list[dict], read: dict[int, Path]) -> list[dict]:
+    """COCO results with the id of each image in place of its number in `read`, the images that could be read.
+
+    COCO's ids, the 12 digits at the end of the images' names; the numbers unless each has one of its own.
+    """
+    found = [re.search(r"(?<!\d)\d{12}$", path.stem) for path in read.values()]
     ids = [int(name[0]) for name in found if name]
-    return ids if len(set(ids)) == len(paths) else list(range(1, len(paths) + 1))
+    known = dict(zip(read, ids if len(set(ids)) == len(read) else read, strict=True))
+    return [each | {"image_id": known[each["image_id"]]} for each in results]
 
 
-def coco_result(image_id: int, about: dict, result: Segmentation) -> dict:
-    """A result as `loadRes` of pycocotools takes it, which computes area and box; all are of category 1."""
+def coco_result(number: int, about: dict, result: Segmentation) -> dict:
+    """A result in image `number` as `loadRes` of pycocotools takes it, which computes area and box; of category 1."""
     from pycocotools import mask  # only this form needs it
 
     rle = mask.encode(np.asfortranarray(result.mask, np.uint8))
     rle = {"size": list(rle["size"]), "counts": rle["counts"].decode()}
     rest = {key: value for key, value in about.items() if key not in ("area", "box")}
-    return {"image_id": image_id, "category_id": 1, "segmentation": rle, **rest}
+    return {"image_id": number, "category_id": 1, "segmentation": rle, **rest}
 
 
 def write(stem: Path, image: np.ndarray, result: Segmentation, canvas: tuple[int, int]) -> dict[str, str]:

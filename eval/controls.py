@@ -59,7 +59,7 @@ class Control:
         return {
             "rotated": "judged against the next ref of their image",
             "shuffled": f"read with their words in another order (seed {self.seed})",
-            "first_k": f"cut to their first {self.words} words",
+            "first_k": f"cut to their first {'word' if self.words == 1 else f'{self.words} words'}",
             "dropped": f"read without one of their content words (seed {self.seed})",
         }[self.kind]
 

@@ -32,6 +32,7 @@ GREY = "#8a8f98"
 LOOKS = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ((0, (1, 3)), "v"))  # of the curves of one panel
 NOT_LOSSES = ("lr", "grad_norm")  # of what training logs
 OWN_OIOU = re.compile(r"[\w.+#-]+ oIoU")  # of each of several data sets: "Gref oIoU"
+SHARES = re.compile(r"([\w.+#-]+ )?[NT]-acc")  # of data with expressions without an object, also "grefcoco N-acc"
 COLUMNS = 3  # of panels
 MAX_LOSSES = 20
 MAX_LOG_BYTES = 256 * MEBIBYTE
@@ -118,7 +119,8 @@ def draw(runs: list[Run]):
         raise InputError(f"{len(losses)} terms of the loss: one plot shows at most {MAX_LOSSES}")
     coloured = list(zip(runs, COLOURS, strict=False))
     with matplotlib.rc_context(STYLE):
-        rows = math.ceil((len(losses) + 3) / COLUMNS)
+        shares = [*dict.fromkeys(name for run in runs for name in run.curves["val"] if SHARES.fullmatch(name))]
+        rows = math.ceil((len(losses) + 3 + bool(shares)) / COLUMNS)
         figure = Figure(figsize=(13, 3.6 * rows), facecolor="white", layout="constrained")
         panels = iter(figure.subplots(rows, COLUMNS).flat)
         for name in losses:
@@ -129,6 +131,8 @@ def draw(runs: list[Run]):
         _panel(iou := next(panels), "Validation IoU (%)", coloured, "val", ["oIoU", "mIoU", *[*own][:MAX_LOSSES]])
         _best(iou, coloured, "oIoU")
         _panel(next(panels), "Validation Prec@X (%)", coloured, "val", [f"Prec@{x}" for x in PRECISIONS])
+        if shares:
+            _panel(next(panels), "Validation N-acc, T-acc (%)", coloured, "val", shares[:MAX_LOSSES])
         for panel in panels:
             panel.remove()
         lines = [Line2D([], [], color=colour, linewidth=3) for _, colour in coloured]

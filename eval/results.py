@@ -19,7 +19,7 @@ NOT_PROTOCOL = ("batch_size", "image_size")  # the first changes no number, the 
 MAX_COUNT = 10**12
 COUNTS = ("n", "n_samples", "n_no_target")
 # Flags of a run that runs of one setting may differ in: where they are, how fast, and what they write beside.
-FREE = "seed exp_name weights_dir resume allow_changes keep wandb is_vis num_workers device local_rank".split()
+FREE = "seed exp_name weights_dir resume allow_changes no_check keep wandb is_vis num_workers device local_rank".split()
 _REMEDY = "write it again with eval/evaluate.py, or leave it out"
 
 

@@ -211,15 +211,18 @@ def _precision(results: list[tuple[str, Result]]) -> Table:
 
 def _generalised(results: list[tuple[str, Result]]) -> Iterator[Table]:
     """Metrics of the splits that have expressions without an object; no table if there are none."""
-    lines = []
+    lines, shown = [], []
     for run, result in results:
         if more := result.metrics.get("generalised"):
+            shown.append(result)
             counts = [result.metrics["n_samples"], more["n_no_target"]]
             numbers = [percent(more[name]) for name in GENERALISED]
-            lines.append([run, _shown(result.of), _steps([result]), *map(str, counts), *numbers])
+            split = _shown(result.of) + "†" * is_other(result)
+            lines.append([run, split, _steps([result]), *map(str, counts), *numbers])
     if lines:
         head = ["method", "split", "step", "samples", "no object", *GENERALISED]
-        yield Table("Expressions of several objects or none (%); Prec@X of those with an object", head, lines, left=2)
+        caption = "Expressions of several objects or none (%); Prec@X of those with an object"
+        yield Table(_noted(caption, shown), head, lines, left=2)
 
 
 def _by_length(kind: str, results: list[tuple[str, Result]], dataset: str) -> Table:

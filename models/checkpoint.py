@@ -98,10 +98,7 @@ def load_restr(
     path = checkpoint_file(path)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = read_checkpoint(path, reference, **assumed)
-    subwords, language = None, checkpoint.config.language
-    if isinstance(language, TextEncoderConfig):
-        sizes = language.text_length, language.vocabulary_size
-        subwords = Subwords(checkpoint.vocabulary, *sizes, f"{path}: its tokeniser")
+    subwords = tokeniser_of(checkpoint, path)
     try:
         model = model_with(checkpoint.config, checkpoint.weights).to(device)
     except InputError as error:
@@ -110,6 +107,14 @@ def load_restr(
     known = {name: getattr(checkpoint, name) for name in ("data", "step", "metrics")}
     model.provenance = {"file": str(path), "sha256": file_sha256(path), **known}
     return model
+
+
+def tokeniser_of(checkpoint: Checkpoint, path: Path) -> Subwords | None:
+    """That of its text encoder of transformers, if it has one. Raises InputError, beginning with `path`, if damaged."""
+    language = checkpoint.config.language
+    if not isinstance(language, TextEncoderConfig):
+        return None
+    return Subwords(checkpoint.vocabulary, language.text_length, language.vocabulary_size, f"{path}: its tokeniser")
 
 
 def checkpoint_file(path: Path | str) -> Path:

@@ -1,6 +1,6 @@
 """The numbers of a ReSTR. Every default is the paper's: `ReSTRConfig()` is its model."""
 
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import get_args
 
 from models.fusion import VARIANTS
@@ -54,7 +54,7 @@ class LanguageConfig:
 class TextEncoderConfig:
     """A text encoder of Hugging Face transformers, which reads the ids of its own tokeniser plus 1; 0 is padding."""
 
-    name: str  # its folder's, or the one on the hub
+    name: str = field(compare=False)  # its folder's, or the one on the hub: a copy elsewhere is the same encoder
     encoder: str  # its class, one of models.language.TEXT_ENCODERS
     settings: str  # JSON of the fields of its configuration
     vocabulary_size: int  # the encoder's own, plus 1
@@ -111,7 +111,7 @@ class ReSTRConfig:
             kinds = {part.name: part.type for part in fields(cls)}
             kinds["language"] = TextEncoderConfig if "encoder" in values["language"] else LanguageConfig
             for given, kind in [(values, cls), *((values[part], kind) for part, kind in kinds.items())]:
-                names = {field.name for field in fields(kind)}
+                names = {item.name for item in fields(kind)}
                 if set(given) != names:
                     raise KeyError(min(map(one_line, set(given) ^ names)))
             vision = {**values["vision"], "image_size": tuple(values["vision"]["image_size"])}

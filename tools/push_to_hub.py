@@ -23,11 +23,21 @@ from huggingface_hub.utils import validate_repo_id
 
 from eval.metrics import format_table
 from eval.results import Result, find_files, read_result
-from models.checkpoint import Checkpoint, checkpoint_file, checkpoint_values, file_sha256, read_checkpoint
+from models.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    checkpoint_file,
+    checkpoint_values,
+    file_sha256,
+    read_checkpoint,
+    tokeniser_of,
+)
+from models.config import TextEncoderConfig
 from models.restr import check_weights
 from utils.cli import ArgumentParser, run_main
 from utils.datasets import is_public, title
 from utils.errors import InputError, one_line
+from utils.files.reading import read_json
 from utils.files.writing import atomic_write
 from utils.hub import CONFIG, TOKENISER, VOCABULARY, WEIGHTS, write_files
 
@@ -51,7 +61,7 @@ segmenter = load_restr("hf://{repo}")
 mask = segmenter.segment("photo.jpg", "woman in gray shirt")  # bool, height x width
 ```
 
-The model has {numbers:,} numbers, knows {words:,} words and takes images at {height} x {width} (height x width).
+The model has {numbers:,} numbers, {words} and takes images at {height} x {width} (height x width).
 
 ## Results
 
@@ -95,12 +105,15 @@ def main(arguments: list[str] | None = None) -> None:
     if checkpoint.vocabulary is None:
         advice = "python -m models.convert adds one to a file of the authors' code"
         raise InputError(f"{path}: has no vocabulary; {advice}")
+    checkpoint.training = None  # of last.pth
+    tokeniser_of(checkpoint, path)
     try:
         check_weights(checkpoint.config, checkpoint.weights)
     except InputError as error:
         raise InputError(f"{path}: the weights do not fit its configuration: {error}") from None
     sha256 = file_sha256(path)
     card = card_of(args.repo, args.license, checkpoint, sha256, list(results_of(path, sha256, args.metrics)))
+    check_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_files(folder, checkpoint_values(checkpoint))
     with atomic_write(folder / CARD) as file:
@@ -111,6 +124,15 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"not uploaded: read {folder / CARD}, then give --yes to upload these files to {args.repo}")
         return
     print(f"uploaded: {upload(args.repo, folder, args.private)}")
+
+
+def check_free(folder: Path) -> None:
+    """Raise InputError for a folder whose config.json is not of a model of ours, such as that of a run."""
+    if (folder / CONFIG).exists():
+        remedy = "give an empty folder as --out"
+        values = read_json(folder / CONFIG, "configuration", remedy)
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise InputError(f"{folder / CONFIG}: is a file of something else and would be overwritten; {remedy}")
 
 
 def results_of(path: Path, sha256: str, given: list[Path] | None) -> Iterator[Result]:
@@ -151,12 +173,21 @@ def card_of(repo: str, licence: str, checkpoint: Checkpoint, sha256: str, result
         repo=repo,
         trained=trained,
         numbers=sum(tensor.numel() for tensor in checkpoint.weights.values()),
-        words=checkpoint.config.language.vocabulary_size,
+        words=words_of(checkpoint),
         height=height,
         width=width,
         results=RESULTS.format(sha256=sha256, table=format_table(rows)) if rows else NO_RESULTS,
     )
     return ModelCard(text)
+
+
+def words_of(checkpoint: Checkpoint) -> str:
+    """What the model reads."""
+    language = checkpoint.config.language
+    if not isinstance(language, TextEncoderConfig):
+        return f"knows {language.vocabulary_size:,} words"
+    name = one_line(language.name, 80)
+    return f"reads with the text encoder {name} (after `pip install -r requirements-text.txt`)"
 
 
 def name_of(result: Result) -> str:

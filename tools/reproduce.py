@@ -37,7 +37,7 @@ from train.process import EXIT_RESUME
 from utils.cli import EXIT_USER_ERROR, ArgumentParser, run_main
 from utils.datasets import ALIASES, DATASETS, NAMES, short_name, title
 from utils.errors import InputError
-from utils.files.reading import read_json
+from utils.files.reading import read_json, refusing
 from utils.options import add_options, option, read_options, size
 
 # Flags of evaluate.py that this script gives itself, or that change no number.
@@ -225,7 +225,9 @@ def check_evaluations(settings: Settings, plan: Plan, run: Path) -> None:
     for split in plan.evaluated:
         folder = plan.results(run, split)
         if (file := folder / "metrics.json").is_file():
-            then = deciding(shlex.split(read_json(file, remedy=f"remove {folder}").get("command", ""))[1:])
+            values = read_json(file, remedy=f"remove {folder}")
+            with refusing(file, "metrics.json of eval/evaluate.py", f"remove {folder}"):
+                then = deciding(shlex.split(values.get("command", ""))[1:])
             if then != deciding(settings.eval_flags):
                 shown = shlex.join(then) or "none"
                 raise InputError(f"{folder}: evaluated with --eval_flags {shown}: pass the same, or remove the folder")
@@ -249,6 +251,8 @@ def row_of_models(plan: Plan) -> str:
     row, *others = over_seeds(choose(results, best=False)).values()
     if others:
         return "no row: the runs differ in more than their seeds (config.json)"
+    if silent := [run.name for run in plan.runs.values() if not (run / "config.json").is_file()]:
+        return f"no row: {silent[0]} has no config.json, which says seed and device"
     scores = [f"{of[1]} {percent(row[of].metrics['oIoU'])}{'†' * is_other(row[of])}" for of in row]
     starts = [start for run in plan.runs.values() for start in starts_of(run)]
     seeds, gpus = (start["flags"]["seed"] for start in starts), (about(start) for start in starts)

@@ -73,7 +73,9 @@ class ModelOptions:
     drop_path: float = option(FusionConfig.drop_path, "share of dropped last blocks", limits=(0, 0.9), harmless=CONFIG)
     is_shared: bool = option(False, "one block applied --tr_n_layers times in each fusion encoder", harmless=CONFIG)
     no_decoder: bool = option(False, "patch logits only, without the patch loss", harmless=CONFIG)
-    start_from: Path | None = option(None, "checkpoint whose weights a new run starts from", harmless=START)
+    start_from: str | None = option(
+        None, "checkpoint whose weights a new run starts from", harmless=START, metavar="PATH"
+    )
     v_weights: Path | None = option(None, "ViT weights (default: downloaded by timm)", harmless=START)
     no_pretrained: bool = option(False, "random ViT weights; embeddings may be missing", harmless=START)
     random_embeddings: bool = option(False, "random word embeddings", harmless=START)

@@ -47,7 +47,7 @@ def _summary(run: Run, split: TrainingSet, about: dict) -> str:
     optimiser = "AdamW" if recipe.adamW else "SGD"
     several = f"{about['processes']} processes on " * (about["processes"] > 1)
     precision = f", {run.trainer.amp or 'tf32'}" * bool(run.trainer.amp or options.machine.tf32)
-    form = f"{height} x {width} pixels, {len(run.vocabulary):,} words"
+    form = f"{height} x {width} pixels, {len(run.vocabulary):,} {'words' if options.model.own_words else 'tokens'}"
     lines = {
         "run": f"{run.path}, {f'goes on after step {step:,}' if step else 'from the start'}",
         "data": _data(run, split, form, about.get("not_looked_at")),

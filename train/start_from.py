@@ -12,7 +12,7 @@ from utils.text import Vocabulary, read_embeddings
 FREE = ("image_size", "vocabulary_size", "drop_path")  # what a new run may have otherwise than the model it starts from
 
 
-def start_from(model: ReSTR, file: Path, vocabulary: Vocabulary, embeddings: Path | None, seed: int) -> str:
+def start_from(model: ReSTR, file: Path | str, vocabulary: Vocabulary, embeddings: Path | None, seed: int) -> str:
     """Fill `model` with the weights of a checkpoint, ours or the authors', and say what came from where.
 
     Word embeddings go by word; those of new words come from the table `embeddings` or, without one, are drawn from the
@@ -49,7 +49,7 @@ def start_from(model: ReSTR, file: Path, vocabulary: Vocabulary, embeddings: Pat
     return f"{source.provenance['file']}; words: {carried:,} carried over, {number - carried:,} {origin}"
 
 
-def _check_same(file: Path, source: ReSTR, model: ReSTR) -> None:
+def _check_same(file: Path | str, source: ReSTR, model: ReSTR) -> None:
     """Raise InputError unless `source`, of `file`, is finite and a model as `model` but for FREE."""
     differences = []
     for part in fields(model.config):
@@ -59,8 +59,9 @@ def _check_same(file: Path, source: ReSTR, model: ReSTR) -> None:
             continue
         for item in fields(found):
             then, now = getattr(found, item.name), getattr(asked, item.name)
-            if then != now and item.name not in FREE:
-                differences.append(f"{part.name} {item.name.replace('_', ' ')} {one_line(then, 40)}, not {now}")
+            if then != now and item.compare and item.name not in FREE:
+                shown = f"{one_line(then, 40)}, not {one_line(now, 40)}"
+                differences.append(f"{part.name} {item.name.replace('_', ' ')} {shown}")
     if differences:
         raise InputError(f"{file}: another model ({'; '.join(differences)}): pass the flags that it was trained with")
     if not all(weight.isfinite().all() for weight in source.state_dict().values()):

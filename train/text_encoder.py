@@ -33,7 +33,7 @@ def read_text_encoder(name: str, text_length: int) -> TextEncoderConfig:
         kinds = {kind: getattr(transformers, kind) for kind in TEXT_ENCODERS}
         kind = next((kind for kind, known in kinds.items() if known.config_class is type(full)), full.model_type)
         settings = {key: getattr(full, key) for key in own_fields(kinds[kind])} if kind in kinds else {}
-        name = folder.name if Path(name).is_dir() else name
+        name = folder.absolute().name if Path(name).is_dir() else name
         text = json.dumps(settings, sort_keys=True)
         return TextEncoderConfig(name, kind, text, full.vocab_size + 1, text_length)
 

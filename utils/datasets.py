@@ -102,9 +102,10 @@ def title(name: str) -> str:
 def photograph(dataset: str, image_name: str) -> tuple[str, str | int]:
     """What two data sets call the same photograph: COCO's id, or the name of an image that is not known to be COCO's.
 
-    Of the public data sets on COCO the id is what `image_name` ends with; elsewhere the name has to be COCO's own.
+    Of the public data sets on COCO the id is what `image_name` ends with; elsewhere the name has to be COCO's own, of
+    2014 or, 12 digits alone, of 2017.
     """
     family = DATASETS[dataset].family if dataset in DATASETS else "custom"
-    ending = r"(\d+)$" if family == "mscoco" else r"COCO_(?:train|val)2014_(\d{12})$"
+    ending = r"(\d+)$" if family == "mscoco" else r"(?:^|__|COCO_(?:train|val)2014_)(0{6}\d{6})$"
     number = re.search(ending, image_name)
     return ("coco", int(number[1])) if number else (family, image_name)

@@ -64,6 +64,8 @@ def write_files(folder: Path, values: dict) -> None:
     Raises OSError; InputError for values that JSON or a vocabulary file cannot hold.
     """
     values = dict(values)
+    for name in (VOCABULARY, TOKENISER):  # the model that was there before may have had the other one
+        (folder / name).unlink(missing_ok=True)
     tensors = {name: tensor.contiguous().clone() for name, tensor in values.pop("model").items()}  # none shared
     if isinstance(values["vocabulary"], str):
         with atomic_write(folder / TOKENISER) as file:

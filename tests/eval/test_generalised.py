@@ -14,7 +14,7 @@ from eval.metrics import GENERALISED, SampleScore, format_table, summarise
 from eval.report import write as report
 from models import load_restr
 from tests.eval.test_evaluate import complaint, metrics_in, run
-from tests.eval.test_tables import cells, shown, write
+from tests.eval.test_tables import cells, seeded, shown, write
 from tests.support.memory_split import COUNT
 from tests.support.report_case import data_of, metrics_of, predictions, thumbnails_of, write_result
 from utils.prepared import PreparedSplit
@@ -157,6 +157,14 @@ def test_tables_have_one_more(tmp_path, capsys):
     ours = {line["metric"]: line["value"] for line in lines if line["method"] == "a" and not line["tokens"]}
     assert (ours["gIoU"], ours["N-acc"], ours["Prec@0.7, with an object"]) == ("61.2500", "80.0000", "70.0000")
     assert ours["Prec@0.7"] == "12.5000" and "Prec@0.8, with an object" not in ours
+
+
+def test_their_table_explains_its_signs(tmp_path, capsys):
+    for seed in (1, 2):  # of other expressions than those of the public split
+        seeded(tmp_path, f"a_seed{seed}", seed, 60.0 + seed, generalised=GIVEN | {"gIoU": 60.0 + seed}, n_samples=7)
+    lines = shown(capsys, tmp_path, "--over_seeds").splitlines()
+    (head,) = (number for number, line in enumerate(lines) if "N-acc" in line)
+    assert all(sign in lines[place] for sign in "±†" for place in (head - 2, head + 2))
 
 
 @pytest.mark.parametrize("wrong", [{"gIoU": "x"}, {"N-acc": 101}, {"n_no_target": -1}, {"cIoU": float("nan")}, None])

@@ -56,6 +56,17 @@ def test_each_panel_has_its_curves(tmp_path):
     assert of_each == [(plot.COLOURS[0], 6), (plot.COLOURS[1], 4)]
 
 
+@pytest.mark.parametrize("own", ["", "grefcoco "])  # the second of several data sets
+def test_generalised_expressions_have_a_panel_of_their_own(tmp_path, own):
+    folder = write(tmp_path / "a")
+    with (folder / "log.jsonl").open("a") as file:
+        for step, *found in ((700, 40.0, 95.0), (800, 60.0, 90.0)):
+            named = zip((f"{own}N-acc", f"{own}T-acc"), found, strict=True)
+            file.write(json.dumps({"kind": "val", "step": step, "oIoU": 1.0, "mIoU": 1.0, **dict(named)}) + "\n")
+    runs = [plot.read_log(path / "log.jsonl") for path in (folder, write(tmp_path / "b"))]
+    assert list(drawn(plot.draw(runs)).values())[-1] == [([700, 800], [40.0, 60.0]), ([700, 800], [95.0, 90.0])]
+
+
 def test_each_data_set_has_its_curve(tmp_path):
     folder = write(tmp_path / "a")
     log = RunLog(folder, 600, (folder / "log.jsonl").stat().st_size)

@@ -338,12 +338,14 @@ def test_generalised_metrics_have_a_table_of_their_own(browser, pages, results, 
     scores = [one.score for one in results[0]]
     whole = summarise(scores, "unc", is_generalised=True)["generalised"]
     metrics = metrics_of(scores) | {"generalised": whole}
+    metrics["checkpoint"] |= {"file": "weights/restr_grefcoco/grefcoco_400000.pth"}
     without = whole["n_no_target"]
     assert without
     report.write_report(tmp_path / "page.html", metrics, scores, thumbnails_of(results[0]), other_of(results[1]))
     page = Page(browser, tmp_path / "page.html")
     (table,) = page.find("#generalised")
     head, ours, theirs, difference = (row.split("\t") for row in page.rows("#generalised"))
+    assert table.rect["width"] <= page.find("#summary")[0].rect["width"]  # no column is cut
     assert table.is_displayed() and head[1:6] == ["gIoU", "cIoU", "N-acc", "T-acc", "Prec@0.7, with an object"]
     assert ours[1:] == ["–" if whole[name] is None else f"{whole[name]:.2f}" for name in GENERALISED]
     assert set(theirs[1:]) == set(difference[1:]) == {"–"}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models import load_restr
-from models.checkpoint import Checkpoint, save_checkpoint
+from models.checkpoint import Checkpoint, checkpoint_values, read_checkpoint, save_checkpoint
 from models.inference import segment
 from models.language import TEXT_ENCODERS, TextEncoder
 from models.reference import to_reference
@@ -18,11 +18,13 @@ from models.restr import check_weights
 from tests.support.hostile import refused
 from tests.support.small_model import CONFIG, outputs, tiny_model
 from utils.errors import InputError
+from utils.hub import write_files
 from utils.subwords import Subwords
 
 transformers = pytest.importorskip("transformers")
 
 from tests.support.text_encoders import TEXTS, write_text_encoder
+from tools import push_to_hub
 from train.text_encoder import load_text_encoder, read_text_encoder, read_tokeniser
 
 EXPRESSIONS = ["Red", "the man in the red shirt", f"{TEXTS[1]} {TEXTS[0]}"]  # the last is too long
@@ -114,6 +116,23 @@ def test_a_checkpoint_needs_neither_folder_nor_network(whole, monkeypatch):
     refused(to_reference, read)
 
 
+def test_the_files_of_the_hub_give_the_same_bits(whole, tmp_path):
+    """The tokeniser, too; a vocabulary of the model that was there before goes."""
+    path, model = whole
+    words = torch.load(path, weights_only=True)["vocabulary"]
+    (tmp_path / "vocabulary.txt").write_text("<pad>\n")
+    write_files(tmp_path, checkpoint_values(read_checkpoint(path)))
+    assert {file.name for file in tmp_path.iterdir()} == {"model.safetensors", "config.json", "tokenizer.json"}
+    assert (tmp_path / "tokenizer.json").read_bytes() == words.encode()
+    read = load_restr(tmp_path, "cpu")
+    assert (read.vocabulary, read.config, read.provenance["data"]) == (words, model.config, {"dataset": "unc"})
+    for text in EXPRESSIONS:
+        assert read.subwords.ids(text).tolist() == Subwords(words, 12, len(words)).ids(text).tolist()
+    theirs = model.state_dict()
+    assert read.state_dict().keys() == theirs.keys()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in read.state_dict().items())
+
+
 def test_padding_and_other_expressions_do_not_change_the_logits(whole):
     """But of SigLIP, which was trained so that padding counts, only other expressions do not."""
     model = load_restr(whole[0], "cpu")
@@ -201,6 +220,18 @@ def test_a_wrong_tokeniser_in_a_file_is_refused(file, tmp_path):
     with pytest.raises(InputError, match="vocabulary"):
         save_checkpoint(tmp_path / "b.pth", Checkpoint({}, CONFIG, values["vocabulary"]))
         Subwords(values["vocabulary"], 20, 5, "b.pth")
+
+
+def test_push_to_hub_writes_a_card_of_it_and_refuses_a_damaged_one(file, tmp_path):
+    def push(path):
+        push_to_hub.main([*map(str, ["--checkpoint", path, "--repo", "me/shapes", "--out", tmp_path / path.stem])])
+
+    push(file)
+    card = (tmp_path / "a/README.md").read_text()
+    assert "BertModel" in card and "requirements-text.txt" in card and "words" not in card
+    values = torch.load(file, weights_only=True)
+    torch.save({**values, "vocabulary": values["vocabulary"][:-9]}, tmp_path / "cut.pth")
+    assert "tokeniser" in refused(push, tmp_path / "cut.pth") and not (tmp_path / "cut").exists()
 
 
 def test_what_a_folder_lacks_is_named(bert, tmp_path):

@@ -99,6 +99,14 @@ def test_coco_results_are_those_that_pycocotools_loads(run, tmp_path, capsys, na
             assert 0.505 <= each["score"] < 1 and each["unknown_words"] == ["zebra"] * ("zebra" in each["expression"])
 
 
+@pytest.mark.parametrize(("name", "number"), [("000000000071", 71), ("photo", 2)])
+def test_a_damaged_image_changes_no_coco_id_of_the_others(run, tmp_path, capsys, name, number):
+    (tmp_path / "a.png").write_text("not an image")
+    with pytest.raises(SystemExit):
+        run_main(lambda: run([tmp_path / "a.png", picture(tmp_path / f"{name}.png")], ["w4"], "--format", "coco"))
+    assert [each["image_id"] for each in results_in(tmp_path)] == [number]
+
+
 def test_coco_results_of_empty_masks(run, tmp_path, capsys):
     run([picture(tmp_path / "a.png")], ["w4"], "--format", "coco", "--threshold", 1)
     (each,) = loaded_by_coco(tmp_path / "out/results.json", [1]).anns.values()

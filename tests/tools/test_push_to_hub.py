@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 from tests.support.hostile import refused
 from tests.support.hub_server import Hub, serving
 from tests.support.report_case import write_result
-from tests.support.small_model import WORDS, write_checkpoint
+from tests.support.small_model import WORDS, outputs, write_checkpoint
 from tools import push_to_hub
 from utils.hub import write_files
 
@@ -125,6 +125,12 @@ def test_every_field_of_a_checkpoint_travels(tmp_path, checkpoint):
     assert np.array_equal(of_file, of_folder) and 0 < of_file.sum() < of_file.size
 
 
+def test_of_a_state_to_resume_the_model_is_written(tmp_path):
+    write_checkpoint(tmp_path / "last.pth", training={"trainer": {"rng": torch.zeros(3)}})
+    push(tmp_path / "last.pth", "--out", tmp_path / "out")
+    assert torch.equal(*(outputs(load_restr(tmp_path / name, "cpu")) for name in ("last.pth", "out")))
+
+
 def test_tensors_that_share_memory_and_other_types_are_written(tmp_path):
     row = torch.arange(6, dtype=torch.float16).view(2, 3)
     model = {"a": row, "b": row, "c": row.T, "d": torch.tensor(float("nan"))}
@@ -176,6 +182,17 @@ def test_what_cannot_be_pushed_leaves_nothing(tmp_path, checkpoint, monkeypatch)
         torch.save({**values, **change}, broken)
         assert "hub/shapes/" in refused(push, broken)
         assert not (tmp_path / "hub/shapes/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("content", ['{"flags": {}}', '{"model_type": "bert"}', "[]", "x"])
+def test_a_folder_of_something_else_stays_as_it_is(tmp_path, checkpoint, content):
+    """A run's folder and an encoder's have a config.json, too."""
+    (checkpoint.parent / "config.json").write_text(content)
+    before = {path: path.read_bytes() for path in checkpoint.parent.rglob("*.*") if path.is_file()}
+    assert "config.json" in refused(push, checkpoint, "--out", checkpoint.parent)
+    assert before == {path: path.read_bytes() for path in checkpoint.parent.rglob("*.*") if path.is_file()}
+    for _ in range(2):  # its own is written again
+        push(checkpoint, "--out", tmp_path / "out")
 
 
 def test_results_of_a_model_of_the_hub_need_a_folder(capsys):

@@ -173,6 +173,15 @@ def test_other_flags_of_evaluation_are_noticed(started):
     assert started("Gref", code=2, eval_flags="--amp --eval_pad black") == []
 
 
+@pytest.mark.parametrize("text", ["[1]", '{"command": 3}', '{"command": "a \\""}'])
+def test_damaged_metrics_are_one_line(started, tmp_path, capsys, text):
+    started("Gref")
+    (tmp_path / "weights/restr_Gref/eval_Gref_val_best/metrics.json").write_text(text)
+    capsys.readouterr()
+    assert started("Gref", code=2) == []
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -294,3 +303,5 @@ def test_the_row_of_models(tmp_path):
         "| RefCOCO | val 62.00 ± 2.65, testA 50.00 ± 0.00 | 1 2 7 | 8 x H100 | 2.2 | "
         "aaaaaaaaaaaa-dirty, bbbbbbbbbbbb | 2024-05-01 |"
     )
+    (runs[2] / "config.json").unlink()
+    assert reproduce.row_of_models(plan).startswith("no row: ")

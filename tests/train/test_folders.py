@@ -95,6 +95,9 @@ def _judged(dataset, index, judged) -> bool:
         ("referit", "30993", ("referit", "30993")),
         ("mine", "30993", ("custom", "30993")),
         ("mine", "a__COCO_val2014_000000000042", ("coco", 42)),
+        ("mine", "000000581857", ("coco", 581857)),
+        ("mine", "train2017__000000000042", ("coco", 42)),
+        ("mine", "202611282226", ("custom", "202611282226")),
         ("unc", "nothing", ("mscoco", "nothing")),
     ],
 )

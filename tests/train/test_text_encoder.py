@@ -74,6 +74,25 @@ def test_a_resumed_run_ends_with_the_same_bits(whole, batches, bert, tmp_path):
     assert "another model" in refused(batches, tmp_path / "run", "--resume", "--text_length", "13", base=base(bert))
 
 
+def test_the_folder_may_have_another_name(whole, batches, bert, tmp_path):
+    """The encoder is the same: a run goes on with it, and another one starts from the weights of the first."""
+    copy = shutil.copytree(bert, tmp_path / "copy")
+    shutil.copytree(whole, tmp_path / "run")
+    assert train(batches, tmp_path / "run", "--resume", base=base(copy)) == (0, "")
+    still = ("--start_from", str(whole), "--num_steps", "1", "--warm_iter", "1")  # at rate 0
+    flags = [flag for flag in base(copy) if flag != "--no_pretrained"]
+    assert train(batches, tmp_path / "on", *still, base=flags) == (0, "")
+    before, after = state(whole, "best.pth"), state(tmp_path / "on")
+    assert equal(before["model"], after["model"]) and before["vocabulary"] == after["vocabulary"]
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["r"], vocabulary["s"] = vocabulary["s"], vocabulary["r"]
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    message = refused(batches, tmp_path / "other", *still, base=flags)
+    assert "another tokeniser" in message and not (tmp_path / "other").exists()
+    assert "another model" in refused(batches, tmp_path / "run", "--resume", base=base(copy))
+
+
 @pytest.mark.slow
 def test_the_loss_falls(batches, bert, tmp_path):
     flags = ("--num_steps", "40", "--save_every", "40", "--alpha_loc", "1")

@@ -222,7 +222,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_good_state(batches, tmp_pat
 
 
 def test_a_disk_that_is_full_for_the_log_is_named(batches, tmp_path):
-    long = ("--num_steps", "2000", "--save_every", "2000", "--log_every", "1")
+    long = ("--num_steps", "2000", "--save_every", "2000", "--log_every", "1", "--no_check")
     code, message = train(batches, tmp_path / "run", *long, fsize=9_000)
     assert code == 2 and f"{tmp_path / 'run'}" in message.splitlines()[-1]
 
