@@ -54,8 +54,7 @@ class Bench:
     def network(self, way: Way) -> ReSTR | PlainReSTR:
         """The model in eval mode, on the device."""
         torch.manual_seed(0)
-        with self.device:
-            model = build_restr(self.config).eval().to(self.device)
+        model = build_restr(self.config).eval().to(self.device)  # drawn on the CPU: the same weights on each device
         if way.reference:
             state = {name: x.detach().clone().requires_grad_() for name, x in to_reference(model).items()}
             config = reference_config(state, model.image_size)
