@@ -114,11 +114,11 @@ class Bench:
         reference, model = self.network(AUTHORS), self.network(OURS)
         pixels = self.inputs(OURS, images)[0].to(self.device)
         ids = self.inputs(OURS, images * EXPRESSIONS)[1].to(self.device)
-        owner = torch.arange(images, device=self.device).repeat_interleave(EXPRESSIONS)
+        owner = torch.arange(images).repeat_interleave(EXPRESSIONS).to(self.device)
 
         def one_by_one(count: int) -> Tensor:
             image = model.normalise(pixels)
-            return torch.cat([reference(image[owner[i]][None], ids[i : i + 1])[0] for i in range(count)])
+            return torch.cat([reference(image[i // EXPRESSIONS][None], ids[i : i + 1])[0] for i in range(count)])
 
         def batched(amp: str | None) -> Tensor:
             with autocast(self.device, amp):

@@ -1,6 +1,7 @@
 """What the items share: where they run, the rows that they yield, how far two results are apart."""
 
 import gc
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,13 @@ def distance(found: Tensor, expected: Tensor) -> float:
     """Relative distance of two tensors: norm of the difference by norm of the expected one, in float64 on the CPU."""
     found, expected = (x.detach().double().cpu() for x in (found, expected))
     return float((found - expected).norm() / expected.norm())
+
+
+def relative(found: float, expected: float) -> float:
+    """How far a number is from the expected one, as a share of it; NaN where that is 0 and the other is not."""
+    if found == expected:
+        return 0.0
+    return abs(found / expected - 1) if expected else math.nan
 
 
 def free(check: Check) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.checks.common import Check, Row, at_most, holds
+from benchmarks.checks.common import Check, Row, at_most, holds, relative
 from benchmarks.checks.processes import Job
 from benchmarks.ways import OURS
 from models.loss import LossConfig, restr_loss
@@ -34,7 +34,7 @@ def groups(check: Check) -> Iterator[Row]:
         found[name] = json.loads(out.with_suffix(".json").read_text())
         if number and "alone" in found:
             pairs = zip(sum(found[name], []), sum(found["alone"], []), strict=True)
-            gap = max(abs(a / b - 1) for a, b in pairs)
+            gap = max(relative(a, b) for a, b in pairs)
             yield at_most(f"{name}: losses and gradient norms against one alone", gap, 1e-5 if world == 1 else 1e-4)
 
 

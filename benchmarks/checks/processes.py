@@ -71,6 +71,7 @@ def _call(output: Path, session: bool, target: Callable, arguments: tuple) -> No
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(file, stream)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
     try:
         target(*arguments)
     except Exception:
@@ -105,9 +106,9 @@ class Training(Job):
         return True
 
     def message(self) -> str:
-        """The line that says why it failed; of a traceback, that it is one."""
-        text = self.output.read_text(errors="replace")
-        return f"traceback: {self.last_line()}" if "Traceback" in text else self.last_line()
+        """How it ended: exit code and last line; of a traceback, that it is one."""
+        trace = "traceback: " * ("Traceback" in self.output.read_text(errors="replace"))
+        return f"exit code {self.process.exitcode}: {trace}{self.last_line()}"
 
 
 def training_flags(check: Check, name: str, *flags: object) -> list[str]:

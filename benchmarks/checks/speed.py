@@ -161,7 +161,8 @@ def loading(check: Check) -> Iterator[Row]:
     both = size / _each(3 * count, lambda: trainer.train_step([next(batches)]))  # more than are decoded ahead
     yield at_least("loader and step / step alone", both / alone, 0.95)
     list(islice(batches, 2 * check.workers))  # decoded ahead
-    yield at_least(f"loader alone, {check.workers} processes, samples/s", size / _each(count, lambda: next(batches)), 600)
+    rate = size / _each(count, lambda: next(batches))
+    yield at_least(f"loader alone, {check.workers} processes, samples/s", rate, 600)
 
 
 def _each(count: int, work: Callable[[], object]) -> float:
