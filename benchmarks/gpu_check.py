@@ -49,8 +49,8 @@ ITEMS = {
     10: Item("Speed and memory", speed.rates, 120, alone=True),
     11: Item("Loader", speed.loading, 60, alone=True),
     12: Item("Groups of processes", groups.groups, 60),
-    13: Item("Out of memory and divergence", runs.failures, 90),
-    14: Item("kill -9 while saving; a state of the GPU on the CPU", runs.kills, 90),
+    13: Item("Out of memory and divergence", runs.failures, 120),
+    14: Item("kill -9 while saving; a state of the GPU on the CPU", runs.kills, 120),
 }
 
 

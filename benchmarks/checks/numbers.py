@@ -15,10 +15,12 @@ from models.decoder import CoarseToFineDecoder
 from models.loss import LossConfig, restr_loss
 from utils.device import autocast
 
+# Rounding changes the sign of the values nearest to zero, and there the slope of the decoder's leaky ReLU: a share s of
+# such values moves gradients by the root of s. So even in float32 PyTorch's own decoder is 1e-3 away from float64.
 PRECISIONS = {  # name: autocast, TF32, largest relative distance of logits and of gradients
-    "float32": (None, False, 1e-4, 1e-3),
-    "TF32": (None, True, 3e-3, 3e-3),
-    "bf16": ("bf16", False, 2e-2, 6e-2),
+    "float32": (None, False, 1e-4, 3e-3),
+    "TF32": (None, True, 3e-3, 3e-2),
+    "bf16": ("bf16", False, 2e-2, 0.15),
     "fp16": ("fp16", False, 2e-2, 6e-2),
 }
 SCALE = 1024  # of the loss, so that float16 holds the gradients
@@ -73,12 +75,12 @@ def decoder_against_float64(check: Check) -> Iterator[Row]:
     inputs = [torch.randn(size, *shape, device=check.device) for shape in ((n, width), (n, width), (n,))]
     grad = torch.randn(size, 1, *vision.image_size, device=check.device)
     exact = _in_parts(copy.deepcopy(decoder).double(), inputs, grad)
-    for name, amp, near in (("float32", None, 1e-5), ("bf16", "bf16", 6e-2)):
+    for name, amp, near in (("float32", None, (3e-5, 5e-3)), ("bf16", "bf16", (3e-2, 0.15))):
         free(check)
         found, again = (_decoded(decoder, inputs, grad, check, amp) for _ in range(2))
         what = ("logits", "gradient of v", "gradient of p", "gradient of patch logits", "gradients of weights")
         for part, ours, theirs in zip(what, found, exact, strict=True):
-            yield at_most(f"{name}, {size} samples: {part}", distance(ours, theirs), near)
+            yield at_most(f"{name}, {size} samples: {part}", distance(ours, theirs), near[part != "logits"])
         same = all(torch.equal(a, b) for a, b in zip(found[:-1], again[:-1], strict=True))
         yield holds(f"{name}: the same bits twice, weights aside", same)
         yield Row(f"{name}: peak, GB", peak_gb(check))
@@ -127,13 +129,15 @@ def operators_against_float64(check: Check) -> Iterator[Row]:
             2,
         ),
     }
-    for kind, near in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
+    for kind, near in ((torch.float32, (3e-5, 5e-3)), (torch.bfloat16, (1e-2, 2e-2))):
         x, weight = torch.randn(2, 96, 240, 240), torch.randn(1, 96, 1, 1)
         found = [y.to(check.device, kind) for y in (x, weight)]
         exact = [y.double() for y in found]
         for what, (ours, plain, count) in pairs.items():
-            gap = _largest(ours, plain, found, exact, count)
-            yield at_most(f"{what}, {str(kind).removeprefix('torch.')}", gap, near)
+            gaps = _distances(ours, plain, found, exact, count)
+            name = f"{what}, {str(kind).removeprefix('torch.')}"
+            yield at_most(f"{name}: values", gaps[0], near[0])
+            yield at_most(f"{name}: gradients", max(gaps[1:]), near[1])
 
 
 def plain_resize(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -141,15 +145,15 @@ def plain_resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.leaky_relu(F.interpolate(x, size=size, mode="bilinear", align_corners=True), 0.01)
 
 
-def _largest(ours: Callable, plain: Callable, found: list[Tensor], exact: list[Tensor], count: int) -> float:
-    """The largest relative distance of values and gradients of the first `count` inputs."""
+def _distances(ours: Callable, plain: Callable, found: list[Tensor], exact: list[Tensor], count: int) -> list[float]:
+    """Relative distances of the values, and of the gradients of the first `count` inputs."""
     results, grad = [], None
     for function, inputs in ((ours, found), (plain, exact)):
         inputs = [x.detach().requires_grad_() for x in inputs]
         value = function(*inputs)
         grad = torch.randn_like(value) if grad is None else grad
         results.append([value, *torch.autograd.grad(value, inputs[:count], grad.to(value.dtype))])
-    return max(distance(a, b) for a, b in zip(*results, strict=True))
+    return [distance(a, b) for a, b in zip(*results, strict=True)]
 
 
 def waits_of_a_step(check: Check) -> Iterator[Row]:
@@ -176,7 +180,7 @@ def compiled_against_eager(check: Check) -> Iterator[Row]:
     """Ten losses, graph breaks and speed of torch.compile."""
     from torch._dynamo.utils import counters
 
-    for size in (check.size(8, 2), check.size(64, 3)):
+    for size in sorted({check.size(8, 2), check.size(64, 2)}):
         losses, rates = {}, {}
         for name in ("eager", "compiled"):
             free(check)

@@ -14,7 +14,7 @@ from benchmarks.checks.common import Check, Item, Row, at_least, at_most, holds
 from tests.conftest import ROOT
 
 MISSED = {  # at toy size on the CPU: what is timed, and what 6 steps do not learn
-    *("3: bf16", "8: oIoU, float32", "8: oIoU, bf16", "8: oIoU, CPU", "9: share", "9: kernels"),
+    *("8: oIoU, float32", "8: oIoU, bf16", "8: oIoU, CPU", "9: share", "9: kernels"),
     *("10: ours", "10: share", "10: that", "11: loader"),
 }
 
@@ -35,7 +35,7 @@ def test_every_item_ends(batches, monkeypatch, capfd, tmp_path):
     rows = {f"{item['number']}: {row['what']}": row["good"] for item in items for row in item["rows"]}
     missed = {what for what, good in rows.items() if good is False}
     assert {what for what in missed if not what.startswith(tuple(MISSED))} == set()
-    assert sum(good is True for good in rows.values()) > 45
+    assert sum(good is True for good in rows.values()) > 40
     text = (tmp_path / "toy.md").read_text()
     assert "these figures mean nothing" in text and text.count("\n## ") == 14
     assert "11: loader alone" in capfd.readouterr().out
