@@ -18,12 +18,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
-
-import torch.utils.tensorboard  # noqa: F401 - before the forks: a second less in each
 
 from benchmarks.checks import groups, numbers, runs, speed
 from benchmarks.checks.common import Check, Item, Row
@@ -35,6 +36,7 @@ from utils.errors import InputError
 from utils.files.writing import atomic_write, write_json
 
 DATA = ROOT / "data/gpu_check/data/mscoco/unc_480_batch"
+LOG = 4000  # characters of the log of an item that fails, which OUT.json holds
 ROOM = 40e9  # bytes that runs of the full model may leave behind at a time
 ITEMS = {
     1: Item("Machine", speed.machine, 60, alone=True),
@@ -58,11 +60,13 @@ class Task(Job):
     """An item at work; its rows appear in a file as they are measured."""
 
     def __init__(self, number: int, check: Check, deadline: float):
-        self.item, self.check, self.number = ITEMS[number], check, number
-        self.file, self.state = check.work / f"{number:02}.jsonl", ""
+        self.item, self.number, self.state = ITEMS[number], number, ""
+        self.file, self.folder = check.work / f"{number:02}.jsonl", check.work / f"{number:02}"
+        self.folder.mkdir()
+        check = replace(check, work=self.folder)
         self.started = time.monotonic()
         self.until = min(self.started + self.item.limit, deadline)
-        super().__init__(check.work / f"{number:02}.txt", _write_rows, self.item, check, self.file, session=True)
+        super().__init__(self.file.with_suffix(".txt"), _write_rows, self.item, check, self.file, session=True)
 
     def ended(self) -> bool:
         """Whether it has, by itself or because its time is up; then `state` says how."""
@@ -71,6 +75,7 @@ class Task(Job):
             return False
         code = self.process.exitcode
         self.kill_session()  # what it has started, too
+        shutil.rmtree(self.folder, ignore_errors=True)  # gigabytes
         self.state = "time limit" if code is None else "done" if code == 0 else f"failed ({code}): {self.last_line()}"
         return True
 
@@ -78,7 +83,8 @@ class Task(Job):
         """What is known of it so far, as plain values."""
         lines = self.file.read_text().split("\n")[:-1] if self.file.exists() else []
         seconds = round(time.monotonic() - self.started, 1)
-        return _result(self.number, self.state or "at work", seconds, [Row(*json.loads(line)) for line in lines])
+        found = _result(self.number, self.state or "at work", seconds, [Row(*json.loads(line)) for line in lines])
+        return found | ({"log": self.text()[-LOG:]} if self.state.startswith("failed") else {})
 
 
 def _write_rows(item: Item, check: Check, file: Path) -> None:
@@ -158,7 +164,8 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu with --toy")
     parser.add_argument("--toy", action="store_true", help="toy model, which shows that the script runs")
-    parser.add_argument("--data", type=Path, default=DATA, help="prepared data with train and val")
+    shown = DATA.relative_to(ROOT)
+    parser.add_argument("--data", type=Path, help=f"prepared data with train and val (default: {shown})")
     parser.add_argument("--items", default=",".join(map(str, ITEMS)), help="numbers of items, with commas")
     parser.add_argument("--minutes", type=float, default=9, help="minutes after which everything ends")
     parser.add_argument("--together", type=int, default=3, help="processes at work at a time where nothing is timed")
@@ -166,11 +173,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("gpu_check"), help="path of OUT.md and OUT.json")
     args = parser.parse_args()
     deadline = time.monotonic() + 60 * args.minutes
+    with suppress(ImportError):  # item 1 says so
+        import_module("torch.utils.tensorboard")  # before the forks: a second less in each
     wanted = [int(number) for number in args.items.split(",")]
     if unknown := set(wanted) - set(ITEMS):
         raise InputError(f"--items: there is no {min(unknown)}; choose from 1 to {len(ITEMS)}")
-    if not (args.data / "meta.json").is_file():
-        raise InputError(f"--data {args.data}: no prepared data there; make it with `make gpu-data`")
+    data = (args.data or DATA).resolve()
+    if not (data / "meta.json").is_file():
+        raise InputError(f"--data {data}: no prepared data there; make it with `make gpu-data`")
     kept: dict[int, dict] = {}
 
     def keep(results: dict[int, dict]) -> None:
@@ -180,7 +190,7 @@ def main() -> None:
             file.write(markdown(results, args.toy).encode())
 
     with tempfile.TemporaryDirectory(prefix="gpu_check", dir=work_folder(args.device)) as work:
-        check = Check(args.device, args.toy, args.data.resolve(), Path(work), args.workers, args.together)
+        check = Check(args.device, args.toy, data, Path(work), args.workers, args.together)
         carry_out(wanted, check, deadline, keep)
     print(args.out.with_suffix(".md").read_text())
     print(short(kept))

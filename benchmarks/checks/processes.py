@@ -59,10 +59,13 @@ class Job:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.join()
 
+    def text(self) -> str:
+        """All that it printed."""
+        return self.output.read_text(errors="replace") if self.output.exists() else ""
+
     def last_line(self) -> str:
-        """The last line that it printed."""
-        lines = self.output.read_text(errors="replace").split("\n") if self.output.exists() else []
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        """The last line of it."""
+        return next((line.strip() for line in reversed(self.text().split("\n")) if line.strip()), "")
 
 
 def _call(output: Path, session: bool, target: Callable, arguments: tuple) -> None:
@@ -107,7 +110,7 @@ class Training(Job):
 
     def message(self) -> str:
         """How it ended: exit code and last line; of a traceback, that it is one."""
-        trace = "traceback: " * ("Traceback" in self.output.read_text(errors="replace"))
+        trace = "traceback: " * ("Traceback" in self.text())
         return f"exit code {self.process.exitcode}: {trace}{self.last_line()}"
 
 

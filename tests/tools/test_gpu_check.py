@@ -75,6 +75,7 @@ def test_an_item_that_fails_or_hangs_costs_only_itself(monkeypatch, tmp_path, ca
     results = kept[-1]
     states = [results[number]["state"] for number in ITEMS]
     assert states == ["failed (1): torch.OutOfMemoryError: too large", "time limit", "done", "done"]
+    assert "in fails" in results[1]["log"] and "log" not in results[3]
     assert results[1]["rows"] == [{"what": "before", "value": 1.0, "asked": "at most 2", "good": True}]
     assert results[2]["rows"] == [{"what": "before", "value": "nan", "asked": "at least 2", "good": False}]
     assert {result[4]["state"] for result in kept[:2]} == {"not begun"}  # it waits for the one that is alone
