@@ -6,7 +6,7 @@
 
 Needs torch, timm, numpy, Pillow, tqdm, tensorboard, and the folder that `make gpu-data` writes. Fourteen items, in the
 order of what they are worth. Each is a process of its own with a time limit, so that one that fails or hangs costs only
-itself. Items in which nothing is timed run side by side. OUT.md and OUT.json are written as rows come.
+itself. Items in which nothing is timed run side by side. OUT.md and OUT.json are written whenever an item ends.
 The authors' way (benchmarks/plain_restr.py: softmax attention, upsample-then-project decoder) trains under float16
 autocast with a gradient scaler, which is its `--amp`, and evaluates one expression at a time in float32.
 """
@@ -45,7 +45,7 @@ ITEMS = {
     4: Item("Waits of a training step", numbers.waits_of_a_step, 60),
     5: Item("train_restr.py, 40 steps each", runs.short_runs, 150),
     6: Item("Equal bits: --deterministic, SIGTERM and --resume", runs.equal_bits, 120),
-    7: Item("torch.compile", numbers.compiled_against_eager, 150, alone=True),
+    7: Item("torch.compile", numbers.compiled_against_eager, 170, alone=True),
     8: Item("300 steps on shapes, then evaluation", runs.learning, 120),
     9: Item("Profile of a step of 64 in bf16", speed.profiled, 60, alone=True),
     10: Item("Speed and memory", speed.rates, 120, alone=True),
