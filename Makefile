@@ -10,7 +10,7 @@ PLACES := \b(pypi\.org|pythonhosted\.org|download\.pytorch\.org|anaconda\.)|(?<!
 # The tests of a file share what they prepare, so a file stays on one core.
 PYTEST := $(PY) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test test-all fuzz mutants lint clean
+.PHONY: help demo test test-all fuzz mutants gpu-data lint clean
 .NOTPARALLEL:  # `make -j lint test` still ends with pytest's summary, and the demo's timing is its own
 .DELETE_ON_ERROR:
 
@@ -20,6 +20,7 @@ help:
 	@echo "make test-all  the same with the slow ones: kill -9, damaged files, pages in a browser"
 	@echo "make fuzz      20,000 damaged and hostile files, other ones each time, through every reader; make fuzz FILES=1000"
 	@echo "make mutants   some 200 faults put into the code, one at a time: how many do the tests notice? (25 minutes on 2 CPU cores)"
+	@echo "make gpu-data  shapes at 480 x 480 in data/gpu_check (16 MB), for benchmarks/gpu_check.py on a machine without a network"
 	@echo "make lint      ruff: rules and formatting; import-linter: which room may import which; files up to 400 lines; no path of one machine"
 	@echo "make clean     remove demo/ and caches; data/, external/, weights/ and $(VENV) stay"
 
@@ -41,6 +42,14 @@ fuzz: $(STAMP)
 mutants: $(STAMP)
 	@$(PY) -m pip install -q --disable-pip-version-check cosmic-ray==8.7.0
 	@$(PY) tools/mutants.py
+
+GPU_DATA := data/gpu_check
+
+gpu-data: $(STAMP)
+	@$(PY) tools/make_shapes.py --root $(GPU_DATA) --image_size 480 --images 48 --val_images 6 --test_images 1
+	@$(PY) build_vocab.py -d unc --root $(GPU_DATA)
+	@$(PY) build_batches.py -d unc -t train --img-size 480 --root $(GPU_DATA)
+	@$(PY) build_batches.py -d unc -t val --img-size 480 --root $(GPU_DATA)
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .

@@ -32,12 +32,12 @@ from train.logs import pass_over_disk_errors
 from train.loop import Stopped, Trainer, fit
 from train.options import Options, parse_options
 from train.process import EXIT_RESUME, StopSignal, settle_memory
-from train.run import Run, data_of, locked, resumable
+from train.run import Run, check_ranks, data_of, locked, resumable
 from train.start import announce, conclude
 from train.start_from import start_from
 from train.text_encoder import load_text_encoder, read_tokeniser
 from utils.cli import run_main
-from utils.device import Ranks, group
+from utils.device import Ranks, explained_memory, from_first, group
 from utils.errors import InputError, one_line
 from utils.prepared import PreparedSplit
 from utils.text import PAD, Vocabulary, read_embeddings
@@ -76,12 +76,13 @@ def train(options: Options, ranks: Ranks) -> int:
     stop = StopSignal(ranks.is_main)
     path = options.run.weights_dir / (options.run.exp_name or "_".join(["restr", *split.datasets]))
     with locked(path) if ranks.is_main else nullcontext():
-        resuming = resumable(path, options.run.resume)
+        resuming = from_first(resumable(path, options.run.resume) if ranks.is_main else None)
         torch.manual_seed(options.recipe.seed)
         model, weights = build_model(options, config, split, vocabulary, resuming)
-        trainer = build_trainer(options, model.to(ranks.device), ranks)
         words = model.subwords or vocabulary
         facts = data_of(data, split, valsets, words)
+        check_ranks(options, facts, len(split))
+        trainer = build_trainer(options, model.to(ranks.device), ranks)
         run = Run(options, ranks, model, trainer, path, words, facts, valsets)
         run.start(resuming)
         return carry_out(run, split, weights, stop)
@@ -178,11 +179,10 @@ def build_trainer(options: Options, model: torch.nn.Module, ranks: Ranks) -> Tra
 @contextmanager
 def explained(compiled: bool) -> Iterator[None]:
     """Report out-of-memory and torch.compile failures (raised in the first step) as an InputError."""
+    remedy = "pass --accum 2 (4, 8, ...) for the same steps in less memory, --amp or --grad_checkpoint"
     try:
-        yield
-    except torch.OutOfMemoryError as error:
-        remedy = "pass --accum 2 (4, 8, ...) for the same steps in less memory, --amp or --grad_checkpoint"
-        raise InputError(f"out of GPU memory: {remedy} ({one_line(error, 120)})") from None
+        with explained_memory(remedy):
+            yield
     except Exception as error:
         if compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise InputError(f"--compile: {one_line(error, 160)}: leave it out, or install a C++ compiler") from None

@@ -54,8 +54,7 @@ class Bench:
     def network(self, way: Way) -> ReSTR | PlainReSTR:
         """The model in eval mode, on the device."""
         torch.manual_seed(0)
-        with self.device:
-            model = build_restr(self.config).eval().to(self.device)
+        model = build_restr(self.config).eval().to(self.device)  # drawn on the CPU: the same weights on each device
         if way.reference:
             state = {name: x.detach().clone().requires_grad_() for name, x in to_reference(model).items()}
             config = reference_config(state, model.image_size)
@@ -115,11 +114,11 @@ class Bench:
         reference, model = self.network(AUTHORS), self.network(OURS)
         pixels = self.inputs(OURS, images)[0].to(self.device)
         ids = self.inputs(OURS, images * EXPRESSIONS)[1].to(self.device)
-        owner = torch.arange(images, device=self.device).repeat_interleave(EXPRESSIONS)
+        owner = torch.arange(images).repeat_interleave(EXPRESSIONS).to(self.device)
 
         def one_by_one(count: int) -> Tensor:
             image = model.normalise(pixels)
-            return torch.cat([reference(image[owner[i]][None], ids[i : i + 1])[0] for i in range(count)])
+            return torch.cat([reference(image[i // EXPRESSIONS][None], ids[i : i + 1])[0] for i in range(count)])
 
         def batched(amp: str | None) -> Tensor:
             with autocast(self.device, amp):

@@ -22,6 +22,10 @@ def mask_boxes(masks: Tensor) -> Tensor:
 def box_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """(intersection, union) in pixels, int64 n each, of boxes n x 4 as `mask_boxes` gives them, pair by pair."""
     corners = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
-    intersection = (corners[1] - corners[0]).clamp(min=0).prod(1)
-    areas = [(box[:, 2:] - box[:, :2]).prod(1) for box in (a, b)]
-    return intersection, areas[0] + areas[1] - intersection
+    intersection = _area((corners[1] - corners[0]).clamp(min=0))
+    return intersection, _area(a[:, 2:] - a[:, :2]) + _area(b[:, 2:] - b[:, :2]) - intersection
+
+
+def _area(sides: Tensor) -> Tensor:
+    """n x 2 to n. Not `prod`, for which a GPU first compiles a kernel."""
+    return sides[:, 0] * sides[:, 1]

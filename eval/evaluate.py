@@ -203,7 +203,7 @@ def _evaluate(
 
     judge = partial(evaluate, model, split, settings, ranks, num_workers=args.num_workers)
     how = {"on_sample": show, "shown": None if thumbnails else drawn}
-    with explained_loaders():
+    with explained_loaders(), distributed.explained_memory("pass a smaller --batch_size, or --amp"):
         plain = judge() if control.kind else []
         if control.kind == "rotated":
             how["rotate_expressions"] = True

@@ -28,6 +28,8 @@ from utils.options import COUNT_OR_0, option
 from utils.prepared import META, PreparedSplit, texts_digest
 from utils.text import Vocabulary, tokenize
 
+GPU_EXPRESSIONS = 32  # at a time on a GPU, if --batch_size is not larger: 8 would leave it idle between launches
+
 
 class ImageGroup(NamedTuple):
     """An image at its original size and all its expressions."""
@@ -242,8 +244,9 @@ def _judge(
 ) -> tuple[list[SampleScore], list[Prediction]]:
     """Scores of all expressions of a few images, and the Predictions of those `watched`; without any, one wait."""
     counts, outputs = [], {}
+    sent = {id(group): group.masks.to(device, non_blocking=True) for group in batch}  # once, from pinned memory
     for group, rows, logits in _segment(model, batch, settings, device):
-        masks = group.masks[group.targets[rows]].to(device, non_blocking=True)  # n H W
+        masks = torch.stack([sent[id(group)][target] for target in group.targets[rows]])  # n H W
         found = logits >= settings.threshold
         if settings.no_target_pixels:
             found &= (found.sum((1, 2)) >= settings.no_target_pixels)[:, None, None]
@@ -273,6 +276,11 @@ def _judge(
     return scores, predictions
 
 
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device; to a GPU from pinned memory, so that this process need not wait."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
 def _segment(
     model: nn.Module, batch: list[ImageGroup], settings: EvalSettings, device: torch.device
 ) -> Iterator[tuple[ImageGroup, slice, Tensor]]:
@@ -287,11 +295,12 @@ def _segment(
             f"word id {int(ids.max())} in the prepared data of {', '.join(group.name for group in batch[:3])} is "
             f"outside the model's vocabulary of {known} words: the data was built with another vocabulary"
         )
-    ids = ids.to(device, non_blocking=True)
+    ids = _sent(ids, device)
     rows = [(number, row) for number, group in enumerate(batch) for row in range(len(group.indices))]
-    owners = torch.tensor([number for number, _ in rows]).to(device, non_blocking=True)  # image of each expression
-    for start in range(0, len(rows), settings.batch_size):
-        chunk = rows[start : start + settings.batch_size]
+    owners = _sent(torch.tensor([number for number, _ in rows]), device)  # image of each expression
+    size = max(settings.batch_size, GPU_EXPRESSIONS if device.type == "cuda" else 1)
+    for start in range(0, len(rows), size):
+        chunk = rows[start : start + size]
         with autocast(device, settings.amp):
             logits, _ = canvas_logits(model, v[owners[start : start + len(chunk)]], ids[start : start + len(chunk)])
         for number, members in groupby(range(len(chunk)), key=lambda place: chunk[place][0]):

@@ -23,6 +23,14 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_runtest_setup(item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU")
+
+
 # The fixtures import what they need when they are used, so that no torch is imported before pytest_configure.
 @pytest.fixture
 def tiny(tmp_path) -> Path:

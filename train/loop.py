@@ -69,7 +69,8 @@ class Trainer:
         _check_moments(self.optimizer, saved["state"])
         groups = [{**now, "lr": then["lr"]} for now, then in zip(own, saved["param_groups"], strict=True)]
         self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
-        self.scaler.load_state_dict(state["scaler"])
+        if self.scaler.is_enabled() and state["scaler"]:  # else the run goes to or from float16: a new one
+            self.scaler.load_state_dict(state["scaler"])
         for name in COUNTERS:
             setattr(self, name, state[name])
         self.window = dict(state["window"])

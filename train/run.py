@@ -13,6 +13,8 @@ from statistics import fmean
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch.utils._pytree import tree_map_only
 
 from eval.evaluator import evaluate
 from eval.metrics import PRECISIONS, summarise
@@ -25,7 +27,7 @@ from train.logs import NoLog, RunLog
 from train.loop import Trainer
 from train.options import FLAGS, DataOptions, Options
 from utils.cli import log
-from utils.device import Ranks, gather
+from utils.device import Ranks, from_first, gather
 from utils.errors import InputError, one_line
 from utils.files.writing import TEMPORARY_PREFIX, lock_file, made_folder
 from utils.prepared import PreparedSplit
@@ -109,11 +111,22 @@ class Run:
 
     def start(self, resuming: bool) -> None:
         """Open the log; with `resuming` go on from the newest whole state. Raises InputError."""
-        known = self._resume() if resuming else 0
+        known = self._resume() if resuming and self.ranks.is_main else 0
+        if resuming and self.ranks.world > 1:
+            self._share()
         self.valsets = self._judged()
         if self.ranks.is_main:
             wandb = self.options.compared() if self.options.run.wandb else None
             self.log = RunLog(self.path, self.trainer.step, known, wandb)
+
+    def _share(self) -> None:
+        """Give all processes the state that the first one has read: on other machines they may not see its files."""
+        state = tree_map_only(torch.Tensor, torch.Tensor.cpu, self.trainer.state()) if self.ranks.is_main else None
+        state, self.options.validation = from_first((state, self.options.validation))
+        if not self.ranks.is_main:
+            self.trainer.restore(state)
+        for weight in self.model.state_dict().values():
+            dist.broadcast(weight, 0)
 
     def _judged(self) -> dict[str, PreparedSplit]:
         limit = self.options.validation.val_limit
@@ -293,6 +306,17 @@ class Run:
         for name, now in self.data.items():
             if state.data.get(name) != now:
                 raise OtherRun(f"--resume: the run in {file.parent} was trained on other data ({name}): {OTHER}")
+
+
+def check_ranks(options: Options, data: dict, samples: int) -> None:
+    """Raise InputError unless all processes have the same flags and data: they would average gradients unlike."""
+    flags = {f"--{name}": value for name, value in options.compared().items()}
+    first, *others = gather([{**flags, **data, "number of samples": samples}])
+    for rank, other in enumerate(others, 1):
+        for name in first:
+            if other.get(name) != first[name]:
+                fault = f"process {rank} has another {name} than process 0"
+                raise InputError(f"{fault}: start all with one command, and give each machine the same data")
 
 
 def mean_metrics(found: dict[str, dict]) -> dict:

@@ -19,6 +19,8 @@ from utils.errors import InputError, one_line
 from utils.options import option
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")  # of torchrun, srun and mpirun
+OUT_OF_MEMORY = "(?i)out of memory|not enough memory|can't allocate memory|ALLOC(ATION)?_FAILED"
 MOVED = "a run may move to another machine: the same step except for rounding"
 
 
@@ -62,6 +64,7 @@ class Ranks(NamedTuple):
 def choose_device(name: str | None = None, local_rank: int | None = None) -> torch.device:
     """ "cpu", "cuda" or "cuda:1" as a device; None: CUDA if this machine has it. Of a group, `local_rank` chooses it.
 
+    Where a scheduler shows each process its own device only, that one is taken.
     float32 means float32 from here on: by default PyTorch convolves in TF32. Raises InputError for a device that is
     not available.
     """
@@ -73,11 +76,26 @@ def choose_device(name: str | None = None, local_rank: int | None = None) -> tor
         raise InputError(f"--device {name}: use cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda":
-        device = torch.device("cuda", (device.index or 0) if local_rank is None else local_rank)
-        if device.index >= torch.cuda.device_count():
-            raise InputError(f"{device}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
+        count = torch.cuda.device_count()
+        if local_rank is not None:
+            own = count == 1 and int(os.environ.get("LOCAL_WORLD_SIZE") or 1) == 1
+            device = torch.device("cuda", 0 if own else local_rank)
+        device = torch.device("cuda", device.index or 0)
+        if device.index >= count:
+            raise InputError(f"{device}: this process sees {count} CUDA devices, counted from 0")
         torch.cuda.set_device(device)
     return device
+
+
+@contextmanager
+def explained_memory(remedy: str) -> Iterator[None]:
+    """Report memory that ran out, as PyTorch, cuBLAS, cuDNN or NCCL says it, as an InputError with the remedy."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not re.search(OUT_OF_MEMORY, str(error)):
+            raise
+        raise InputError(f"out of memory: {remedy} ({one_line(error, 120)})") from None
 
 
 @contextmanager
@@ -107,11 +125,13 @@ def group(process: Process) -> Iterator[Ranks]:
 
 
 def _join(process: Process) -> Ranks:
-    alone = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": process.local_rank}  # where torchrun has not set them
-    try:
-        world, rank, local = (int(os.environ.get(key, default)) for key, default in alone.items())
-    except ValueError:
-        raise InputError(f"{', '.join(alone)} are not all numbers: start with torchrun, or unset them") from None
+    local_key = next((key for key in LOCAL_RANKS if key in os.environ), LOCAL_RANKS[0])
+    alone = {"WORLD_SIZE": 1, "RANK": 0, local_key: process.local_rank}  # where nobody has set them
+    given = {key: os.environ.get(key, str(default)) for key, default in alone.items()}
+    if not all(number.isdecimal() for number in given.values()) or int(given["RANK"]) >= int(given["WORLD_SIZE"]):
+        shown = ", ".join(f"{key}={one_line(number, 20)}" for key, number in given.items())
+        raise InputError(f"{shown}: not the numbers of a process: start with torchrun, or unset them")
+    world, rank, local = map(int, given.values())
     chosen = choose_device(process.device, local if world > 1 else None)
     if rank > 0:
         warnings.simplefilter("ignore")  # the first process shows them
@@ -122,6 +142,14 @@ def _join(process: Process) -> Ranks:
             fault = one_line(error, 200)
             raise InputError(f"WORLD_SIZE is {world}, but {fault}: start with torchrun, or unset it") from None
     return Ranks(chosen, rank, world)
+
+
+def from_first(value):
+    """The first process's `value`, which the others may not know, on every rank."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values)
+    return values[0]
 
 
 def gather(items: list) -> list:

@@ -3,13 +3,12 @@
 import copy
 import runpy
 import sys
-from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench_data, gpu, ways
+from benchmarks import bench_data, ways
 from benchmarks.photos import make_set
 from benchmarks.report import medians, table
 from prepare.public import read_refs
@@ -19,45 +18,6 @@ from utils.errors import InputError
 from utils.prepared import PreparedSplit
 
 BENCH = ways.Bench(torch.device("cpu"), tiny=True)
-
-
-def test_every_gpu_row_runs():
-    args = Namespace(device="cpu", tiny=True, batches="2", images=2, repeats=1, minutes=5)
-    found = []
-    gpu.measure(args, lambda values: found.append(copy.deepcopy(values)))
-    assert [len(values["training"]) for values in found] == [0, 0, *range(1 + len(gpu.TRAINING))]
-    values = found[-1]
-    assert [row["way"] for row in values["training"]] == [way.name for way in gpu.TRAINING]
-    assert all(row["samples_per_s"] > 0 for row in values["training"]) and not values["failed"]
-    assert values["evaluation"][1]["logits_differ"] < 1e-5
-    assert values["evaluation"][1]["pixels_differ"] == 0 < values["evaluation"][2]["pixels_differ"] < 0.1
-    assert 10 < values["oiou"]["fp32"] < 99.9 and 0 < abs(values["oiou"]["fp32"] - values["oiou"]["bf16"]) < 2
-    text = gpu.markdown(values)
-    assert "these figures mean nothing" in text
-    assert text.count("| ours, bf16, --compile |") == 1
-
-
-def test_what_fails_on_a_gpu_costs_only_itself(monkeypatch):
-    def fail(*_):
-        raise torch.OutOfMemoryError("too large")
-
-    monkeypatch.setattr(gpu, "metric_change", fail)
-    monkeypatch.setattr(ways.Bench, "step", fail)
-    args = Namespace(device="cpu", tiny=True, batches="2,3", images=1, repeats=1, minutes=5)
-    found = []
-    gpu.measure(args, found.append)
-    text = gpu.markdown(found[-1])
-    assert "| oiou failed | too large |" in text and "| ours, bf16, 1 images at a time |" in text
-    assert text.count("| 2 | not measured: too large |") == len(gpu.TRAINING)  # and the larger batch is not tried
-    late = list(gpu.training_rows(BENCH, [8], repeats=1, deadline=0))
-    assert gpu.markdown(found[-1] | {"training": late}).count("not measured: time was up") == len(gpu.TRAINING)
-
-
-def test_memory_of_one_more_sample():
-    rows = [
-        {"way": way.name, "batch": n, "gb": 2 + n / (1 + i)} for i, way in enumerate(gpu.TRAINING[:2]) for n in (1, 8)
-    ]
-    assert gpu.memory_rows(rows) == [("authors' way, fp16", 1.0, 1.0), ("ours, fp32", 0.5, 0.5)]
 
 
 def test_one_training_step_is_the_same_either_way():
