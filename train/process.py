@@ -23,6 +23,13 @@ def settle_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
+def end_with_parent(number: int) -> None:
+    """Have Linux send this process signal `number` when the one that started it ends, however that happens."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(1, number)  # PR_SET_PDEATHSIG
+
+
 class StopSignal:
     """The STOP_SIGNALS set `requested`, for the loop to end after its step; a SIGINT then exits at once.
 
@@ -34,6 +41,8 @@ class StopSignal:
         for number in STOP_SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
                 signal.signal(number, self._ask)
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun may be killed, or die of a signal that it does not know
+            end_with_parent(signal.SIGTERM)
 
     def _ask(self, number, frame) -> None:
         if self.requested and number == signal.SIGINT:

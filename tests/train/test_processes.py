@@ -169,3 +169,16 @@ def test_a_signal_to_one_process_ends_both_when_the_state_is_written(batches, tm
     assert ranks[1].wait(60) == 75
     assert (tmp_path / "run" / "last.pth").exists()
     assert ranks[0].wait(60) == 75
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGKILL], ids=["unknown to torchrun", "kill -9"])
+def test_the_end_of_torchrun_saves_and_stops(batches, tmp_path, number):
+    folder = tmp_path / "run"
+    torchrun = begin(batches, folder, *LONG)
+    wait_for(lambda: filled(folder / "log.jsonl"))
+    torchrun.send_signal(number)
+    assert torchrun.wait(60) == -number
+    wait_for(lambda: "continue with --resume" in Path(f"{folder}.err").read_text())
+    wait_for(lambda: not (folder / ".lock").exists())
+    assert state(folder)["step"] > 0
