@@ -40,7 +40,11 @@ class Trainer:
     def __init__(self, model: nn.Module, optimizer, loss_fn: Callable, recipe, ranks: Ranks, amp: str | None = None):
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
         self.recipe, self.ranks, self.amp = recipe, ranks, amp
-        self.drop_paths = [module for module in model.modules() if hasattr(module, "draws")]
+        drop_paths = [module for module in model.modules() if hasattr(module, "draws")]
+        size = len(drop_paths), recipe.batch_size // (ranks.world * recipe.accum)
+        self.draws = torch.zeros(size, device=ranks.device)  # of a micro-batch; written in place, as CUDA graphs need it
+        for module, own in zip(drop_paths, self.draws, strict=True):
+            module.draws = own
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=amp == "fp16")
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.step = 0  # updates done
@@ -135,8 +139,7 @@ class Trainer:
         """Fill the gradients, unscaled and clipped. Returns losses of this rank and the gradient norm."""
         totals: dict[str, torch.Tensor] = {}
         for number, (batch, draws) in enumerate(zip(batches, self._drop_draws(len(batches)), strict=True), 1):
-            for module, own in zip(self.drop_paths, draws, strict=True):
-                module.draws = own
+            self.draws.copy_(draws, non_blocking=True)
             image, mask, ids = (batch[key].to(self.ranks.device, non_blocking=True) for key in ("image", "mask", "ids"))
             last = number == len(batches) or not hasattr(self.model, "no_sync")
             with nullcontext() if last else self.model.no_sync():  # processes exchange gradients once a step
@@ -156,12 +159,12 @@ class Trainer:
     def _drop_draws(self, parts: int) -> Sequence[torch.Tensor]:
         """Uniform numbers, drop paths x samples, for each micro-batch of this rank: its part of the whole batch's."""
         seed = mixed_seed(self.recipe.seed, self.step, 1)  # 1: another stream than the sampler's
-        size = len(self.drop_paths), self.recipe.batch_size
+        size = len(self.draws), self.recipe.batch_size
         draws = torch.rand(size, generator=torch.Generator().manual_seed(seed))
-        own = draws.tensor_split(self.ranks.world, 1)[self.ranks.rank].contiguous()
-        if self.ranks.device.type == "cuda":
-            own = own.pin_memory()  # from other memory the copy may wait for the device
-        return own.to(self.ranks.device, non_blocking=True).tensor_split(parts, 1)
+        own = draws.tensor_split(self.ranks.world, 1)[self.ranks.rank].tensor_split(parts, 1)
+        if self.ranks.device.type == "cuda":  # from other memory the copy may wait for the device
+            own = [part.contiguous().pin_memory() for part in own]
+        return own
 
     def _complain(self, step: int, values: dict[str, float], names: list[str]) -> None:
         """Report a step that is not finite, with the names of this rank's samples; stop after too many in a row."""
