@@ -169,7 +169,7 @@ def build_trainer(options: Options, model: torch.nn.Module, ranks: Ranks) -> Tra
         optimizer = torch.optim.SGD(groups, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     loss = replace(options.loss, alpha_loc=None) if options.model.no_decoder else options.loss
     if options.machine.compile:
-        model.compile(mode=options.machine.compile)  # in place: names in the state dict stay, and DDP's hooks stay outside
+        model.compile(mode=options.machine.compile)  # in place: names in the state dict stay; DDP's hooks stay outside
     if ranks.world > 1:
         devices = [ranks.device] if ranks.device.type == "cuda" else None
         model = DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -42,7 +42,9 @@ class Trainer:
         self.recipe, self.ranks, self.amp = recipe, ranks, amp
         drop_paths = [module for module in model.modules() if hasattr(module, "draws")]
         size = len(drop_paths), recipe.batch_size // (ranks.world * recipe.accum)
-        self.draws = torch.zeros(size, device=ranks.device)  # of a micro-batch; written in place, as CUDA graphs need it
+        self.draws = torch.zeros(
+            size, device=ranks.device
+        )  # of a micro-batch; written in place, as CUDA graphs need it
         for module, own in zip(drop_paths, self.draws, strict=True):
             module.draws = own
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=amp == "fp16")
@@ -88,7 +90,7 @@ class Trainer:
         return self.settle()
 
     def launch(self, batches: list[dict], stop: StopSignal | None = None) -> None:
-        """Have the device make one update from the micro-batches of this rank; what comes of it is for `settle` to read.
+        """Have the device make one update from the micro-batches of this rank; `settle` reads what comes of it.
 
         The device itself leaves out an update whose losses or gradients are not finite, so that nothing waits for it.
         `stop`, asked when the step is on its way, tells all ranks that one of them is to stop: see `stopping`.

@@ -232,7 +232,9 @@ def parse_options(description: str, arguments: list[str] | None = None) -> Optio
                 raise InputError(f"--{one} and --{other} contradict each other: leave one out")
     if options.machine.compile in GRAPH_MODES and options.recipe.accum > 1:
         # each replay writes its gradients where the one before has left its own (PyTorch issue 169545)
-        raise InputError(f"--compile {options.machine.compile} cannot add up the gradients of --accum: use --compile alone")
+        raise InputError(
+            f"--compile {options.machine.compile} cannot add up gradients: use --compile alone, or no --accum"
+        )
     if options.model.own_words and options.model.text_length != TEXT_LENGTH:
         raise InputError(
             f"--text_length is for text encoders of transformers: {options.model.l_backbone} reads {TEXT_LENGTH}"
