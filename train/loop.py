@@ -42,9 +42,7 @@ class Trainer:
         self.recipe, self.ranks, self.amp = recipe, ranks, amp
         drop_paths = [module for module in model.modules() if hasattr(module, "draws")]
         size = len(drop_paths), recipe.batch_size // (ranks.world * recipe.accum)
-        self.draws = torch.zeros(
-            size, device=ranks.device
-        )  # of a micro-batch; written in place, as CUDA graphs need it
+        self.draws = torch.zeros(size, device=ranks.device)  # of a micro-batch: one place, from which CUDA graphs read
         for module, own in zip(drop_paths, self.draws, strict=True):
             module.draws = own
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=amp == "fp16")
@@ -56,6 +54,11 @@ class Trainer:
         self.window: dict[str, float] = {}  # sums since the last log line
         self.launched: deque[tuple] = deque()  # steps that are not settled
         self.stopping = False  # whether one of several ranks was asked to stop, as all of them know
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of language and fusion."""
+        return self.optimizer.param_groups[0]["lr"]
 
     def state(self) -> dict:
         """Everything but the weights that a resumed run needs; plain numbers, dicts and tensors."""
@@ -199,7 +202,7 @@ def fit(trainer: Trainer, batches: Iterator[dict], run, stop: StopSignal) -> Non
     recipe = trainer.recipe
     if trainer.step and run.due() and trainer.validated < trainer.step:
         run.validate()  # the run was killed between its checkpoint and its validation
-    started, done = time.monotonic(), 0
+    started, first = time.monotonic(), trainer.step
     hidden = not trainer.ranks.is_main
     with progress_bar(total=recipe.num_steps, initial=trainer.step, disable=hidden, desc="step") as bar:
         while trainer.step < recipe.num_steps:
@@ -214,11 +217,9 @@ def fit(trainer: Trainer, batches: Iterator[dict], run, stop: StopSignal) -> Non
             due = run.due()
             logged = trainer.step in (1, recipe.num_steps) or trainer.step % run.options.run.log_every == 0
             values = trainer.settle(0 if logged or due else 1)  # the device is not left without work
-            done += 1
-            rate = done * recipe.batch_size / (time.monotonic() - started)
-            if values:
-                lr = trainer.optimizer.param_groups[0]["lr"]
-                shown = f"loss {values['loss']:.3g} lr {lr:.1e} {brief(rate)} samples/s"
+            rate = (trainer.step - first) * recipe.batch_size / (time.monotonic() - started)
+            if values:  # of the step before, unless this one is logged
+                shown = f"loss {values['loss']:.3g} lr {trainer.lr:.1e} {brief(rate)} samples/s"
                 bar.set_postfix_str(shown, refresh=False)
             bar.update()
             if logged:
@@ -228,7 +229,7 @@ def fit(trainer: Trainer, batches: Iterator[dict], run, stop: StopSignal) -> Non
                 run.save()
                 run.validate()
             if logged or due:
-                started, done = time.monotonic(), 0
+                started, first = time.monotonic(), trainer.step
 
 
 def _mean(values: torch.Tensor) -> torch.Tensor:
@@ -244,7 +245,7 @@ def _log_window(trainer: Trainer, log, rate: float) -> None:
     count = trainer.window.pop("count", 0)
     if count:
         means = {name: value / count for name, value in trainer.window.items()}
-        log.record("train", trainer.step, {**means, "lr": trainer.optimizer.param_groups[0]["lr"]})
+        log.record("train", trainer.step, {**means, "lr": trainer.lr})
     on_gpu = trainer.ranks.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     log.scalars("speed", trainer.step, {"samples_per_s": rate, "memory_gb": peak / 1e9})
