@@ -116,7 +116,7 @@ class Trainer:
         means = means.to("cpu", non_blocking=True)  # into pinned memory
         arrived = torch.get_device_module(self.ranks.device).Event()
         arrived.record()
-        names = [name for batch in batches for name in batch["name"]]
+        names = [name for batch in batches for name in batch.get("name", ())]
         self.launched.append((self.step, names, [*totals], means, arrived))
 
     def settle(self, late: int = 0) -> dict[str, float]:
