@@ -151,7 +151,7 @@ def test_launching_a_step_waits_for_nothing(amp, monkeypatch):
     run = trainer(amp=amp, grad_clip=1.0, accum=2)
     for _ in range(3):
         with Reads() as reads, monkeypatch.context() as patched:
-            patched.delattr(torch.Tensor, "tolist")
+            patched.setattr(torch.Tensor, "tolist", None)
             run.launch([batch(4), batch(4)])
         assert reads.count == 0
         assert math.isfinite(run.settle()["loss"])
