@@ -198,6 +198,6 @@ def compiled_against_eager(check: Check) -> Iterator[Row]:
             yield at_most(f"{what}: largest relative difference of a loss", gap, 1e-2)
             yield at_most(f"{what}: graph breaks", sum(counters["graph_break"].values()), 0)
             yield at_most(f"{what}: reasons not to record a graph", counters["inductor"]["cudagraph_skips"], 0)
-            if code:  # none of the toy model
-                yield at_most(f"{what}: atomic additions in the code", sum(x.count("tl.atomic_add") for x in code), 0)
+            if code:  # none of the toy model; the gradient of the word embeddings has the one
+                yield at_most(f"{what}: atomic additions in the code", sum(x.count("tl.atomic_add") for x in code), 1)
             yield Row(f"{what}: compared to eager", divided(rates[name], rates["eager"]))
