@@ -186,10 +186,8 @@ def compiled_against_eager(check: Check) -> Iterator[Row]:
         for name, mode in MODES.items():
             free(check)
             counters.clear()
-            step, what = check.bench().step(Way(name, amp="bf16", compiled=mode), size, late=1), f"{name}, batch {size}"
-            _, code = run_and_get_code(step)
-            losses[name] = [step() for _ in range(check.size(10, 3))]
-            rates[name] = step_rate(check, step, size)
+            what = f"{name}, batch {size}"
+            losses[name], rates[name], code = _steps(check, Way(name, amp="bf16", compiled=mode), size)
             yield Row(f"{what}, samples/s", rates[name])
             yield Row(f"{what}, GB", peak_gb(check))
             if mode is None:
@@ -201,3 +199,10 @@ def compiled_against_eager(check: Check) -> Iterator[Row]:
             if code:  # none of the toy model; the gradient of the word embeddings has the one
                 yield at_most(f"{what}: atomic additions in the code", sum(x.count("tl.atomic_add") for x in code), 1)
             yield Row(f"{what}: compared to eager", divided(rates[name], rates["eager"]))
+
+
+def _steps(check: Check, way: Way, size: int) -> tuple[list[float], float, list[str]]:
+    """Ten losses, samples a second, and the code that torch.compile has written."""
+    step = check.bench().step(way, size, late=1)
+    _, code = run_and_get_code(step)
+    return [step() for _ in range(check.size(10, 3))], step_rate(check, step, size), code
