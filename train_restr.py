@@ -93,7 +93,7 @@ def carry_out(run: Run, split: TrainingSet, weights: str, stop: StopSignal) -> i
     options, trainer = run.options, run.trainer
     try:
         announce(run, split, weights)
-        with explained(options.machine.compile), explained_loaders():
+        with explained(options.machine.compile is not None), explained_loaders():
             if not options.run.no_check:
                 run.check()
             fit(trainer, micro_batches(options, split, trainer.step, run.ranks), run, stop)
@@ -169,7 +169,7 @@ def build_trainer(options: Options, model: torch.nn.Module, ranks: Ranks) -> Tra
         optimizer = torch.optim.SGD(groups, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     loss = replace(options.loss, alpha_loc=None) if options.model.no_decoder else options.loss
     if options.machine.compile:
-        model.compile()  # in place: names in the state dict stay, and DDP's hooks stay outside
+        model.compile(mode=options.machine.compile)  # in place: names in the state dict stay; DDP's hooks stay outside
     if ranks.world > 1:
         devices = [ranks.device] if ranks.device.type == "cuda" else None
         model = DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)

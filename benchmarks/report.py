@@ -38,16 +38,21 @@ def medians(ways: dict[str, Callable[[], tuple[float, ...]]], repeats: int, warm
 
 
 def seconds(
-    ways: dict[str, Callable[[], object]], repeats: int, warm: int = 1, clock: Callable[[], float] = time.perf_counter
+    ways: dict[str, Callable[[], object]],
+    repeats: int,
+    warm: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+    calls: int = 1,
 ) -> dict[str, float]:
-    """Median seconds of a call of each way, in turns; what a GPU was given is part of the call."""
+    """Median seconds of a call of each way, of `calls` in a row, in turns; what a GPU was given is part of it."""
 
     def timed(run: Callable[[], object]) -> tuple[float]:
         started = clock()
-        run()
+        for _ in range(calls):
+            run()
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
-        return (clock() - started,)
+        return ((clock() - started) / calls,)
 
     found = medians({name: lambda run=run: timed(run) for name, run in ways.items()}, repeats, warm)
     return {name: value for name, (value,) in found.items()}

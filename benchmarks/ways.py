@@ -4,6 +4,7 @@ The authors' way is benchmarks/plain_restr.py: attention with an explicit softma
 projects, one expression at a time. Ours is the code that train_restr.py and eval/evaluate.py run.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,12 +32,12 @@ PART = 8  # expressions at a time, as in evaluate.py
 
 @dataclass(frozen=True)
 class Way:
-    """One way to compute; `amp` as in Trainer."""
+    """One way to compute; `amp` as in Trainer, `compiled` a mode of torch.compile."""
 
     name: str
     reference: bool = False
     amp: str | None = None
-    compiled: bool = False
+    compiled: str | None = None
     checkpointed: bool = False
 
 
@@ -74,19 +75,27 @@ class Bench:
         masks = torch.rand(size, 1, *shape) < 0.2
         return images / 127.5 - 1 if way.reference else images, ids, masks
 
-    def step(self, way: Way, size: int) -> Callable[[], float]:
-        """A function that makes a whole training step of `size` samples in the CPU's memory and returns the loss."""
+    def step(self, way: Way, size: int, late: int = 0) -> Callable[[], float]:
+        """A function that makes a whole training step of `size` samples in the CPU's memory and returns the loss.
+
+        Of ours with `late` 1 it waits for the step before only, as train_restr.py does, and returns that one's loss.
+        """
         images, ids, masks = (x.pin_memory() if self.device.type == "cuda" else x for x in self.inputs(way, size))
         model = self.network(way)
         if way.reference:
             return self._authors_step(model, way.amp, (images, ids, masks))
         if way.compiled:
-            model.compile(backend="eager" if self.tiny else "inductor")
+            model.compile(**({"backend": "eager"} if self.tiny else {"mode": way.compiled}))
         optimizer = torch.optim.AdamW(model.train().parameter_groups(1e-5, 0.1), fused=True)
         recipe, ranks = Recipe(batch_size=size), Ranks(self.device)
         trainer = Trainer(model, optimizer, lambda *x: restr_loss(*x, LossConfig()), recipe, ranks, way.amp)
         batch = {"image": images, "ids": ids, "mask": masks, "name": [""] * size}
-        return lambda: trainer.train_step([batch])["loss"]
+
+        def step() -> float:
+            trainer.launch([batch])
+            return trainer.settle(late).get("loss", math.nan)
+
+        return step
 
     def _authors_step(self, model: PlainReSTR, amp: str | None, batch: tuple) -> Callable[[], float]:
         optimizer = torch.optim.AdamW(model.state.values(), lr=1e-5)

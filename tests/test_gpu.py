@@ -39,6 +39,16 @@ def test_training_steps():
     assert there == pytest.approx(here, rel=1e-4)
 
 
+def test_a_step_waits_only_for_the_one_before(tmp_path):
+    rows = [*numbers.waits_of_a_step(check(tmp_path, toy=True))]
+    assert [row.good for row in rows] == [True] * 3
+
+
+def test_compiled_steps_and_cuda_graphs(tmp_path):
+    """The toy model is run as it was traced; with CUDA graphs only the full one is compiled, in gpu_check.py."""
+    assert [row for row in numbers.compiled_against_eager(check(tmp_path, toy=True)) if row.good is False] == []
+
+
 def test_evaluation():
     found = []
     for device in ("cpu", "cuda"):

@@ -7,6 +7,7 @@ Everything random in step s comes from (seed, s, sample), so that a resumed run 
 import math
 import resource
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
@@ -39,7 +40,11 @@ class Trainer:
     def __init__(self, model: nn.Module, optimizer, loss_fn: Callable, recipe, ranks: Ranks, amp: str | None = None):
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
         self.recipe, self.ranks, self.amp = recipe, ranks, amp
-        self.drop_paths = [module for module in model.modules() if hasattr(module, "draws")]
+        drop_paths = [module for module in model.modules() if hasattr(module, "draws")]
+        size = len(drop_paths), recipe.batch_size // (ranks.world * recipe.accum)
+        self.draws = torch.zeros(size, device=ranks.device)  # of a micro-batch: one place, from which CUDA graphs read
+        for module, own in zip(drop_paths, self.draws, strict=True):
+            module.draws = own
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=amp == "fp16")
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.step = 0  # updates done
@@ -47,6 +52,13 @@ class Trainer:
         self.best: float | None = None  # oIoU of the best validation, percent
         self.bad_steps = 0  # in a row
         self.window: dict[str, float] = {}  # sums since the last log line
+        self.launched: deque[tuple] = deque()  # steps that are not settled
+        self.stopping = False  # whether one of several ranks was asked to stop, as all of them know
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of language and fusion."""
+        return self.optimizer.param_groups[0]["lr"]
 
     def state(self) -> dict:
         """Everything but the weights that a resumed run needs; plain numbers, dicts and tensors."""
@@ -76,13 +88,63 @@ class Trainer:
         self.window = dict(state["window"])
 
     def train_step(self, batches: list[dict]) -> dict[str, float]:
-        """One update from the micro-batches of this rank. Returns losses and gradient norm of the whole batch."""
+        """One update, waited for: `launch` and `settle`."""
+        self.launch(batches)
+        return self.settle()
+
+    def launch(self, batches: list[dict], stop: StopSignal | None = None) -> None:
+        """Have the device make one update from the micro-batches of this rank; `settle` reads what comes of it.
+
+        The device itself leaves out an update whose losses or gradients are not finite, so that nothing waits for it.
+        `stop`, asked when the step is on its way, tells all ranks that one of them is to stop: see `stopping`.
+        """
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * self.recipe.lr_factor(self.step)
+        totals = self._gradients(batches)
+        one = torch.ones_like(totals["loss"])
+        totals |= {"stop": one * bool(stop and stop.requested), "scale": self.scaler.scale(one)}
+        means = _mean(torch.stack([*totals.values()]))
+        bad = 1 - means.isfinite().all().float()
+        if self.optimizer.defaults["fused"]:
+            self.optimizer.found_inf = bad  # 1: the kernel changes nothing; GradScaler's way to tell it
+            self.optimizer.step()
+        elif not bad:  # waits: SGD, whose fused form rounds otherwise, and begins with garbage if the first step is bad
+            self.optimizer.step()
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        means = means.to("cpu", non_blocking=True)  # into pinned memory
+        arrived = torch.get_device_module(self.ranks.device).Event()
+        arrived.record()
+        names = [name for batch in batches for name in batch.get("name", ())]
+        self.launched.append((self.step, names, [*totals], means, arrived))
+
+    def settle(self, late: int = 0) -> dict[str, float]:
+        """Wait for all launched steps but the `late` newest, and count them; a rank needs the others to do the same.
+
+        Returns losses and gradient norm of the whole batch of the newest of these steps; {}: there is none.
+        Raises InputError after too many steps in a row that are not finite.
+        """
+        values: dict[str, float] = {}
+        while len(self.launched) > late:
+            step, names, keys, means, arrived = self.launched.popleft()
+            arrived.synchronize()
+            values = dict(zip(keys, means.tolist(), strict=True))
+            self.stopping |= values.pop("stop") > 0
+            expected = values.pop("scale") > 1  # float16's search for its scale
+            if all(map(math.isfinite, values.values())):
+                self.bad_steps = 0
+                for name, value in {**values, "count": 1}.items():
+                    self.window[name] = self.window.get(name, 0.0) + value
+            elif not expected:
+                self._complain(step, values, names)
+        return values
+
+    def _gradients(self, batches: list[dict]) -> dict[str, torch.Tensor]:
+        """Fill the gradients, unscaled and clipped. Returns losses of this rank and the gradient norm."""
         totals: dict[str, torch.Tensor] = {}
         for number, (batch, draws) in enumerate(zip(batches, self._drop_draws(len(batches)), strict=True), 1):
-            for module, own in zip(self.drop_paths, draws, strict=True):
-                module.draws = own
+            self.draws.copy_(draws, non_blocking=True)
             image, mask, ids = (batch[key].to(self.ranks.device, non_blocking=True) for key in ("image", "mask", "ids"))
             last = number == len(batches) or not hasattr(self.model, "no_sync")
             with nullcontext() if last else self.model.no_sync():  # processes exchange gradients once a step
@@ -97,36 +159,23 @@ class Trainer:
         totals["grad_norm"] = nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # same on all ranks
         if self.recipe.grad_clip:
             nn.utils.clip_grads_with_norm_(parameters, self.recipe.grad_clip, totals["grad_norm"])
-        means = _mean(torch.stack([*totals.values()]))
-        values = dict(zip(totals, means.tolist(), strict=True))  # the step's one wait for the device
-        finite = all(map(math.isfinite, values.values()))
-        if finite:
-            self.scaler.step(self.optimizer)
-        expected = self.scaler.is_enabled() and self.scaler.get_scale() > 1  # float16's search for its scale
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        if finite:
-            self.bad_steps = 0
-            for name, value in {**values, "count": 1}.items():
-                self.window[name] = self.window.get(name, 0.0) + value
-        elif not expected:
-            self._complain(values, batches)
-        return values
+        return totals
 
     def _drop_draws(self, parts: int) -> Sequence[torch.Tensor]:
         """Uniform numbers, drop paths x samples, for each micro-batch of this rank: its part of the whole batch's."""
         seed = mixed_seed(self.recipe.seed, self.step, 1)  # 1: another stream than the sampler's
-        size = len(self.drop_paths), self.recipe.batch_size
+        size = len(self.draws), self.recipe.batch_size
         draws = torch.rand(size, generator=torch.Generator().manual_seed(seed))
-        own = draws.tensor_split(self.ranks.world, 1)[self.ranks.rank]
-        return own.to(self.ranks.device, non_blocking=True).tensor_split(parts, 1)
+        own = draws.tensor_split(self.ranks.world, 1)[self.ranks.rank].tensor_split(parts, 1)
+        if self.ranks.device.type == "cuda":  # from other memory the copy may wait for the device
+            own = [part.contiguous().pin_memory() for part in own]
+        return own
 
-    def _complain(self, values: dict[str, float], batches: list[dict]) -> None:
-        """Report a step that is not finite, with the samples' names; stop after too many in a row."""
+    def _complain(self, step: int, values: dict[str, float], names: list[str]) -> None:
+        """Report a step that is not finite, with the names of this rank's samples; stop after too many in a row."""
         self.bad_steps += 1
-        names = distributed.gather([name for batch in batches for name in batch["name"]])
-        what = f"step {self.step}: loss {values['loss']}, gradient norm {values['grad_norm']}, samples "
+        names = distributed.gather(names)
+        what = f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}, samples "
         if self.ranks.is_main:
             log(f"skipped {what}{', '.join(names)}")
         if self.bad_steps >= self.recipe.max_bad_steps:
@@ -153,25 +202,26 @@ def fit(trainer: Trainer, batches: Iterator[dict], run, stop: StopSignal) -> Non
     recipe = trainer.recipe
     if trainer.step and run.due() and trainer.validated < trainer.step:
         run.validate()  # the run was killed between its checkpoint and its validation
-    started, done = time.monotonic(), 0
+    started, first = time.monotonic(), trainer.step
     hidden = not trainer.ranks.is_main
     with progress_bar(total=recipe.num_steps, initial=trainer.step, disable=hidden, desc="step") as bar:
         while trainer.step < recipe.num_steps:
-            if _any_rank(stop.requested, trainer.ranks.device):
+            if trainer.stopping if dist.is_initialized() else stop.requested:
+                trainer.settle()
                 run.save()
                 if dist.is_initialized():
                     dist.barrier()  # a rank that leaves while the first one writes would have torchrun kill it
                 raise Stopped
             trainer.model.train()
-            values = trainer.train_step([next(batches) for _ in range(recipe.accum)])
-            done += 1
-            rate = done * recipe.batch_size / (time.monotonic() - started)
-            lr = trainer.optimizer.param_groups[0]["lr"]
-            shown = f"loss {values['loss']:.3g} lr {lr:.1e} {brief(rate)} samples/s"
-            bar.set_postfix_str(shown, refresh=False)
-            bar.update()
+            trainer.launch([next(batches) for _ in range(recipe.accum)], stop)
             due = run.due()
             logged = trainer.step in (1, recipe.num_steps) or trainer.step % run.options.run.log_every == 0
+            values = trainer.settle(0 if logged or due else 1)  # the device is not left without work
+            rate = (trainer.step - first) * recipe.batch_size / (time.monotonic() - started)
+            if values:  # of the step before, unless this one is logged
+                shown = f"loss {values['loss']:.3g} lr {trainer.lr:.1e} {brief(rate)} samples/s"
+                bar.set_postfix_str(shown, refresh=False)
+            bar.update()
             if logged:
                 _log_window(trainer, run.log, rate)
             if due:
@@ -179,7 +229,7 @@ def fit(trainer: Trainer, batches: Iterator[dict], run, stop: StopSignal) -> Non
                 run.save()
                 run.validate()
             if logged or due:
-                started, done = time.monotonic(), 0
+                started, first = time.monotonic(), trainer.step
 
 
 def _mean(values: torch.Tensor) -> torch.Tensor:
@@ -190,17 +240,12 @@ def _mean(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def _any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is set on any rank."""
-    return _mean(torch.tensor(float(flag), device=device)).item() > 0 if dist.is_initialized() else flag
-
-
 def _log_window(trainer: Trainer, log, rate: float) -> None:
     """Log the means of the steps since the last log line, and the speed."""
     count = trainer.window.pop("count", 0)
     if count:
         means = {name: value / count for name, value in trainer.window.items()}
-        log.record("train", trainer.step, {**means, "lr": trainer.optimizer.param_groups[0]["lr"]})
+        log.record("train", trainer.step, {**means, "lr": trainer.lr})
     on_gpu = trainer.ranks.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     log.scalars("speed", trainer.step, {"samples_per_s": rate, "memory_gb": peak / 1e9})

@@ -32,6 +32,7 @@ CORES = min(8, os.cpu_count() or 1)
 ROUNDING = "the same step except for rounding"
 CHECK = "nothing that the run computes"
 VAL_LIMITS = {"referit": 10_000}  # of data sets whose validation is not whole; as many as the authors' code judges
+GRAPH_MODES = ("reduce-overhead", "max-autotune")  # of torch.compile, which record CUDA graphs
 
 
 @dataclass
@@ -162,7 +163,14 @@ class Machine(Process, Precision):
     """How the same steps are computed."""
 
     tf32: bool = option(False, "float32 products in TF32 on GPUs that have it (without --amp)")
-    compile: bool = option(False, "torch.compile: faster steps after a minute or two", harmless=ROUNDING)
+    compile: str | None = option(
+        None,
+        "torch.compile, perhaps in a mode: faster steps after minutes; reduce-overhead: CUDA graphs, for small batches",
+        nargs="?",
+        const="default",
+        choices=["default", *GRAPH_MODES],
+        harmless=ROUNDING,
+    )
     grad_checkpoint: bool = option(False, "recompute activations: less memory, slower", harmless=ROUNDING)
     deterministic: bool = option(False, "the same bits from equal GPU runs: slower", harmless=ROUNDING)
 
@@ -222,6 +230,11 @@ def parse_options(description: str, arguments: list[str] | None = None) -> Optio
         for other in others:
             if getattr(options.model, one) and getattr(options.model, other):
                 raise InputError(f"--{one} and --{other} contradict each other: leave one out")
+    if options.machine.compile in GRAPH_MODES and options.recipe.accum > 1:
+        # each replay writes its gradients where the one before has left its own (PyTorch issue 169545)
+        raise InputError(
+            f"--compile {options.machine.compile} cannot add up gradients: use --compile alone, or no --accum"
+        )
     if options.model.own_words and options.model.text_length != TEXT_LENGTH:
         raise InputError(
             f"--text_length is for text encoders of transformers: {options.model.l_backbone} reads {TEXT_LENGTH}"

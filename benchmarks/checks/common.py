@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.report import seconds
 from benchmarks.ways import Bench
 from utils.device import Ranks
 
@@ -98,6 +99,11 @@ def free(check: Check) -> None:
     if check.cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+
+
+def step_rate(check: Check, step: Callable[[], float], size: int) -> float:
+    """Samples a second of steps in a row."""
+    return size / seconds({"": step}, check.size(3, 1), check.size(2, 1), calls=check.size(3, 1))[""]
 
 
 def peak_gb(check: Check) -> float | None:

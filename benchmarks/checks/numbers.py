@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch._inductor.utils import run_and_get_code
 
-from benchmarks.checks.common import Check, Row, at_most, distance, divided, free, holds, peak_gb, relative
-from benchmarks.report import seconds
+from benchmarks.checks.common import Check, Row, at_most, distance, divided, free, holds, peak_gb, relative, step_rate
 from benchmarks.ways import OURS, Bench, Way
 from models.decoder import CoarseToFineDecoder
 from models.loss import LossConfig, restr_loss
@@ -157,10 +158,10 @@ def _distances(ours: Callable, plain: Callable, found: list[Tensor], exact: list
 
 
 def waits_of_a_step(check: Check) -> Iterator[Row]:
-    """How often a training step waits for the device."""
+    """How often a training step waits for the device, beside its one wait for the step before (an event)."""
     for name, amp in (("float32", None), ("bf16", "bf16"), ("fp16", "fp16")):
         free(check)
-        step = check.bench().step(Way(name, amp=amp), check.size(8, 2))
+        step = check.bench().step(Way(name, amp=amp), check.size(8, 2), late=1)
         for _ in range(3):
             step()
         if not check.cuda:
@@ -172,26 +173,36 @@ def waits_of_a_step(check: Check) -> Iterator[Row]:
             step()
         torch.cuda.set_sync_debug_mode("default")
         waits = [warning for warning in caught if "synchronizing" in str(warning.message)]
-        row = at_most(f"{name}: waits of a step", len(waits), 1)
-        yield row if amp != "fp16" else row._replace(asked="", good=None)  # its scaler waits, too
+        yield at_most(f"{name}: waits of a step, beside that for the step before", len(waits), 0)
+
+
+MODES = {"eager": None, "compiled": "default", "with CUDA graphs": "reduce-overhead"}
 
 
 def compiled_against_eager(check: Check) -> Iterator[Row]:
-    """Ten losses, graph breaks and speed of torch.compile."""
-    from torch._dynamo.utils import counters
-
+    """Ten losses, graph breaks and speed of torch.compile without and with CUDA graphs."""
     for size in sorted({check.size(8, 2), check.size(64, 2)}):
         losses, rates = {}, {}
-        for name in ("eager", "compiled"):
+        for name, mode in MODES.items():
             free(check)
             counters.clear()
-            step = check.bench().step(Way(name, amp="bf16", compiled=name == "compiled"), size)
-            losses[name] = [step() for _ in range(check.size(10, 3))]
-            rates[name] = size / seconds({"": step}, check.size(5, 1))[""]
-            yield Row(f"{name}, batch {size}, samples/s", rates[name])
-            yield Row(f"{name}, batch {size}, GB", peak_gb(check))
-        pairs = zip(losses["compiled"], losses["eager"], strict=True)
-        gap = max(relative(a, b) for a, b in pairs)
-        yield at_most(f"batch {size}: largest relative difference of a loss", gap, 1e-2)
-        yield at_most(f"batch {size}: graph breaks", sum(counters["graph_break"].values()), 0)
-        yield Row(f"batch {size}: compiled / eager", divided(rates["compiled"], rates["eager"]))
+            what = f"{name}, batch {size}"
+            losses[name], rates[name], code = _steps(check, Way(name, amp="bf16", compiled=mode), size)
+            yield Row(f"{what}, samples/s", rates[name])
+            yield Row(f"{what}, GB", peak_gb(check))
+            if mode is None:
+                continue
+            gap = max(relative(a, b) for a, b in zip(losses[name], losses["eager"], strict=True))
+            yield at_most(f"{what}: largest relative difference of a loss", gap, 1e-2)
+            yield at_most(f"{what}: graph breaks", sum(counters["graph_break"].values()), 0)
+            yield at_most(f"{what}: reasons not to record a graph", counters["inductor"]["cudagraph_skips"], 0)
+            if code:  # none of the toy model; the gradient of the word embeddings has the one
+                yield at_most(f"{what}: atomic additions in the code", sum(x.count("tl.atomic_add") for x in code), 1)
+            yield Row(f"{what}: compared to eager", divided(rates[name], rates["eager"]))
+
+
+def _steps(check: Check, way: Way, size: int) -> tuple[list[float], float, list[str]]:
+    """Ten losses, samples a second, and the code that torch.compile has written."""
+    step = check.bench().step(way, size, late=1)
+    _, code = run_and_get_code(step)
+    return [step() for _ in range(check.size(10, 3))], step_rate(check, step, size), code

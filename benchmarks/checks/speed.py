@@ -14,7 +14,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import train_restr
-from benchmarks.checks.common import Check, Row, at_least, at_most, divided, free, holds, peak_gb
+from benchmarks.checks.common import Check, Row, at_least, at_most, divided, free, holds, peak_gb, step_rate
 from benchmarks.checks.processes import training_flags
 from benchmarks.report import seconds, where
 from benchmarks.ways import Way
@@ -74,7 +74,7 @@ def product_rate(check: Check, kind: torch.dtype = torch.bfloat16) -> float:
 
 def profiled(check: Check) -> Iterator[Row]:
     """Share of the time in which the device works in a step of 64, launches, and its longest kernels."""
-    step, steps = check.bench().step(BF16, check.size(64, 2)), 3
+    step, steps = check.bench().step(BF16, check.size(64, 2), late=1), 3
     for _ in range(3):
         step()
     kind = DeviceType.CUDA if check.cuda else DeviceType.CPU
@@ -115,7 +115,7 @@ def rates(check: Check) -> Iterator[Row]:
         size = check.size(full, 2)
         free(check)
         try:
-            rate = size / seconds({"": bench.step(way, size)}, check.size(5, 1), check.size(3, 1))[""]
+            rate = step_rate(check, bench.step(way, size, late=1), size)
         except Exception as error:  # the other rows are still measured
             yield Row(f"{way.name}, batch {full}, samples/s: {one_line(error, 80)}", None)
             continue
@@ -154,11 +154,15 @@ def loading(check: Check) -> Iterator[Row]:
     trainer.model.train()
     batches = micro_batches(options, split, 0, ranks)
     batch = next(batches)
-    for _ in range(3):
-        trainer.train_step([batch])
-    alone = size / _each(count, lambda: trainer.train_step([batch]))
+
+    def step(batch: dict) -> None:
+        trainer.launch([batch])
+        trainer.settle(1)
+
+    _each(3, lambda: step(batch))
+    alone = size / _each(count, lambda: step(batch))
     yield Row("step alone, samples/s", alone)
-    both = size / _each(3 * count, lambda: trainer.train_step([next(batches)]))  # more than are decoded ahead
+    both = size / _each(3 * count, lambda: step(next(batches)))  # more than are decoded ahead
     yield at_least("loader and step / step alone", both / alone, 0.95)
     list(islice(batches, 2 * check.workers))  # decoded ahead
     rate = size / _each(count, lambda: next(batches))

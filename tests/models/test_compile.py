@@ -20,6 +20,7 @@ from utils.device import Ranks
 from utils.errors import InputError
 
 pytestmark = pytest.mark.slow
+COMPILE = nn.Module.compile
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +55,29 @@ def test_compiled_steps_are_the_eager_ones():
     assert compiled == pytest.approx(eager, rel=1e-5)
     assert compiled[0] > compiled[-1]
     assert model.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_only_the_samples_of_a_step_are_in_another_place_than_before(monkeypatch):
+    """CUDA graphs copy what they are called with, and are recorded again if any other tensor has moved."""
+    places, kept = {}, []
+
+    def watched(graph, inputs, **how):
+        names = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
+
+        def run(*arguments):
+            kept.append(arguments)  # so that no place is taken twice
+            for name, value in zip(names, arguments, strict=True):
+                if isinstance(value, torch.Tensor):
+                    places.setdefault(name, set()).add(value.data_ptr())
+            return graph(*arguments)
+
+        return run
+
+    modes = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode: (modes.append(mode), COMPILE(self, backend=watched)))
+    losses("--compile", "reduce-overhead")
+    assert modes == ["reduce-overhead"]
+    assert {name for name, found in places.items() if len(found) > 1} == {"l_image_", "l_ids_"}
 
 
 def test_a_compiled_text_encoder_is_one_graph(tmp_path):

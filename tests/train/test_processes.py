@@ -53,12 +53,12 @@ BROKEN = """
 import train_restr, train.loop
 from utils.cli import run_main
 from utils.errors import InputError
-step = train.loop.Trainer.train_step
-def train_step(self, batches):
+step = train.loop.Trainer.launch
+def launch(self, *arguments):
     if self.ranks.rank == 1 and self.step == 2:
         raise InputError('the second process cannot go on')
-    return step(self, batches)
-train.loop.Trainer.train_step = train_step
+    return step(self, *arguments)
+train.loop.Trainer.launch = launch
 run_main(train_restr.main)
 """
 

@@ -16,6 +16,7 @@ from tests.support.small_model import CONFIG
 from train.options import FLAGS, Validation, parse_options
 from train.run import OtherRun, Run
 from utils.device import Ranks
+from utils.errors import InputError
 
 ALONE = Ranks(torch.device("cpu"))
 
@@ -43,6 +44,14 @@ def test_the_defaults_are_the_paper_s():
     rates = [1e-5 * recipe.lr_factor(step) for step in (0, 20_000, 40_000, 220_000, 400_000)]
     assert rates == pytest.approx([0, 5e-6, 1e-5, 1e-5 * 0.5**0.9, 0])
     assert (recipe.seed, recipe.grad_clip, trainer.amp) == (1, 0.0, None)
+
+
+def test_modes_of_compile():
+    assert parse("--compile", "--adamW").machine.compile == "default"
+    assert parse("--compile", "reduce-overhead").machine.compile == "reduce-overhead"
+    assert parse("--compile", "--accum", "2").recipe.accum == 2
+    with pytest.raises(InputError, match="--compile max-autotune cannot add up gradients"):
+        parse("--compile", "max-autotune", "--accum", "2")
 
 
 def test_flags_of_optimiser_and_schedule():

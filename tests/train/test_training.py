@@ -2,15 +2,18 @@
 
 import copy
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.blocks import SampleDropPath
 from tests.support.train_runs import equal
-from train.loop import Trainer, fit
+from train.loop import Stopped, Trainer, fit
 from train.options import Recipe, RunOptions
 from train.run import Run
 from utils.device import Ranks
@@ -43,11 +46,14 @@ def batch(size, seed=0, value=1.0):
     }
 
 
-def trainer(**options):
+ADAMW = partial(torch.optim.AdamW, fused=True)  # as train_restr.py makes it
+
+
+def trainer(optimizer=ADAMW, amp=None, **options):
     model = Linear()
     groups = [{"params": [model.weight], "lr": 0.1}]
-    recipe = Recipe(num_steps=10, lr=0.1, warm_iter=2, **options)
-    return Trainer(model, torch.optim.AdamW(groups), squares, recipe, Ranks(torch.device("cpu")))
+    recipe = Recipe(**{"num_steps": 10, "lr": 0.1, "warm_iter": 2, **options})
+    return Trainer(model, optimizer(groups), squares, recipe, Ranks(torch.device("cpu")), amp)
 
 
 def test_micro_batches_give_the_step_of_the_large_batch():
@@ -109,6 +115,124 @@ def test_a_step_that_is_not_finite_is_skipped_and_named(capsys):
     assert torch.isfinite(run.model.weight).all()
 
 
+@pytest.mark.parametrize("optimizer", [ADAMW, partial(torch.optim.SGD, momentum=0.9)], ids=["AdamW", "SGD"])
+def test_steps_that_are_read_late_are_those_that_are_waited_for(optimizer, capsys):
+    late, now = trainer(optimizer), trainer(optimizer)
+    batches = [batch(8, seed, value=math.nan if seed in (0, 3) else 1.0) for seed in range(6)]
+    expected, found = [], []
+    for one in batches:
+        expected.append(now.train_step([one]))
+        late.launch([one])
+        found.append(late.settle(1))
+        assert torch.equal(late.model.weight, now.model.weight)  # before anyone knows that the step was not finite
+    assert len(late.launched) == 1
+    found.append(late.settle())
+    assert found[0] == {}
+    assert str(found[1:]) == str(expected)  # "nan" is "nan"
+    assert equal(late.state(), now.state())
+    assert late.state()["window"]["count"] == 4
+    lines = [line.split("skipped ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert [line.split(":")[0] for line in lines] == ["step 1"] * 2 + ["step 4"] * 2
+    assert lines[0] == lines[1] and lines[2] == lines[3]
+
+
+class Reads(TorchDispatchMode):
+    """Counts what makes the host wait for a device: values of tensors that become Python's, by item() or bool()."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*arguments, **keywords or {})
+
+
+@pytest.mark.parametrize("amp", [None, "bf16", "fp16"])
+def test_launching_a_step_waits_for_nothing(amp, monkeypatch):
+    run = trainer(amp=amp, grad_clip=1.0, accum=2)
+    for _ in range(3):
+        with Reads() as reads, monkeypatch.context() as patched:
+            patched.setattr(torch.Tensor, "tolist", None)
+            run.launch([batch(4), batch(4)])
+        assert reads.count == 0
+        assert math.isfinite(run.settle()["loss"])
+
+
+def test_float16_skips_and_searches_its_scale_as_a_grad_scaler_does(capsys):
+    run = trainer(amp="fp16", warm_iter=0)
+    model = Linear()
+    optimizer, scaler = torch.optim.AdamW(model.parameters()), torch.amp.GradScaler("cpu")
+    for step, value in enumerate([1.0, 1e4, 1.0, 1e5, 1e4, 1.0]):
+        one = batch(8, step, value)
+        run.launch([one])
+        run.settle(1)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 * run.recipe.lr_factor(step)
+        with torch.autocast("cpu", torch.float16):
+            loss = squares(model(one["image"], one["ids"])[0], None, one["mask"])["loss"]
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        torch.testing.assert_close(run.model.weight, model.weight)
+        assert run.scaler.state_dict() == scaler.state_dict()
+    assert scaler.get_scale() < 65536 and not torch.equal(
+        model.weight, Linear().weight
+    )  # of both kinds there were some
+    run.settle()
+    assert capsys.readouterr().err == ""  # nothing is wrong with such steps
+    assert run.window["count"] < 6
+
+
+@pytest.fixture
+def alone_in_a_group(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def fitted(toy, stop, **options):
+    """The calls of a run that `fit` makes, with the steps after which they are made."""
+    calls = []
+    options = SimpleNamespace(run=RunOptions(**options), recipe=toy.recipe)
+    run = Run(options, toy.ranks, None, toy, None, None, {}, None)
+    for name in ("save", "validate"):
+        setattr(run, name, lambda name=name: calls.append((name, toy.step, toy.window.get("count"))))
+    run.log.record = lambda kind, step, values: calls.append((kind, step, toy.window.get("count")))
+    stopped = False
+    try:
+        fit(toy, (batch(8, seed) for seed in range(10)), run, stop)
+    except Stopped:
+        stopped = True
+    assert not toy.launched
+    return calls, stopped
+
+
+class Asked:
+    """Asked to stop in the middle of a step."""
+
+    def __init__(self, toy, step):
+        self.toy, self.step = toy, step
+
+    @property
+    def requested(self):
+        return self.toy.step >= self.step
+
+
+def test_processes_of_a_group_stop_one_step_later(alone_in_a_group):
+    """The step whose vector brings the word is read when the next one is on its way; what is saved holds both."""
+    toy = trainer()
+    calls, stopped = fitted(toy, Asked(toy, 4), save_every=100, log_every=100)
+    assert stopped
+    assert calls == [("train", 1, None), ("save", 6, 5)]
+
+
+def test_one_process_stops_after_its_step():
+    toy = trainer()
+    calls, stopped = fitted(toy, Asked(toy, 4), save_every=100, log_every=100)
+    assert stopped
+    assert calls == [("train", 1, None), ("save", 4, 3)]
+
+
 def test_a_restored_run_repeats_the_rest_bit_for_bit():
     first = trainer()
     for seed in range(4):
@@ -136,15 +260,11 @@ def test_a_restored_run_knows_its_validations_and_bad_steps(capsys):
 
 
 def test_validation_comes_after_every_so_many_steps_and_at_the_end():
-    toy, calls = trainer(), []
-    options = SimpleNamespace(run=RunOptions(save_every=4, log_every=3), recipe=toy.recipe)
-    run = Run(options, toy.ranks, None, toy, None, None, {}, None)
-    run.save, run.validate = (lambda: calls.append(("save", toy.step))), (lambda: calls.append(("validate", toy.step)))
-    run.log.record = lambda kind, step, values: calls.append((kind, step))
-    fit(toy, (batch(8, seed) for seed in range(10)), run, SimpleNamespace(requested=False))
-    assert [step for what, step in calls if what == "validate"] == [4, 8, 10]
-    assert [step for what, step in calls if what == "save"] == [4, 8, 10]
-    assert [step for what, step in calls if what == "train"] == [1, 3, 6, 9, 10]
+    calls, stopped = fitted(trainer(), SimpleNamespace(requested=False), save_every=4, log_every=3)
+    assert not stopped
+    assert [step for what, step, _ in calls if what == "validate"] == [4, 8, 10]
+    assert [step for what, step, _ in calls if what == "save"] == [4, 8, 10]
+    assert [step for what, step, _ in calls if what == "train"] == [1, 3, 6, 9, 10]
 
 
 class Dropping(Linear):
@@ -153,10 +273,11 @@ class Dropping(Linear):
     def __init__(self):
         super().__init__()
         self.drops = nn.ModuleList(SampleDropPath(0.5) for _ in range(2))
-        self.seen = []
+        self.seen, self.places = [], set()
 
     def forward(self, image, ids):
         self.seen.append(torch.stack([drop.draws for drop in self.drops]))
+        self.places |= {drop.draws.data_ptr() for drop in self.drops}
         return super().forward(image, ids)
 
 
@@ -169,6 +290,7 @@ def draws(rank=0, world=1, accum=1, steps=2, seed=1):
     size = 8 // (world * accum)
     for _ in range(steps):
         run.train_step([batch(size)] * accum)
+    assert len(model.places) == 2  # a CUDA graph reads them where they were when it was recorded
     return model.seen
 
 
