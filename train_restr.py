@@ -49,8 +49,9 @@ def main() -> int:
     threading.excepthook = pass_over_disk_errors
     if options.machine.deterministic:  # equal bits on GPUs of one kind, or an error where PyTorch has no such kernel
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-        torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads what it has not written
+    torch.backends.cudnn.benchmark = not options.machine.deterministic  # the shapes of training do not change
     with group(options.machine) as ranks:
         if ranks.device.type == "cpu":
             settle_memory()

@@ -4,11 +4,11 @@
 """
 
 import math
-import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from eval.evaluator import EvalSettings
+from eval.loaders import default_workers
 from models.config import LANGUAGE_BACKBONES, DecoderConfig, FusionConfig, ReSTRConfig, VisionConfig
 from models.fusion import VARIANTS
 from models.loss import LossConfig
@@ -28,7 +28,6 @@ PLACE = "which run, not how"
 FILES = "more or fewer files beside the same weights and log"
 SPEED = "memory and speed only"
 SKIPPED = "when to give up; a skipped step changes no weight"
-CORES = min(8, os.cpu_count() or 1)
 ROUNDING = "the same step except for rounding"
 CHECK = "nothing that the run computes"
 VAL_LIMITS = {"referit": 10_000}  # of data sets whose validation is not whole; as many as the authors' code judges
@@ -53,7 +52,7 @@ class DataOptions:
     )
     vocabulary: Path | None = option(None, "word list (default: DATA/vocabulary_NAME.txt)", harmless=CONTENT)
     embeddings: Path | None = option(None, "word embeddings (default: DATA/NAME_emb.npy)", harmless=START)
-    num_workers: int = option(CORES, "processes that load samples; 0: none", limits=(0, 1024), harmless=SPEED)
+    num_workers: int = option(default_workers(), "processes that load samples; 0: none", limits=(0, 1024), harmless=SPEED)
 
 
 @dataclass

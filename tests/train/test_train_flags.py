@@ -194,3 +194,20 @@ def test_a_changed_flag_is_refused_on_resume(name, values):
         check(now)
     if name in now.compared():
         check(parse(f"--{name}", *values, "--allow_changes"))
+
+
+@pytest.mark.parametrize("flags", [(), ("--deterministic",)])
+def test_settings_of_pytorch(monkeypatch, flags):
+    """cuDNN tries its ways of convolving, unless equal bits are asked; no tensor is filled for nothing."""
+    switch, settings = torch.use_deterministic_algorithms, torch.utils.deterministic
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(settings, "fill_uninitialized_memory", True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.setattr("sys.argv", ["train_restr.py", "--data_dir", ".", "--device", "cpu", *flags])
+    seen = lambda *_: (torch.backends.cudnn.benchmark, settings.fill_uninitialized_memory)  # noqa: E731
+    monkeypatch.setattr(train_restr, "train", seen)
+    try:
+        assert train_restr.main() == ((False, False) if flags else (True, True))
+        assert torch.are_deterministic_algorithms_enabled() == bool(flags)
+    finally:
+        switch(False)
