@@ -68,10 +68,10 @@ def train(options: Options, ranks: Ranks) -> int:
     data.input_size = data.input_size or split.image_size or VisionConfig.image_size
     config = options.model.config(data.input_size, len(vocabulary))
     if options.model.print_model:
-        from tools.model_size import describe
+        from tools.model_size import describe, describe_step
 
         if ranks.is_main:
-            print(describe(config))
+            print(describe(config), describe_step(options, config, ranks.world), sep="\n")
         return 0
     check(options, split, valsets, ranks)
     stop = StopSignal(ranks.is_main)

@@ -78,7 +78,7 @@ class ModelOptions:
     v_weights: Path | None = option(None, "ViT weights (default: downloaded by timm)", harmless=START)
     no_pretrained: bool = option(False, "random ViT weights; embeddings may be missing", harmless=START)
     random_embeddings: bool = option(False, "random word embeddings", harmless=START)
-    print_model: bool = option(False, "print parameters and FLOPs, and stop", harmless=PLACE)
+    print_model: bool = option(False, "print parameters, FLOPs and the memory of a step, and stop", harmless=PLACE)
 
     @property
     def own_words(self) -> bool:

@@ -49,6 +49,18 @@ def test_every_row_of_the_model(monkeypatch, capsys):
     assert all(float(row[1]) > 0 and float(row[2]) > 0 for row in rows if "largest difference" not in row[0])
 
 
+def test_the_second_gpu_is_the_one_that_is_measured(monkeypatch):
+    """Speed and memory are asked of the current device."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(bench_model, "print_step", lambda bench, *_: chosen.append(bench.device))
+    monkeypatch.setattr(sys, "argv", ["bench_model.py", "--tiny", "--step_of", "ours", "--device", "cuda:1"])
+    bench_model.main()
+    assert chosen == [torch.device("cuda", 1)] * 2
+
+
 def test_the_authors_data_are_ours(tmp_path, capsys):
     photos = make_set(tmp_path / "set", images=2)
     refs = read_refs(photos, "unc", "train")
