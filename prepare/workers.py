@@ -1,7 +1,6 @@
 """One function over many jobs in worker processes, with one progress bar; the first error stops all."""
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait

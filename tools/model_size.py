@@ -111,7 +111,7 @@ def describe_step(options: Options, config: ReSTRConfig, world: int) -> str:
     loss = LossConfig(alpha_loc=None) if options.model.no_decoder else options.loss
     how = {"moments": 2 if recipe.adamW else 1, "kept": kept, "loss": loss}
     size = step_memory(config, samples, machine.amp_dtype, machine.grad_checkpoint, **how) / 1e9
-    return f"a training step on a GPU, {samples} samples at a time: {size:.1f} GB, and a tenth more that PyTorch reserves"
+    return f"a training step on a GPU, {samples} samples at a time: {size:.1f} GB; PyTorch reserves about a tenth more"
 
 
 def describe(config: ReSTRConfig) -> str:

@@ -30,6 +30,7 @@ SPEED = "memory and speed only"
 SKIPPED = "when to give up; a skipped step changes no weight"
 ROUNDING = "the same step except for rounding"
 CHECK = "nothing that the run computes"
+WORKERS = default_workers()
 VAL_LIMITS = {"referit": 10_000}  # of data sets whose validation is not whole; as many as the authors' code judges
 
 
@@ -52,7 +53,7 @@ class DataOptions:
     )
     vocabulary: Path | None = option(None, "word list (default: DATA/vocabulary_NAME.txt)", harmless=CONTENT)
     embeddings: Path | None = option(None, "word embeddings (default: DATA/NAME_emb.npy)", harmless=START)
-    num_workers: int = option(default_workers(), "processes that load samples; 0: none", limits=(0, 1024), harmless=SPEED)
+    num_workers: int = option(WORKERS, "processes that load samples; 0: none", limits=(0, 1024), harmless=SPEED)
 
 
 @dataclass

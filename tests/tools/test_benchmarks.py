@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench_data, ways
+from benchmarks import bench_data, bench_model, ways
 from benchmarks.photos import make_set
 from benchmarks.report import medians, table
 from prepare.public import read_refs

@@ -57,7 +57,9 @@ def test_a_gpu_that_is_the_only_one_visible(joined):
         joined(1, WORLD_SIZE="4", RANK="3", LOCAL_RANK="3", LOCAL_WORLD_SIZE="4")
 
 
-@pytest.mark.parametrize(("able", "given", "found"), [(1, None, "expandable_segments:True"), (0, None, None), (1, "a", "a")])
+@pytest.mark.parametrize(
+    ("able", "given", "found"), [(1, None, "expandable_segments:True"), (0, None, None), (1, "a", "a")]
+)
 def test_the_allocator_extends_its_segments_where_the_driver_can(cards, monkeypatch, able, given, found):
     monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", given or "")  # put back after the test
