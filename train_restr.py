@@ -172,9 +172,17 @@ def build_trainer(options: Options, model: torch.nn.Module, ranks: Ranks) -> Tra
     if options.machine.compile:
         model.compile()  # in place: names in the state dict stay, and DDP's hooks stay outside
     if ranks.world > 1:
+        settle_strides(model)
         devices = [ranks.device] if ranks.device.type == "cuda" else None
         model = DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
     return Trainer(model, optimizer, lambda *batch: restr_loss(*batch, loss), recipe, ranks, options.machine.amp_dtype)
+
+
+def settle_strides(model: torch.nn.Module) -> None:
+    """Give gradients of 1 x 1 convolutions their weights' strides; cuDNN's mean the same memory, but DDP warns."""
+    for weight in model.parameters():
+        if weight.shape[2:] == (1, 1):
+            weight.register_hook(lambda grad, like=weight: grad.as_strided(like.shape, like.stride()))
 
 
 @contextmanager

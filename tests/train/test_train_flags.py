@@ -211,3 +211,14 @@ def test_settings_of_pytorch(monkeypatch, flags):
         assert torch.are_deterministic_algorithms_enabled() == bool(flags)
     finally:
         switch(False)
+
+
+def test_gradients_of_1x1_convolutions_have_their_weights_strides():
+    """As cuDNN gives them in channels_last, DistributedDataParallel warns at each start."""
+    conv, seen = torch.nn.Conv2d(3, 4, 1, bias=False), []
+    train_restr.settle_strides(conv)
+    conv.weight.register_hook(lambda grad: seen.append(grad.stride()))
+    grad = torch.arange(12.0).view(4, 1, 1, 3).permute(0, 3, 1, 2).as_strided((4, 3, 1, 1), (3, 1, 3, 3))
+    (conv.weight * 1).backward(grad)
+    assert seen == [conv.weight.stride()] == [(3, 1, 1, 1)]
+    assert conv.weight.grad.flatten().tolist() == [*range(12)]
