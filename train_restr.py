@@ -30,14 +30,14 @@ from train.data import micro_batches
 from train.folders import TrainingSet, open_folders
 from train.logs import pass_over_disk_errors
 from train.loop import Stopped, Trainer, fit
-from train.options import Options, parse_options
+from train.options import GRAPH_MODES, Options, parse_options
 from train.process import EXIT_RESUME, StopSignal, settle_memory
 from train.run import Run, check_ranks, data_of, locked, resumable
 from train.start import announce, conclude
 from train.start_from import start_from
 from train.text_encoder import load_text_encoder, read_tokeniser
 from utils.cli import run_main
-from utils.device import Ranks, explained_memory, from_first, group
+from utils.device import ALLOCATOR, Ranks, explained_memory, from_first, group
 from utils.errors import InputError, one_line
 from utils.prepared import PreparedSplit
 from utils.text import PAD, Vocabulary, read_embeddings
@@ -49,8 +49,11 @@ def main() -> int:
     threading.excepthook = pass_over_disk_errors
     if options.machine.deterministic:  # equal bits on GPUs of one kind, or an error where PyTorch has no such kernel
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-        torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads what it has not written
+    torch.backends.cudnn.benchmark = not options.machine.deterministic  # the shapes of training do not change
+    if options.machine.compile in GRAPH_MODES and not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:False"  # recordings and these have met with faults of PyTorch
     with group(options.machine) as ranks:
         if ranks.device.type == "cpu":
             settle_memory()
@@ -67,10 +70,10 @@ def train(options: Options, ranks: Ranks) -> int:
     data.input_size = data.input_size or split.image_size or VisionConfig.image_size
     config = options.model.config(data.input_size, len(vocabulary))
     if options.model.print_model:
-        from tools.model_size import describe
+        from tools.model_size import describe, describe_step
 
         if ranks.is_main:
-            print(describe(config))
+            print(describe(config), describe_step(options, config, ranks.world), sep="\n")
         return 0
     check(options, split, valsets, ranks)
     stop = StopSignal(ranks.is_main)
@@ -171,9 +174,17 @@ def build_trainer(options: Options, model: torch.nn.Module, ranks: Ranks) -> Tra
     if options.machine.compile:
         model.compile(mode=options.machine.compile)  # in place: names in the state dict stay; DDP's hooks stay outside
     if ranks.world > 1:
+        settle_strides(model)
         devices = [ranks.device] if ranks.device.type == "cuda" else None
         model = DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
     return Trainer(model, optimizer, lambda *batch: restr_loss(*batch, loss), recipe, ranks, options.machine.amp_dtype)
+
+
+def settle_strides(model: torch.nn.Module) -> None:
+    """Give gradients of 1 x 1 convolutions their weights' strides; cuDNN's mean the same memory, but DDP warns."""
+    for weight in model.parameters():
+        if weight.shape[2:] == (1, 1):
+            weight.register_hook(lambda grad, like=weight: grad.as_strided(like.shape, like.stride()))
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from models.loss import LossConfig, restr_loss
 from prepare.writer import BuildOptions, build
 from train.process import settle_memory
 from utils.cli import ArgumentParser, run_main
-from utils.device import Ranks, autocast
+from utils.device import Ranks, autocast, choose_device
 from utils.errors import InputError
 from utils.prepared import PreparedSplit
 
@@ -180,14 +180,14 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="toy model, which shows that the script runs")
     parser.add_argument("--step_of", choices=WAYS, help="way of which one step is timed, instead of all that")
     args = parser.parse_args()
-    bench = Bench(torch.device(args.device), args.tiny)
+    bench = Bench(choose_device(args.device), args.tiny)
     if args.step_of:
         print_step(bench, args.step_of, args.batch)
         return
     chosen = args.what.split(",")
     if unknown := set(chosen) - set(BENCHES):
         raise InputError(f"--what {','.join(sorted(unknown))}: choose from {','.join(BENCHES)}")
-    print(f"{where(args.device)}, {torch.get_num_threads()} threads, median of {args.repeats}\n")
+    print(f"{where(bench.device.type)}, {torch.get_num_threads()} threads, median of {args.repeats}\n")
     rows = [row for name in chosen for row in BENCHES[name](bench, args)]
     print(table(("what", "authors' way", "ours", "ours / authors'"), rows))
 

@@ -30,7 +30,7 @@ from benchmarks.checks import groups, numbers, runs, speed
 from benchmarks.checks.common import Check, Item, Row
 from benchmarks.checks.processes import Job
 from benchmarks.report import NOT_MEASURED, table
-from train.options import CORES
+from eval.loaders import default_workers
 from utils.cli import ArgumentParser, run_main
 from utils.errors import InputError
 from utils.files.writing import atomic_write, write_json
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--items", default=",".join(map(str, ITEMS)), help="numbers of items, with commas")
     parser.add_argument("--minutes", type=float, default=9, help="minutes after which everything ends")
     parser.add_argument("--together", type=int, default=3, help="processes at work at a time where nothing is timed")
-    parser.add_argument("--workers", type=int, default=CORES, help="processes that load samples")
+    parser.add_argument("--workers", type=int, default=default_workers(), help="processes that load samples")
     parser.add_argument("--out", type=Path, default=Path("gpu_check"), help="path of OUT.md and OUT.json")
     args = parser.parse_args()
     deadline = time.monotonic() + 60 * args.minutes

@@ -24,7 +24,7 @@ import torch
 from eval.checkpoints import check_fit, find_checkpoints, load_model, step_of
 from eval.controls import Control
 from eval.evaluator import EvalSettings, count_rotated, evaluate
-from eval.loaders import explained_loaders
+from eval.loaders import default_workers, explained_loaders
 from eval.metrics import SampleScore, format_table, overall_iou, summarise
 from eval.report.write import Other, Thumbnails, read_other, write_report
 from eval.visualise import Prediction, spread, write_prediction
@@ -94,7 +94,7 @@ class Output:
         "metrics.json of another checkpoint on this split, with samples.jsonl, for the report to compare with; "
         "shows its masks too if it was evaluated with --report",
     )
-    num_workers: int = option(2, "processes that decode images; 0: none", limits=(0, 1024))
+    num_workers: int = option(default_workers(), "processes that decode images; 0: none", limits=(0, 1024))
     seed: int = option(1, "seed of what --expressions draws, and of torch, which draws nothing", limits=(0, 2**63 - 1))
 
 

@@ -182,11 +182,13 @@ def evaluate(
     watched = () if on_sample is None else range(len(split)) if shown is None else shown
     groups = split.image_groups()[ranks.rank :: ranks.world]
     images = ImageGroups(split, groups, rotate_expressions, reword, reword and encoder(model, split))
-    scores, running, training = [], RunningIoU(), model.training
+    scores, running = [], RunningIoU()
+    training, benchmark = model.training, torch.backends.cudnn.benchmark
     hidden = not (progress and ranks.is_main)
     how = {"desc": f"{split.dataset} {split.split}", "unit": "expr", "leave": False, "disable": hidden}
     bar = progress_bar(total=sum(map(len, groups)), **how)
     model.eval()
+    torch.backends.cudnn.benchmark = False  # it would try all ways again for each number of expressions
     try:
         with torch.inference_mode(), bar:
             for batch in load(images, settings.batch_size, num_workers, ranks.device.type == "cuda"):
@@ -199,6 +201,7 @@ def evaluate(
                 bar.update(len(new))
     finally:
         model.train(training)
+        torch.backends.cudnn.benchmark = benchmark
     scores = sorted(distributed.gather(scores), key=lambda score: score.index)
     check_complete(scores, split, changed=reword is not None)
     return scores

@@ -1,9 +1,7 @@
 """One function over many jobs in worker processes, with one progress bar; the first error stops all."""
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -11,7 +9,7 @@ from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
-from utils.cli import progress_bar
+from utils.cli import end_with_parent, progress_bar
 from utils.errors import InputError
 
 J = TypeVar("J")
@@ -83,13 +81,7 @@ def _in_processes(work: Callable[[J], R], jobs: list[J], workers: int) -> Genera
 def _start_worker(work: Callable) -> None:
     global _work
     _work = work
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed cannot stop its workers."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _call(job: object) -> object:

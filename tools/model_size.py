@@ -1,11 +1,23 @@
-"""Parameters and FLOPs: `train_restr.py --print_model`."""
+"""Parameters, FLOPs and memory: `train_restr.py --print_model`. All from shapes: nothing is computed."""
+
+import weakref
+from unittest.mock import patch
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakIdKeyDictionary
 
+from models import decoder
 from models.config import ReSTRConfig, TextEncoderConfig
+from models.loss import LossConfig, restr_loss
 from models.restr import build_restr
+from train.options import Options
+from utils.device import autocast
 
+WORKSPACE = 100e6  # bytes that cuBLAS and PyTorch's optimiser take beside, by a trace
 PARTS = ("vision", "language", "fusion", "decoder")
 
 
@@ -30,6 +42,76 @@ def count_flops(config: ReSTRConfig) -> dict[str, int]:
         model(image, ids)
     totals = counter.get_flop_counts()
     return {part: sum(totals.get(f"ReSTR.{part}", {}).values()) for part in PARTS if getattr(model, part)}
+
+
+class _Peak(TorchDispatchMode):
+    """`most`: the bytes that the tensors made in its block take at the moment when they take most."""
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.most, self.known = 0, 0, WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = function(*args, **kwargs or {})
+        for storage in (x.untyped_storage() for x in tree_leaves(results) if isinstance(x, torch.Tensor)):
+            if storage not in self.known:
+                self.known[storage] = True
+                self._add(storage.nbytes())
+                weakref.finalize(storage, self._add, -storage.nbytes())
+        return results
+
+    def _add(self, size: int) -> None:
+        self.now += size
+        self.most = max(self.most, self.now)
+
+
+def step_memory(
+    config: ReSTRConfig,
+    samples: int,
+    amp: str | None = None,
+    checkpointed: bool = False,
+    *,
+    moments: int = 2,
+    kept: bool = False,
+    loss: LossConfig | None = None,
+) -> int:
+    """Bytes of tensors at the peak of a training step on a GPU, of `samples` samples at a time. Needs Triton.
+
+    Args: amp, as in Trainer; checkpointed, --grad_checkpoint; moments, numbers that the optimiser keeps of each
+    parameter; kept, whether gradients stay from one micro-batch to the next. Left out is what PyTorch reserves beside
+    its tensors, and CUDA itself.
+    """
+    from triton.runtime.jit import KernelInterface
+
+    with torch.device("meta"):
+        model = build_restr(config).train()
+    model.set_grad_checkpointing(checkpointed)
+    shape, cpu = (samples, 3, *config.vision.image_size), torch.device("cpu")
+    # Autograd asks a GPU for its streams, so the tensors say that they are the CPU's. The decoder's kernels would read
+    # and write them: of these their results are made, but nothing is started.
+    on_gpu = patch.object(decoder, "on_gpu", lambda x: True)
+    idle = patch.object(KernelInterface, "__getitem__", lambda kernel, grid: lambda *arguments: None)
+    with FakeTensorMode(allow_non_fake_inputs=True), on_gpu, idle, _Peak() as peak:
+        model.to_empty(device=cpu)
+        image = torch.empty(shape, dtype=torch.uint8)
+        ids = torch.empty(samples, config.language.text_length, dtype=torch.long)
+        mask = torch.empty(samples, 1, *shape[2:], dtype=torch.bool)
+        for _ in range(2 if kept else 1):
+            with autocast(cpu, amp):
+                outputs = model(image, ids)
+            restr_loss(*outputs, mask, loss or LossConfig())["loss"].backward()
+            del outputs
+    return int(peak.most + 4 * moments * sum(weight.numel() for weight in model.parameters()) + WORKSPACE)
+
+
+def describe_step(options: Options, config: ReSTRConfig, world: int) -> str:
+    """The memory of a step in a line for the screen, by the flags of training, of one of `world` processes."""
+    recipe, machine = options.recipe, options.machine
+    samples, kept = recipe.batch_size // (world * recipe.accum), world * recipe.accum > 1
+    loss = LossConfig(alpha_loc=None) if options.model.no_decoder else options.loss
+    how = {"moments": 2 if recipe.adamW else 1, "kept": kept, "loss": loss}
+    size = step_memory(config, samples, machine.amp_dtype, machine.grad_checkpoint, **how) / 1e9
+    return f"a training step on a GPU, {samples} samples at a time: {size:.1f} GB; PyTorch reserves about a tenth more"
 
 
 def describe(config: ReSTRConfig) -> str:

@@ -4,11 +4,11 @@
 """
 
 import math
-import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from eval.evaluator import EvalSettings
+from eval.loaders import default_workers
 from models.config import LANGUAGE_BACKBONES, DecoderConfig, FusionConfig, ReSTRConfig, VisionConfig
 from models.fusion import VARIANTS
 from models.loss import LossConfig
@@ -28,9 +28,9 @@ PLACE = "which run, not how"
 FILES = "more or fewer files beside the same weights and log"
 SPEED = "memory and speed only"
 SKIPPED = "when to give up; a skipped step changes no weight"
-CORES = min(8, os.cpu_count() or 1)
 ROUNDING = "the same step except for rounding"
 CHECK = "nothing that the run computes"
+WORKERS = default_workers()
 VAL_LIMITS = {"referit": 10_000}  # of data sets whose validation is not whole; as many as the authors' code judges
 GRAPH_MODES = ("reduce-overhead", "max-autotune")  # of torch.compile, which record CUDA graphs
 
@@ -54,7 +54,7 @@ class DataOptions:
     )
     vocabulary: Path | None = option(None, "word list (default: DATA/vocabulary_NAME.txt)", harmless=CONTENT)
     embeddings: Path | None = option(None, "word embeddings (default: DATA/NAME_emb.npy)", harmless=START)
-    num_workers: int = option(CORES, "processes that load samples; 0: none", limits=(0, 1024), harmless=SPEED)
+    num_workers: int = option(WORKERS, "processes that load samples; 0: none", limits=(0, 1024), harmless=SPEED)
 
 
 @dataclass
@@ -80,7 +80,7 @@ class ModelOptions:
     v_weights: Path | None = option(None, "ViT weights (default: downloaded by timm)", harmless=START)
     no_pretrained: bool = option(False, "random ViT weights; embeddings may be missing", harmless=START)
     random_embeddings: bool = option(False, "random word embeddings", harmless=START)
-    print_model: bool = option(False, "print parameters and FLOPs, and stop", harmless=PLACE)
+    print_model: bool = option(False, "print parameters, FLOPs and the memory of a step, and stop", harmless=PLACE)
 
     @property
     def own_words(self) -> bool:

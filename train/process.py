@@ -23,7 +23,7 @@ def settle_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def end_with_parent(number: int) -> None:
+def signalled_with_parent(number: int) -> None:
     """Have Linux send this process signal `number` when the one that started it ends, however that happens."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
@@ -42,7 +42,7 @@ class StopSignal:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
                 signal.signal(number, self._ask)
         if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun may be killed, or die of a signal that it does not know
-            end_with_parent(signal.SIGTERM)
+            signalled_with_parent(signal.SIGTERM)
 
     def _ask(self, number, frame) -> None:
         if self.requested and number == signal.SIGINT:

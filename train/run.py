@@ -29,7 +29,7 @@ from train.options import FLAGS, DataOptions, Options
 from utils.cli import log
 from utils.device import Ranks, from_first, gather
 from utils.errors import InputError, one_line
-from utils.files.writing import TEMPORARY_PREFIX, lock_file, made_folder
+from utils.files.writing import TEMPORARY_PREFIX, link_or_copy, lock_file, made_folder
 from utils.prepared import PreparedSplit
 from utils.text import Vocabulary
 
@@ -195,10 +195,10 @@ class Run:
             scores = f"oIoU {metrics['oIoU']:.1f} (best {trainer.best:.1f}) mIoU {metrics['mIoU']:.1f}"
             each = [f"{name} {own['oIoU']:.1f}" for name, own in metrics.get("by_dataset", {}).items()]
             log(f"step {trainer.step:,} {self.options.data.valset} {scores}{': ' * bool(each)}{', '.join(each)}")
-            checkpoint = self._checkpoint(metrics=metrics)
-            save_checkpoint(self.path / f"{self._stem}_{trainer.step}.pth", checkpoint)
+            numbered = self.path / f"{self._stem}_{trainer.step}.pth"
+            save_checkpoint(numbered, self._checkpoint(metrics=metrics))
             if best:
-                save_checkpoint(self.path / "best.pth", checkpoint)
+                link_or_copy(numbered, self.path / "best.pth")
             self._prune()
         self.save()
 

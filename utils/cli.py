@@ -3,9 +3,11 @@
 import argparse
 import errno
 import io
+import multiprocessing
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -152,6 +154,16 @@ def first_to_fail() -> bool:
         return store.add(f"restr_failed_{os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1) == 1
     except (KeyError, RuntimeError, ValueError):  # torchrun has gone
         return True
+
+
+def end_with_parent() -> None:
+    """In a process of multiprocessing: have it end when its parent has ended, which if killed cannot stop it."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Lines(tqdm):

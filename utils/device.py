@@ -1,5 +1,6 @@
 """This process among all, its device, and precision."""
 
+import ctypes
 import os
 import re
 import sys
@@ -7,7 +8,7 @@ import traceback
 import warnings
 from argparse import SUPPRESS
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from utils.errors import InputError, one_line
 from utils.options import option
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # its settings; the second, older name comes first
 LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")  # of torchrun, srun and mpirun
 OUT_OF_MEMORY = "(?i)out of memory|not enough memory|can't allocate memory|ALLOC(ATION)?_FAILED"
 MOVED = "a run may move to another machine: the same step except for rounding"
@@ -83,8 +85,22 @@ def choose_device(name: str | None = None, local_rank: int | None = None) -> tor
         device = torch.device("cuda", device.index or 0)
         if device.index >= count:
             raise InputError(f"{device}: this process sees {count} CUDA devices, counted from 0")
+        _let_segments_grow(device.index)
         torch.cuda.set_device(device)
     return device
+
+
+def _let_segments_grow(index: int) -> None:
+    """Have PyTorch's allocator extend its segments, so that it reserves less that it cannot use.
+
+    Left alone: what the user has set, and a device (some virtual GPUs) or driver (not CUDA's) that maps no memory.
+    """
+    with suppress(OSError, AttributeError):
+        driver, able = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+        # 102: CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+        unknown = driver.cuInit(0) or driver.cuDeviceGetAttribute(ctypes.byref(able), 102, index)
+        if able.value and not unknown and not any(name in os.environ for name in ALLOCATOR):
+            os.environ[ALLOCATOR[0]] = "expandable_segments:True"  # read at the first allocation
 
 
 @contextmanager
@@ -137,7 +153,8 @@ def _join(process: Process) -> Ranks:
         warnings.simplefilter("ignore")  # the first process shows them
     if world > 1:
         try:
-            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+            on_gpu = chosen.type == "cuda"
+            dist.init_process_group("nccl" if on_gpu else "gloo", device_id=chosen if on_gpu else None)
         except ValueError as error:  # the environment is not torchrun's
             fault = one_line(error, 200)
             raise InputError(f"WORLD_SIZE is {world}, but {fault}: start with torchrun, or unset it") from None

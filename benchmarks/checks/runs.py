@@ -1,14 +1,12 @@
 """Runs of train_restr.py on the device: losses, equal bits, what is left after a signal, a kill and an error."""
 
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 from statistics import fmean
 
 import torch
-from torch.utils.data._utils import MP_STATUS_CHECK_INTERVAL
 
 from benchmarks.checks.common import Check, Row, at_most, holds, relative
 from benchmarks.checks.processes import Training, train_all
@@ -20,7 +18,6 @@ from models.checkpoint import read_checkpoint
 from utils.device import Ranks
 from utils.prepared import PreparedSplit
 
-NOTICE = MP_STATUS_CHECK_INTERVAL + 2  # seconds in which a loader's process notices that the run has been killed
 PRECISIONS = {  # flags of a run and how near its first loss is to that of float32
     "tf32": (["--tf32"], 1e-3),
     "bf16": (["--amp"], 2e-2),
@@ -148,7 +145,6 @@ def kills(check: Check) -> Iterator[Row]:
     last = run.folder / "last.pth"
     saving = run.wait_for(lambda: last.exists() and any(run.folder.glob(".writing-*")))
     run.kill()
-    time.sleep(NOTICE if check.workers else 0)  # its loaders hold the folder's lock until they notice
     yield holds("killed while it saved", saving and run.process.exitcode == -signal.SIGKILL, run.message())
     copytree(run.folder, check.work / "on_cpu")
     ends = {

@@ -14,11 +14,22 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import train_restr
-from benchmarks.checks.common import Check, Row, at_least, at_most, divided, free, holds, peak_gb, step_rate
+from benchmarks.checks.common import (
+    Check,
+    Row,
+    at_least,
+    at_most,
+    divided,
+    free,
+    holds,
+    peak_gb,
+    relative,
+    step_rate,
+)
 from benchmarks.checks.processes import training_flags
 from benchmarks.report import seconds, where
 from benchmarks.ways import Way
-from tools.model_size import count_flops
+from tools.model_size import count_flops, step_memory
 from train.data import micro_batches
 from train.folders import open_folders
 from train.options import parse_options
@@ -122,7 +133,11 @@ def rates(check: Check) -> Iterator[Row]:
         best[way.name] = max(best.get(way.name, 0), rate)
         asked = at_least if way is BF16 and full == 64 else lambda what, value, _: Row(what, value)
         yield asked(f"{way.name}, batch {full}, samples/s", rate, 500)
-        yield _memory(f"{way.name}, batch {full}, GB", peak_gb(check), MEMORY.get((way, full)))
+        peak = peak_gb(check)
+        yield _memory(f"{way.name}, batch {full}, GB", peak, MEMORY.get((way, full)))
+        if not way.reference:
+            told = step_memory(bench.config, size, way.amp, way.checkpointed) / 1e9
+            yield at_most("its distance from what --print_model says", peak and relative(peak, told), 0.05)
         if way is BF16:
             yield Row(f"hours of the paper's schedule at batch {full}", SAMPLES / 3600 / rate)
     ours, theirs = best.get(BF16.name), best.get(AUTHORS.name)

@@ -190,10 +190,14 @@ def test_predictions_agree_with_the_scores(model, split):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_left_in_its_mode(split, training):
-    model = tiny_model(fusion=FusionConfig(drop_path=0.9)).train(training)
-    first = evaluate(model, split, progress=False)
-    assert model.training is training
+def test_the_model_is_left_in_its_mode(split, monkeypatch, training):
+    """And cuDNN, which does not try its ways for each number of expressions."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", training)
+    model, trying = tiny_model(fusion=FusionConfig(drop_path=0.9)).train(training), []
+    watch = {"on_sample": lambda _: trying.append(torch.backends.cudnn.benchmark), "progress": False}
+    first = evaluate(model, split, **watch)
+    assert trying and not any(trying)
+    assert model.training is training and torch.backends.cudnn.benchmark is training
     assert evaluate(model, split, progress=False) == first  # stochastic depth was off
 
 

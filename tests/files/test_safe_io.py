@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from utils.errors import InputError, one_line
 from utils.files.arrays import read_npy, read_npz
 from utils.files.images import MAX_IMAGE_SIDE, read_image, read_image_size, read_mask_png
 from utils.files.reading import read_bytes, read_json, safe_name
-from utils.files.writing import atomic_write, write_json
+from utils.files.writing import atomic_write, link_or_copy, write_json
 
 GRAY16 = np.array([[0, 128, 129], [257, 65535, 40000]], np.uint16)
 
@@ -52,6 +53,25 @@ def test_a_file_that_cannot_be_written_is_named_as_the_user_knows_it(tmp_path, f
     with pytest.raises(OSError) as raised, atomic_write(path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert (raised.value.errno, raised.value.filename, list(tmp_path.iterdir())) == (number, str(path), [])
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_second_name_of_a_file(tmp_path, monkeypatch, links):
+    """One file where there are hard links; what is written under one name later does not change the other."""
+    if not links:
+        monkeypatch.setattr(os, "link", Mock(side_effect=OSError(errno.EPERM, "no hard links")))
+    source, name = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(b"one")
+    name.write_bytes(b"an older one")
+    for _ in range(2):
+        link_or_copy(source, name)
+        assert (name.read_bytes(), source.samefile(name)) == (b"one", links)
+    with atomic_write(source) as file:
+        file.write(b"two")
+    assert name.read_bytes() == b"one"
+    link_or_copy(source, name)
+    source.unlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["b"] and name.read_bytes() == b"two"
 
 
 def test_json_round_trip_and_refusals(tmp_path):

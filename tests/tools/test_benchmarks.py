@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench_data, ways
+from benchmarks import bench_data, bench_model, ways
 from benchmarks.photos import make_set
 from benchmarks.report import medians, table
 from prepare.public import read_refs
@@ -47,6 +47,18 @@ def test_every_row_of_the_model(monkeypatch, capsys):
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
     assert left.value.code == 0 and len(rows) == 13
     assert all(float(row[1]) > 0 and float(row[2]) > 0 for row in rows if "largest difference" not in row[0])
+
+
+def test_the_second_gpu_is_the_one_that_is_measured(monkeypatch):
+    """Speed and memory are asked of the current device."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(bench_model, "print_step", lambda bench, *_: chosen.append(bench.device))
+    monkeypatch.setattr(sys, "argv", ["bench_model.py", "--tiny", "--step_of", "ours", "--device", "cuda:1"])
+    bench_model.main()
+    assert chosen == [torch.device("cuda", 1)] * 2
 
 
 def test_the_authors_data_are_ours(tmp_path, capsys):

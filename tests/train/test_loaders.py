@@ -145,3 +145,18 @@ def test_a_loader_killed_by_the_system(batches, trained, tmp_path, phase):
     assert process.returncode == 2
     assert "Traceback" not in message and message.count("error:") == 1
     assert "a process that loads samples was ended" in message.splitlines()[-1]
+
+
+def test_a_killed_run_goes_on_at_once(batches, trained, tmp_path):
+    """kill -9: the loaders end with it; they hold the lock of its folder."""
+    long = ["--num_workers", "2", "--no_check", "--save_every", "5000", "--num_steps"]
+    run = ["train", batches, trained, tmp_path / "run"]
+    process = subprocess.Popen(command(*run, *long, "5000"), cwd=ROOT, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(loaders_of(process.pid)) == 2)
+    children = loaders_of(process.pid)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children), seconds=2)
+    given = command(*run, *long, "1", "--resume", "--allow_changes")
+    done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert len(children) == 2 and done.returncode == 0, done.stderr

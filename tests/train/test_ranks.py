@@ -1,5 +1,8 @@
 """Processes of a run on several machines: their places, and that they train one model on the same data."""
 
+import os
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -29,7 +32,7 @@ def cards(monkeypatch):
 @pytest.fixture
 def joined(cards, monkeypatch):
     """joined(count, **environment): number of the GPU that a process takes in that environment on `count` GPUs."""
-    monkeypatch.setattr(device.dist, "init_process_group", lambda _: None)
+    monkeypatch.setattr(device.dist, "init_process_group", lambda _, device_id: None)
     for name in ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", *LOCAL):
         monkeypatch.delenv(name, raising=False)
 
@@ -52,6 +55,28 @@ def test_a_gpu_that_is_the_only_one_visible(joined):
     assert joined(1, WORLD_SIZE="4", RANK="3", SLURM_LOCALID="3") == 0
     with pytest.raises(InputError, match="sees 1 CUDA device"):
         joined(1, WORLD_SIZE="4", RANK="3", LOCAL_RANK="3", LOCAL_WORLD_SIZE="4")
+
+
+@pytest.mark.parametrize(
+    ("able", "given", "found"), [(1, None, "expandable_segments:True"), (0, None, None), (1, "a", "a")]
+)
+def test_the_allocator_extends_its_segments_where_the_driver_can(cards, monkeypatch, able, given, found):
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", given or "")  # put back after the test
+    if not given:
+        del os.environ["PYTORCH_ALLOC_CONF"]
+    asked = []
+
+    def attribute(pointer, number, index):
+        asked.append((number, index))
+        pointer._obj.value = able
+        return 0
+
+    driver = SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGetAttribute=attribute)
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: driver)
+    cards(4)
+    choose_device("cuda:2")
+    assert os.environ.get("PYTORCH_ALLOC_CONF") == found and asked == [(102, 2)]
 
 
 def test_alone_a_scheduler_does_not_choose(joined, cards):

@@ -210,6 +210,9 @@ def test_the_newest_numbered_checkpoints_stay(batches, tmp_path):
         assert train(batches, tmp_path / run, "--num_steps", str(steps), *more, *flags)[0] == 0
         assert {path.name for path in (tmp_path / run).glob("Gref_*.pth")} == {f"Gref_{step}.pth" for step in kept}
         assert {"best.pth", "last.pth"} <= {path.name for path in (tmp_path / run).iterdir()}
+        best = state(tmp_path / run, "best.pth")
+        own = tmp_path / run / f"Gref_{best['step']}.pth"
+        assert not own.exists() or own.samefile(tmp_path / run / "best.pth")
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_last_good_state(batches, tmp_path):

@@ -203,3 +203,31 @@ def test_a_changed_flag_is_refused_on_resume(name, values):
         check(now)
     if name in now.compared():
         check(parse(f"--{name}", *values, "--allow_changes"))
+
+
+@pytest.mark.parametrize("flags", [(), ("--deterministic",)])
+def test_settings_of_pytorch(monkeypatch, flags):
+    """cuDNN tries its ways of convolving, unless equal bits are asked; no tensor is filled for nothing."""
+    switch, settings = torch.use_deterministic_algorithms, torch.utils.deterministic
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(settings, "fill_uninitialized_memory", True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.setattr("sys.argv", ["train_restr.py", "--data_dir", ".", "--device", "cpu", *flags])
+    seen = lambda *_: (torch.backends.cudnn.benchmark, settings.fill_uninitialized_memory)  # noqa: E731
+    monkeypatch.setattr(train_restr, "train", seen)
+    try:
+        assert train_restr.main() == ((False, False) if flags else (True, True))
+        assert torch.are_deterministic_algorithms_enabled() == bool(flags)
+    finally:
+        switch(False)
+
+
+def test_gradients_of_1x1_convolutions_have_their_weights_strides():
+    """As cuDNN gives them in channels_last, DistributedDataParallel warns at each start."""
+    conv, seen = torch.nn.Conv2d(3, 4, 1, bias=False), []
+    train_restr.settle_strides(conv)
+    conv.weight.register_hook(lambda grad: seen.append(grad.stride()))
+    grad = torch.arange(12.0).view(4, 1, 1, 3).permute(0, 3, 1, 2).as_strided((4, 3, 1, 1), (3, 1, 3, 3))
+    (conv.weight * 1).backward(grad)
+    assert seen == [conv.weight.stride()] == [(3, 1, 1, 1)]
+    assert conv.weight.grad.flatten().tolist() == [*range(12)]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,7 +55,7 @@ def atomic_write(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[b
     disk has the content before the name appears, and the name at the end. Raises OSError, which names `path`.
     """
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
+    temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
             yield file
@@ -69,9 +70,34 @@ def atomic_write(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[b
             error.filename = str(path)  # the name that the user knows
         raise
     if durable:
-        for folder in path.absolute().parents:  # new ones among them are durable when the folder above them is
-            with suppress(OSError), opened_folder(folder) as handle:  # not every file system can
-                os.fsync(handle)
+        _flush_names(path)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
+
+
+def _flush_names(path: Path) -> None:
+    for folder in path.absolute().parents:  # new ones among them are durable when the folder above them is
+        with suppress(OSError), opened_folder(folder) as handle:  # not every file system can
+            os.fsync(handle)
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Make `path` a second name of the file `source`, whole or not at all; a copy where there are no hard links.
+
+    What replaces or deletes one of the names, as `atomic_write` does, leaves the other as it is. Raises OSError.
+    """
+    temporary = _temporary(path)
+    try:
+        os.link(source, temporary)
+    except OSError:  # FAT, some network disks
+        with source.open("rb") as file, atomic_write(path) as copy:
+            shutil.copyfileobj(file, copy)
+        return
+    temporary.replace(path)
+    temporary.unlink(missing_ok=True)  # a rename to another name of the same file does nothing
+    _flush_names(path)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
