@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._dynamo.utils import counters
-from torch._inductor.utils import run_and_get_code
 
 from benchmarks.checks.common import Check, Row, at_most, distance, divided, free, holds, peak_gb, relative, step_rate
 from benchmarks.ways import OURS, Bench, Way
@@ -181,6 +179,8 @@ MODES = {"eager": None, "compiled": "default", "with CUDA graphs": "reduce-overh
 
 def compiled_against_eager(check: Check) -> Iterator[Row]:
     """Ten losses, graph breaks and speed of torch.compile without and with CUDA graphs."""
+    from torch._dynamo.utils import counters  # not above: forks of what imports it hung in gloo (item 12)
+
     for size in sorted({check.size(8, 2), check.size(64, 2)}):
         losses, rates = {}, {}
         for name, mode in MODES.items():
@@ -203,6 +203,8 @@ def compiled_against_eager(check: Check) -> Iterator[Row]:
 
 def _steps(check: Check, way: Way, size: int) -> tuple[list[float], float, list[str]]:
     """Ten losses, samples a second, and the code that torch.compile has written."""
+    from torch._inductor.utils import run_and_get_code
+
     step = check.bench().step(way, size, late=1)
     _, code = run_and_get_code(step)
     return [step() for _ in range(check.size(10, 3))], step_rate(check, step, size), code
