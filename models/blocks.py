@@ -111,7 +111,9 @@ class PostNormBlock(nn.Module):
 def _on_gpu(block: nn.Module, x: torch.Tensor, *others: nn.Module) -> bool:
     """Whether a block can run by models/fused.py: on a GPU, LayerNorms, exact GELU, biases, nothing in `others`."""
     attn, mlp, norms = block.attn, block.mlp, (block.norm1, block.norm2)
-    if not x.is_cuda or type(attn) is not LeanAttention or type(mlp) is not LeanMlp or type(mlp.act) is not nn.GELU:
+    if torch.compiler.is_compiling() or not x.is_cuda:
+        return False
+    if type(attn) is not LeanAttention or type(mlp) is not LeanMlp or type(mlp.act) is not nn.GELU:
         return False
     from models import fused  # Triton comes with PyTorch for CUDA
 

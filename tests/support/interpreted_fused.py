@@ -7,12 +7,16 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import copy
 import itertools
 
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import Block
+from torch.utils.checkpoint import checkpoint
 
-from models.fused import AddNorm, GeluMlp
+from models import blocks
+from models.fused import AddNorm, Cast, GeluMlp
 
 EPS = 1e-5
 
@@ -60,6 +64,34 @@ def gelu_mlp(rows: int, width: int, hidden: int) -> float:
     return distance([found, *ours], [expected, *theirs])
 
 
+def block(plain, draws=None) -> float:
+    """A whole block by the operators, under activation checkpointing, against itself in float64 without them."""
+    blocks.replace_layers(plain)
+    for layer in plain.train().modules():
+        if hasattr(layer, "draws"):
+            layer.draws = draws
+    x, grad = torch.randn(3, 7, 24), torch.randn(3, 7, 24)
+    exact, x_exact = copy.deepcopy(plain).double(), x.double().requires_grad_()
+    expected = exact(x_exact)
+    usual, blocks._on_gpu = blocks._on_gpu, lambda *_: True
+    found = checkpoint(plain, x.requires_grad_(), use_reentrant=False)
+    ours = torch.autograd.grad(found, [x, *plain.parameters()], grad)
+    blocks._on_gpu = usual
+    theirs = torch.autograd.grad(expected, [x_exact, *exact.parameters()], grad.double())
+    assert plain.state_dict().keys() == exact.state_dict().keys()
+    return distance([found, *ours], [expected, *theirs])
+
+
+def cast() -> float:
+    weights = [torch.randn(5, 3, requires_grad=True), torch.randn(4, requires_grad=True)]
+    found = Cast.apply(torch.bfloat16, *weights)
+    grads = [torch.randn_like(weight) for weight in found]
+    expected = [weight.to(torch.bfloat16) for weight in weights]
+    ours, theirs = torch.autograd.grad(found, weights, grads), torch.autograd.grad(expected, weights, grads)
+    assert {gradient.dtype for gradient in ours} == {torch.float32}
+    return distance([*found, *ours], [*expected, *theirs])
+
+
 torch.manual_seed(0)
 single, half = torch.float32, torch.bfloat16
 draws = torch.tensor([0.1, 0.9, 0.6])  # the second sample's branch is left out
@@ -71,3 +103,6 @@ print(True, add_norm((3, 2, 12), (single, single, single), None, [1]))  # no dro
 print(True, add_norm((3, 180, 5), (single, single, single), draws))  # more tokens than programs
 print(True, gelu_mlp(7, 5, 20))
 print(True, gelu_mlp(520, 5, 260))  # more rows and columns than programs and their blocks
+print(True, block(Block(24, 2, qkv_bias=True, drop_path=0.3), draws))
+print(True, block(blocks.PostNormBlock(24, 2, 4.0)))
+print(True, cast())
