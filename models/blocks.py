@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from timm.layers import Attention, DropPath, Mlp, calculate_drop_path_rates
 from timm.models.vision_transformer import Block
 from torch import nn
@@ -24,15 +25,6 @@ class LeanMlp(Mlp):
 
     Only the activation function is recomputed, not a matrix product.
     """
-
-    @classmethod
-    def of(cls, mlp: Mlp) -> "LeanMlp":
-        """The lean form of `mlp`, made of the same layers."""
-        with torch.device("meta"):  # takes no random numbers and no memory
-            lean = cls(1)
-        for name, layer in mlp.named_children():
-            lean.add_module(name, layer)
-        return lean
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.drop2(recomputed(self._second, self.fc1(x)))
@@ -56,13 +48,45 @@ class SampleDropPath(DropPath):
         return x * ((self.draws < keep).to(x.dtype) / keep).view(-1, *[1] * (x.ndim - 1))
 
 
+class LeanAttention(Attention):
+    """timm's attention, whose gradients of q, k and v are copied once on their way to the projection, not twice."""
+
+    def forward(self, x: torch.Tensor, attn_mask=None, is_causal: bool = False, layers=None) -> torch.Tensor:
+        """`layers`: callables in place of the projections `qkv` and `proj`."""
+        if self.gate is not None or not self.fused_attn:
+            return super().forward(x, attn_mask, is_causal)
+        to_qkv, to_out = layers or (self.qkv, self.proj)
+        qkv = to_qkv(x).unflatten(2, (3, self.num_heads, self.head_dim))  # B T 3 heads d
+        scale = None
+        if x.is_cuda and self.head_dim % 8 and isinstance(self.q_norm, nn.Identity):
+            qkv, scale = F.pad(qkv, (0, -self.head_dim % 8)), self.scale  # else PyTorch pads each of q, k and v
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # B heads T d
+        dropout = self.attn_drop.p if self.training else 0.0
+        q, k = self.q_norm(q), self.k_norm(k)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask, dropout, is_causal, scale=scale)
+        return self.proj_drop(to_out(self.norm(x[..., : self.head_dim].transpose(1, 2).flatten(2))))
+
+
+class LeanBlock(Block):
+    """timm's pre-norm block; on a GPU by the operators of models/fused.py."""
+
+    def forward(self, x: torch.Tensor, attn_mask=None, is_causal: bool = False) -> torch.Tensor:
+        if not _on_gpu(self, x, self.ls1, self.ls2):
+            return super().forward(x, attn_mask, is_causal)
+        dtype, layers, mlp = _cast_layers(self)
+        x, h = _add_norm(x, None, None, None, self.norm1, dtype)
+        h = self.attn(h, attn_mask, is_causal, layers)
+        x, h = _add_norm(x, h, self.attn.proj, self.drop_path1, self.norm2, dtype)
+        return _add_norm(x, mlp(h), self.mlp.fc2, self.drop_path2, None, dtype)[0]
+
+
+OURS = {Mlp: LeanMlp, DropPath: SampleDropPath, Attention: LeanAttention, Block: LeanBlock}  # by exact class
+
+
 def replace_layers(model: nn.Module) -> None:
-    """Replace each of timm's Mlp and DropPath in `model` by ours; numbers and names in the state dict stay."""
-    for name, layer in list(model.named_modules()):
-        if type(layer) is Mlp:  # not a gated one, which some ViTs have
-            model.set_submodule(name, LeanMlp.of(layer))
-        elif type(layer) is DropPath:
-            model.set_submodule(name, SampleDropPath(layer.drop_prob, layer.scale_by_keep))
+    """Give timm's layers in `model` the forward functions of ours; numbers and names in the state dict stay."""
+    for layer in model.modules():
+        layer.__class__ = OURS.get(type(layer), type(layer))
 
 
 class PostNormBlock(nn.Module):
@@ -70,14 +94,65 @@ class PostNormBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_ratio: float):
         super().__init__()
-        self.attn = Attention(width, heads, qkv_bias=True)
+        self.attn = LeanAttention(width, heads, qkv_bias=True)
         self.norm1 = LayerNorm(width)
         self.mlp = LeanMlp(width, int(width * mlp_ratio))
         self.norm2 = LayerNorm(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm1(x + self.attn(x))
-        return self.norm2(x + self.mlp(x))
+        if not _on_gpu(self, x):
+            x = self.norm1(x + self.attn(x))
+            return self.norm2(x + self.mlp(x))
+        dtype, layers, mlp = _cast_layers(self)
+        x = _add_norm(x, self.attn(x, layers=layers), self.attn.proj, None, self.norm1, x.dtype)[1]
+        return _add_norm(x, mlp(x), self.mlp.fc2, None, self.norm2, x.dtype)[1]
+
+
+def _on_gpu(block: nn.Module, x: torch.Tensor, *others: nn.Module) -> bool:
+    """Whether a block can run by models/fused.py: on a GPU, LayerNorms, exact GELU, biases, nothing in `others`."""
+    attn, mlp, norms = block.attn, block.mlp, (block.norm1, block.norm2)
+    if torch.compiler.is_compiling() or not x.is_cuda:
+        return False
+    if type(attn) is not LeanAttention or type(mlp) is not LeanMlp or type(mlp.act) is not nn.GELU:
+        return False
+    from models import fused  # Triton comes with PyTorch for CUDA
+
+    biases = (layer.bias is not None for layer in (attn.qkv, attn.proj, mlp.fc1, mlp.fc2, *norms))
+    return (
+        fused.usable(x)
+        and attn.gate is None and attn.fused_attn and mlp.act.approximate == "none"
+        and all(isinstance(norm, nn.LayerNorm) for norm in norms) and all(biases)
+        and all(isinstance(layer, nn.Identity) for layer in (mlp.norm, *others))
+        and not any(layer.p for layer in (attn.proj_drop, mlp.drop1, mlp.drop2))
+    )  # fmt: skip
+
+
+def _cast_layers(block: nn.Module) -> tuple[torch.dtype, tuple[Callable, Callable], Callable]:
+    """The dtype of products under autocast; the attention's projections, and the MLP, with their weights in it.
+
+    The last bias of each is left to `_add_norm`.
+    """
+    from models.fused import Cast, GeluMlp
+
+    attn, mlp = block.attn, block.mlp
+    weights = attn.qkv.weight, attn.qkv.bias, attn.proj.weight, mlp.fc1.weight, mlp.fc2.weight
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else weights[0].dtype
+    if dtype != weights[0].dtype:
+        weights = Cast.apply(dtype, *weights)
+    layers = partial(F.linear, weight=weights[0], bias=weights[1]), partial(F.linear, weight=weights[2])
+    return dtype, layers, lambda x: GeluMlp.apply(x.to(dtype), weights[3], mlp.fc1.bias, weights[4])
+
+
+def _add_norm(x: torch.Tensor, branch, layer: nn.Linear | None, drop: nn.Module | None, norm, dtype: torch.dtype):
+    """`models.fused.AddNorm` with the drop path and the norm of a block, of a branch that ends with `layer`."""
+    from models.fused import AddNorm
+
+    draws, keep = None, 1.0
+    if isinstance(drop, SampleDropPath) and drop.training and drop.drop_prob:
+        draws = torch.rand(len(x), device=x.device) if drop.draws is None else drop.draws
+        keep = 1 - drop.drop_prob
+    shift, own = layer and layer.bias, (norm.weight, norm.bias, norm.eps) if norm else (None, None, 0.0)
+    return AddNorm.apply(x, branch, shift, draws, keep, *own, dtype)
 
 
 class PreNormEncoder(nn.Module):

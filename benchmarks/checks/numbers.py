@@ -112,28 +112,38 @@ def _flat(tensors: tuple[Tensor, ...]) -> Tensor:
 
 
 def operators_against_float64(check: Check) -> Iterator[Row]:
-    """The kernels of models/resize.py alone, at the decoder's largest sizes."""
+    """The kernels of models/resize.py and models/fused.py alone, at their largest sizes."""
     if not check.cuda:
-        yield Row("kernels of models/resize.py", None)
+        yield Row("kernels of models/resize.py and models/fused.py", None)
         return
+    from models.fused import AddNorm, GeluMlp
     from models.resize import LeakyResize, LeakyResizeHead
 
     torch.manual_seed(0)
-    size = 480, 480
-    pairs = {  # ours, PyTorch's, how many inputs have a gradient
-        "resize": (lambda x, w: LeakyResize.apply(x, size), lambda x, w: plain_resize(x, size), 1),
+    size, wide = (480, 480), (8, 920, 768)
+    x, weight = torch.randn(2, 96, 240, 240), torch.randn(1, 96, 1, 1)
+    tokens, (shift, gain, bias) = [torch.randn(wide), torch.randn(wide)], torch.randn(3, 768)
+    mlp = torch.randn(3072, 768) / 28, torch.randn(3072), torch.randn(768, 3072) / 55
+    draws = torch.tensor([0.1, 0.9] * 4, device=check.device)
+    keep = (draws < 0.7).view(-1, 1, 1) / 0.7
+    cases = {  # ours, PyTorch's, inputs
+        "resize": (lambda x: LeakyResize.apply(x, size), lambda x: plain_resize(x, size), [x]),
         "last step": (
             lambda x, w: LeakyResizeHead.apply(x, w, size),
             lambda x, w: F.conv2d(plain_resize(x, size), w),
-            2,
+            [x, weight],
         ),
+        "residual and norm": (
+            lambda x, y, s, g, b: torch.cat(AddNorm.apply(x, y, s, draws, 0.7, g, b, 1e-5, x.dtype)),
+            lambda x, y, s, g, b: torch.cat([z := x + (y + s) * keep, F.layer_norm(z, s.shape, g, b)]),
+            [*tokens, shift, gain, bias],
+        ),
+        "MLP": (GeluMlp.apply, lambda x, v, b, w: F.linear(F.gelu(F.linear(x, v, b)), w), [tokens[0], *mlp]),
     }
     for kind, near in ((torch.float32, (3e-5, 5e-3)), (torch.bfloat16, (1e-2, 2e-2))):
-        x, weight = torch.randn(2, 96, 240, 240), torch.randn(1, 96, 1, 1)
-        found = [y.to(check.device, kind) for y in (x, weight)]
-        exact = [y.double() for y in found]
-        for what, (ours, plain, count) in pairs.items():
-            gaps = _distances(ours, plain, found, exact, count)
+        for what, (ours, plain, inputs) in cases.items():
+            found = [y.to(check.device, kind) for y in inputs]
+            gaps = _distances(ours, plain, found, [y.double() for y in found])
             name = f"{what}, {str(kind).removeprefix('torch.')}"
             yield at_most(f"{name}: values", gaps[0], near[0])
             yield at_most(f"{name}: gradients", max(gaps[1:]), near[1])
@@ -144,14 +154,14 @@ def plain_resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.leaky_relu(F.interpolate(x, size=size, mode="bilinear", align_corners=True), 0.01)
 
 
-def _distances(ours: Callable, plain: Callable, found: list[Tensor], exact: list[Tensor], count: int) -> list[float]:
-    """Relative distances of the values, and of the gradients of the first `count` inputs."""
+def _distances(ours: Callable, plain: Callable, found: list[Tensor], exact: list[Tensor]) -> list[float]:
+    """Relative distances of the values, and of the gradients of the inputs."""
     results, grad = [], None
     for function, inputs in ((ours, found), (plain, exact)):
         inputs = [x.detach().requires_grad_() for x in inputs]
         value = function(*inputs)
         grad = torch.randn_like(value) if grad is None else grad
-        results.append([value, *torch.autograd.grad(value, inputs[:count], grad.to(value.dtype))])
+        results.append([value, *torch.autograd.grad(value, inputs, grad.to(value.dtype))])
     return [distance(a, b) for a, b in zip(*results, strict=True)]
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from timm.layers import DropPath, Mlp
+from timm.models.vision_transformer import Block
 from torch import nn
 
-from models.blocks import LeanMlp, PreNormEncoder, SampleDropPath
+from models.blocks import LeanAttention, LeanBlock, LeanMlp, PreNormEncoder, SampleDropPath, replace_layers
 from models.config import FusionConfig, LanguageConfig, ReSTRConfig, VisionConfig
 from models.restr import build_restr
 from tests.support.small_model import CONFIG as SMALL
@@ -62,7 +63,8 @@ def test_a_lean_mlp_gives_the_same_bits_and_keeps_less():
     torch.manual_seed(0)
     plain = Mlp(24, 96)
     results = []
-    for mlp in (plain, LeanMlp.of(copy.deepcopy(plain))):
+    replace_layers(lean := copy.deepcopy(plain))
+    for mlp in (plain, lean):
         x = torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(1), requires_grad=True)
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
@@ -72,6 +74,21 @@ def test_a_lean_mlp_gives_the_same_bits_and_keeps_less():
         results.append((len(wide), [y, x.grad, *(p.grad for p in mlp.parameters())]))
     (wide, tensors), (lean_wide, lean_tensors) = results
     assert (wide, lean_wide) == (2, 1) and all(map(torch.equal, tensors, lean_tensors))
+
+
+def test_lean_layers_of_a_block_give_the_same_bits():
+    torch.manual_seed(0)
+    plain = Block(24, 3, qkv_bias=True, qk_norm=True, drop_path=0.5, init_values=0.1)
+    replace_layers(lean := copy.deepcopy(plain))
+    assert {LeanBlock, LeanAttention, LeanMlp, SampleDropPath} <= {type(layer) for layer in lean.modules()}
+    results = []
+    for block in (plain, lean):
+        torch.manual_seed(1)
+        x = torch.randn(4, 7, 24, requires_grad=True)
+        y = block(x)
+        y.square().sum().backward()
+        results.append([y, x.grad, *(parameter.grad for parameter in block.parameters())])
+    assert all(map(torch.equal, *results)) and lean.state_dict().keys() == plain.state_dict().keys()
 
 
 def test_grad_checkpointing_runs_each_block_again_for_the_same_gradients():
