@@ -13,6 +13,11 @@ from torch.utils.checkpoint import checkpoint
 LayerNorm = partial(nn.LayerNorm, eps=1e-5)  # every LayerNorm; paper: not stated, the authors' code
 
 
+def on_gpu(x: torch.Tensor) -> bool:
+    """Whether the kernels of models/fused.py and models/resize.py can take `x`, which are for GPUs, without float64."""
+    return x.is_cuda and x.dtype != torch.float64
+
+
 def recomputed(function: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> torch.Tensor:
     """Activation checkpointing of `function(*arguments)`: intermediates are recomputed in the backward pass."""
     if not torch.is_grad_enabled():
@@ -71,7 +76,7 @@ class LeanBlock(Block):
     """timm's pre-norm block; on a GPU by the operators of models/fused.py."""
 
     def forward(self, x: torch.Tensor, attn_mask=None, is_causal: bool = False) -> torch.Tensor:
-        if not _on_gpu(self, x, self.ls1, self.ls2):
+        if not _by_kernels(self, x, self.ls1, self.ls2):
             return super().forward(x, attn_mask, is_causal)
         dtype, layers, mlp = _cast_layers(self)
         x, h = _add_norm(x, None, None, None, self.norm1, dtype)
@@ -100,7 +105,7 @@ class PostNormBlock(nn.Module):
         self.norm2 = LayerNorm(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not _on_gpu(self, x):
+        if not _by_kernels(self, x):
             x = self.norm1(x + self.attn(x))
             return self.norm2(x + self.mlp(x))
         dtype, layers, mlp = _cast_layers(self)
@@ -108,10 +113,10 @@ class PostNormBlock(nn.Module):
         return _add_norm(x, mlp(x), self.mlp.fc2, None, self.norm2, x.dtype)[1]
 
 
-def _on_gpu(block: nn.Module, x: torch.Tensor, *others: nn.Module) -> bool:
+def _by_kernels(block: nn.Module, x: torch.Tensor, *others: nn.Module) -> bool:
     """Whether a block can run by models/fused.py: on a GPU, LayerNorms, exact GELU, biases, nothing in `others`."""
     attn, mlp, norms = block.attn, block.mlp, (block.norm1, block.norm2)
-    if torch.compiler.is_compiling() or not x.is_cuda:
+    if torch.compiler.is_compiling() or not on_gpu(x):
         return False
     if type(attn) is not LeanAttention or type(mlp) is not LeanMlp or type(mlp.act) is not nn.GELU:
         return False
@@ -119,7 +124,7 @@ def _on_gpu(block: nn.Module, x: torch.Tensor, *others: nn.Module) -> bool:
 
     biases = (layer.bias is not None for layer in (attn.qkv, attn.proj, mlp.fc1, mlp.fc2, *norms))
     return (
-        fused.usable(x)
+        x.shape[-1] <= fused.MAX_WIDTH
         and attn.gate is None and attn.fused_attn and mlp.act.approximate == "none"
         and all(isinstance(norm, nn.LayerNorm) for norm in norms) and all(biases)
         and all(isinstance(layer, nn.Identity) for layer in (mlp.norm, *others))
@@ -136,7 +141,8 @@ def _cast_layers(block: nn.Module) -> tuple[torch.dtype, tuple[Callable, Callabl
 
     attn, mlp = block.attn, block.mlp
     weights = attn.qkv.weight, attn.qkv.bias, attn.proj.weight, mlp.fc1.weight, mlp.fc2.weight
-    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else weights[0].dtype
+    kind = weights[0].device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights[0].dtype
     if dtype != weights[0].dtype:
         weights = Cast.apply(dtype, *weights)
     layers = partial(F.linear, weight=weights[0], bias=weights[1]), partial(F.linear, weight=weights[2])

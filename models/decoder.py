@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models import blocks
 from models.blocks import recomputed
 
 GROUP = 16  # channels that exist at the image's size at a time
@@ -47,7 +48,7 @@ class CoarseToFineDecoder(nn.Module):
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.head.weight
-        if on_gpu(x):
+        if _by_kernels(x):
             from models.resize import LeakyResizeHead
 
             return LeakyResizeHead.apply(x, weight, self.sizes[-1]).to(weight.dtype)
@@ -57,7 +58,7 @@ class CoarseToFineDecoder(nn.Module):
 
 
 def _resize_and_project(x: torch.Tensor, weight: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    if on_gpu(x):
+    if _by_kernels(x):
         from models.resize import LeakyResize
 
         return F.conv2d(LeakyResize.apply(x, size), weight)
@@ -65,6 +66,6 @@ def _resize_and_project(x: torch.Tensor, weight: torch.Tensor, size: tuple[int, 
     return F.conv2d(F.leaky_relu(x, 0.01, inplace=True), weight)
 
 
-def on_gpu(x: torch.Tensor) -> bool:
-    """Whether the kernels of models/resize.py take a map B x C x h x w: no float64, more than one row and column."""
-    return x.is_cuda and x.dtype != torch.float64 and min(x.shape[-2:]) > 1
+def _by_kernels(x: torch.Tensor) -> bool:
+    """Whether the kernels of models/resize.py take a map B x C x h x w: more than one row and column."""
+    return blocks.on_gpu(x) and min(x.shape[-2:]) > 1

@@ -15,11 +15,6 @@ PROGRAMS = 512  # that add up a gradient of weights, each a part
 BLOCK = 8, 256  # rows x columns of a program's block of the MLP's hidden layer
 
 
-def usable(x: torch.Tensor) -> bool:
-    """Whether tokens B x T x d on a GPU can go through the operators of this file."""
-    return x.dtype != torch.float64 and x.shape[-1] <= MAX_WIDTH
-
-
 class Cast(torch.autograd.Function):
     """`Cast.apply(dtype, *weights)`: the weights in another dtype, in one launch, and one for their gradients."""
 

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from models import decoder
+from models import blocks
 from models.config import ReSTRConfig, TextEncoderConfig
 from models.loss import LossConfig, restr_loss
 from models.restr import build_restr
@@ -87,9 +87,9 @@ def step_memory(
         model = build_restr(config).train()
     model.set_grad_checkpointing(checkpointed)
     shape, cpu = (samples, 3, *config.vision.image_size), torch.device("cpu")
-    # Autograd asks a GPU for its streams, so the tensors say that they are the CPU's. The decoder's kernels would read
-    # and write them: of these their results are made, but nothing is started.
-    on_gpu = patch.object(decoder, "on_gpu", lambda x: True)
+    # Autograd asks a GPU for its streams, so the tensors say that they are the CPU's. The kernels would read and write
+    # them: of these the results are made, but nothing is started.
+    on_gpu = patch.object(blocks, "on_gpu", lambda x: True)
     idle = patch.object(KernelInterface, "__getitem__", lambda kernel, grid: lambda *arguments: None)
     with FakeTensorMode(allow_non_fake_inputs=True), on_gpu, idle, _Peak() as peak:
         model.to_empty(device=cpu)
