@@ -28,10 +28,11 @@ def test_the_peak_of_known_tensors():
 
 
 def test_what_the_optimiser_and_kept_gradients_add():
-    weights = sum(weight.numel() for weight in build_restr(CONFIG).parameters())
+    sizes = [weight.numel() for weight in build_restr(CONFIG).parameters()]
+    weights = sum(sizes)
     adam, sgd = (step_memory(CONFIG, 2, moments=moments) for moments in (2, 1))
     assert adam - sgd == 4 * weights
-    assert 0 < step_memory(CONFIG, 2, kept=True) - adam <= 4 * weights
+    assert 0 < step_memory(CONFIG, 2, kept=True) - adam <= 4 * (weights + max(sizes))
     assert step_memory(CONFIG, 8, checkpointed=True) < step_memory(CONFIG, 8, "bf16") < step_memory(CONFIG, 8)
 
 
