@@ -33,6 +33,7 @@ def _call(output: str, target: Callable, arguments: Sequence) -> None:
     for stream, name in ((1, f"{output}.out"), (2, f"{output}.err")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of loaders, as where a script runs by itself
     target(*arguments)
 
 
