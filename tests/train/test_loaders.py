@@ -139,7 +139,7 @@ def test_a_loader_killed_by_the_system(batches, trained, tmp_path, phase):
     process = subprocess.Popen(given, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     at = 1 if phase == "validation" else 0  # after the one that loads training samples
     wait_for(lambda: len(loaders_of(process.pid)) > at)
-    time.sleep(0.05)  # until the process itself knows that they run
+    time.sleep(0.5 if phase == "training" else 0.05)  # until the process itself knows that they run
     os.kill(loaders_of(process.pid)[at], signal.SIGKILL)
     _, message = process.communicate(timeout=60)
     assert process.returncode == 2
