@@ -125,7 +125,7 @@ def operators_against_float64(check: Check) -> Iterator[Row]:
     tokens, (shift, gain, bias) = [torch.randn(wide), torch.randn(wide)], torch.randn(3, 768)
     mlp = torch.randn(3072, 768) / 28, torch.randn(3072), torch.randn(768, 3072) / 55
     draws = torch.tensor([0.1, 0.9] * 4, device=check.device)
-    keep = (draws < 0.7).view(-1, 1, 1) / 0.7
+    keep = (draws.cpu() < 0.7).view(-1, 1, 1) / 0.7
     cases = {  # ours, PyTorch's, inputs
         "resize": (lambda x: LeakyResize.apply(x, size), lambda x: plain_resize(x, size), [x]),
         "last step": (
@@ -143,7 +143,7 @@ def operators_against_float64(check: Check) -> Iterator[Row]:
     for kind, near in ((torch.float32, (3e-5, 5e-3)), (torch.bfloat16, (1e-2, 2e-2))):
         for what, (ours, plain, inputs) in cases.items():
             found = [y.to(check.device, kind) for y in inputs]
-            gaps = _distances(ours, plain, found, [y.double() for y in found])
+            gaps = _distances(ours, plain, found, [y.cpu().double() for y in found])
             name = f"{what}, {str(kind).removeprefix('torch.')}"
             yield at_most(f"{name}: values", gaps[0], near[0])
             yield at_most(f"{name}: gradients", max(gaps[1:]), near[1])
@@ -155,13 +155,13 @@ def plain_resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _distances(ours: Callable, plain: Callable, found: list[Tensor], exact: list[Tensor]) -> list[float]:
-    """Relative distances of the values, and of the gradients of the inputs."""
+    """Relative distances of the values, and of the gradients of the inputs; `exact` are on the CPU."""
     results, grad = [], None
     for function, inputs in ((ours, found), (plain, exact)):
         inputs = [x.detach().requires_grad_() for x in inputs]
         value = function(*inputs)
         grad = torch.randn_like(value) if grad is None else grad
-        results.append([value, *torch.autograd.grad(value, inputs, grad.to(value.dtype))])
+        results.append([value, *torch.autograd.grad(value, inputs, grad.to(value))])
     return [distance(a, b) for a, b in zip(*results, strict=True)]
 
 
