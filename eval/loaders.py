@@ -118,6 +118,6 @@ def _explain(error: BaseException) -> None:
         raise InputError(f"{SHARED_MEMORY} is full: {REMEDY}") from None
     if "Too many open files" in text or "ancdata" in text:
         raise InputError("too many open files: raise ulimit -n, or pass --num_workers 0") from None
-    if text.startswith("DataLoader"):
+    if text.startswith("DataLoader") or isinstance(error, (ConnectionError, EOFError)):  # the latter while it sends
         remedy = f"if memory or {SHARED_MEMORY} is full, pass a smaller --num_workers (0: none)"
         raise InputError(f"a process that loads samples was ended or is stuck ({one_line(error, 90)}): {remedy}")

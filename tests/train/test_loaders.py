@@ -85,6 +85,12 @@ def test_what_cannot_be_sent_is_not_waited_for(fault, kind, words, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("fault", [ConnectionResetError(104, "Connection reset by peer"), EOFError()], ids=repr)
+def test_a_loader_that_is_killed_while_it_sends(fault):
+    with pytest.raises(InputError, match="was ended"), loaders.explained_loaders():
+        raise fault
+
+
 def test_other_errors_stay_what_they_are():
     with pytest.raises(RuntimeError, match="a bug"), loaders.explained_loaders():
         raise RuntimeError("a bug")
