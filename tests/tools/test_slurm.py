@@ -102,7 +102,8 @@ def test_a_training_that_is_stopped_and_queued_again_ends_with_the_same_bits(bat
     job = Job(tmp_path / "job", script, *arguments(batches, run, *long, base=flags))
     wait_for(lambda: filled(run / "log.jsonl"), 120)
     job.stop()
-    assert job.ended() == (1, True)  # torchrun's code; its processes have saved
+    code, queued = job.ended()
+    assert queued and code in (1, 128 + signal.SIGABRT)  # torchrun's: a thread of its own may abort it at its end
     said = (tmp_path / "job/log").read_text()
     assert said.count("continue with --resume") == 1
     assert 0 < len(records(run)) < 60
