@@ -116,13 +116,8 @@ def check(options: Options, split: TrainingSet, valsets: dict[str, PreparedSplit
     if split.image_size not in (None, data.input_size):  # None: the authors' folder, images of their own sizes
         asked, built = (f"{height},{width}" for height, width in (data.input_size, split.image_size))
         raise InputError(f"--input_size {asked}: {data.data_dir[0]} was built at {built}; leave it out, or build again")
-    parts = ranks.world * recipe.accum
-    if recipe.batch_size % parts:
-        raise InputError(
-            f"--batch_size {recipe.batch_size} cannot be divided by {ranks.world} processes x --accum {recipe.accum}"
-        )
     sample = 4 * math.prod(data.input_size) + 8 * options.model.text_length  # bytes of image, mask and ids
-    check_shared_memory(sample * recipe.batch_size // parts, data.num_workers, recipe.accum)
+    check_shared_memory(sample * recipe.samples_at_a_time(ranks.world), data.num_workers, recipe.accum)
     for valset in valsets.values():
         check_room(valset, options.validation.batch_size, data.num_workers)
 

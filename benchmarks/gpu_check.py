@@ -48,7 +48,7 @@ ITEMS = {
     7: Item("torch.compile", numbers.compiled_against_eager, 170, alone=True),
     8: Item("300 steps on shapes, then evaluation", runs.learning, 120),
     9: Item("Profile of a step of 64 in bf16", speed.profiled, 60, alone=True),
-    10: Item("Speed and memory", speed.rates, 120, alone=True),
+    10: Item("Speed and memory", speed.rates, 150, alone=True),
     11: Item("Loader", speed.loading, 60, alone=True),
     12: Item("Groups of processes", groups.groups, 60),
     13: Item("Out of memory and divergence", runs.failures, 120),

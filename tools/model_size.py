@@ -105,9 +105,12 @@ def step_memory(
 
 
 def describe_step(options: Options, config: ReSTRConfig, world: int) -> str:
-    """The memory of a step in a line for the screen, by the flags of training, of one of `world` processes."""
+    """The memory of a step in a line for the screen, by the flags of training, of one of `world` processes.
+
+    Raises InputError for a batch that cannot be divided.
+    """
     recipe, machine = options.recipe, options.machine
-    samples, kept = recipe.batch_size // (world * recipe.accum), world * recipe.accum > 1
+    samples, kept = recipe.samples_at_a_time(world), world * recipe.accum > 1
     loss = LossConfig(alpha_loc=None) if options.model.no_decoder else options.loss
     how = {"moments": 2 if recipe.adamW else 1, "kept": kept, "loss": loss}
     size = step_memory(config, samples, machine.amp_dtype, machine.grad_checkpoint, **how) / 1e9

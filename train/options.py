@@ -125,6 +125,14 @@ class Recipe:
         if self.warm_iter is None:
             self.warm_iter = self.num_steps // 10
 
+    def samples_at_a_time(self, world: int) -> int:
+        """Samples of a micro-batch of one of `world` processes. Raises InputError if the batch cannot be divided."""
+        if self.batch_size % (world * self.accum):
+            raise InputError(
+                f"--batch_size {self.batch_size} cannot be divided by {world} processes x --accum {self.accum}"
+            )
+        return self.batch_size // (world * self.accum)
+
     def lr_factor(self, step: int) -> float:
         """Learning rate of the `step`-th update, counted from 0, as a multiple of the peak. Paper section 4.1.
 
