@@ -38,7 +38,7 @@ def test_every_item_ends(batches, monkeypatch, capfd, tmp_path):
     assert sum(good is True for good in rows.values()) > 40
     text = (tmp_path / "toy.md").read_text()
     assert "these figures mean nothing" in text and text.count("\n## ") == 14
-    assert "11: loader alone" in capfd.readouterr().out
+    assert "| 14 | kill -9 while saving" in capfd.readouterr().out
 
 
 def fails(check):
