@@ -89,9 +89,12 @@ OURS = {Mlp: LeanMlp, DropPath: SampleDropPath, Attention: LeanAttention, Block:
 
 
 def replace_layers(model: nn.Module) -> None:
-    """Give timm's layers in `model` the forward functions of ours; numbers and names in the state dict stay."""
-    for layer in model.modules():
-        layer.__class__ = OURS.get(type(layer), type(layer))
+    """Replace timm's layers in `model` by ours; numbers and names in the state dict stay."""
+    for name, layer in list(model.named_modules()):
+        if kind := OURS.get(type(layer)):
+            ours = kind.__new__(kind)
+            ours.__setstate__(layer.__dict__)  # as if read from a file: the same parameters, layers and settings
+            model.set_submodule(name, ours)
 
 
 class PostNormBlock(nn.Module):

@@ -1,6 +1,7 @@
 """Parameters, FLOPs and memory: `train_restr.py --print_model`. All from shapes: nothing is computed."""
 
 import weakref
+from importlib.util import find_spec
 from unittest.mock import patch
 
 import torch
@@ -113,6 +114,8 @@ def describe_step(options: Options, config: ReSTRConfig, world: int) -> str:
     samples, kept = recipe.samples_at_a_time(world), world * recipe.accum > 1
     loss = LossConfig(alpha_loc=None) if options.model.no_decoder else options.loss
     how = {"moments": 2 if recipe.adamW else 1, "kept": kept, "loss": loss}
+    if not find_spec("triton"):
+        return "the memory of a training step on a GPU is only known with Triton, which comes with PyTorch for CUDA"
     size = step_memory(config, samples, machine.amp_dtype, machine.grad_checkpoint, **how) / 1e9
     return f"a training step on a GPU, {samples} samples at a time: {size:.1f} GB; PyTorch reserves about a tenth more"
 

@@ -53,6 +53,8 @@ def test_print_model_divides_the_batch(monkeypatch):
     options = parse_options("", "--data_dir . --adamW --batch_size 24 --accum 3 --amp --grad_checkpoint".split())
     assert "4 samples at a time: 2.0 GB" in model_size.describe_step(options, CONFIG, world=2)
     assert asked == [((4, "bf16", True), {"moments": 2, "kept": True, "loss": options.loss})]
+    monkeypatch.setattr(model_size, "find_spec", lambda name: None)
+    assert "only known with Triton" in model_size.describe_step(options, CONFIG, world=2)
     with pytest.raises(InputError, match="--batch_size 24 cannot be divided by 5 processes x --accum 3"):
         model_size.describe_step(options, CONFIG, world=5)
 
