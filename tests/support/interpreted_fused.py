@@ -66,7 +66,9 @@ def gelu_mlp(rows: int, width: int, hidden: int) -> float:
 
 def block(plain, draws=None) -> float:
     """A whole block by the operators, under activation checkpointing, against itself in float64 without them."""
-    blocks.replace_layers(plain)
+    holder = torch.nn.ModuleList([plain])
+    blocks.replace_layers(holder)
+    plain = holder[0]
     for layer in plain.train().modules():
         if hasattr(layer, "draws"):
             layer.draws = draws
